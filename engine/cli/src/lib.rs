@@ -1,0 +1,1 @@
+//! The swath command.

@@ -1,0 +1,1 @@
+//! Flow text to a spanned flow, or every diagnostic at once.

@@ -1,0 +1,140 @@
+//! A host without an engine: runs a task by itself in a folder. For tests, benchmarks and examples of task crates.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use tokio_util::sync::CancellationToken;
+
+use crate::{Artifact, ArtifactFile, ArtifactRecord, Context, Digest, Fault, Host, Kind, Staged, TaskError};
+
+/// Keeps artifacts as `folder/artifacts/DIGEST/NAME`. Nothing is durable and nothing is verified on reading.
+pub struct LocalHost {
+    folder: PathBuf,
+    scratch: PathBuf,
+    metrics: Mutex<Vec<(&'static str, f64)>>,
+}
+
+impl LocalHost {
+    /// A host in `folder`, created when missing.
+    pub fn new(folder: impl Into<PathBuf>) -> std::io::Result<Arc<Self>> {
+        let folder = folder.into();
+        let scratch = folder.join("scratch");
+        std::fs::create_dir_all(&scratch)?;
+        Ok(Arc::new(Self { folder, scratch, metrics: Mutex::default() }))
+    }
+
+    /// A context on this host with `cpus` threads.
+    pub fn context(self: &Arc<Self>, cpus: usize) -> Context {
+        Context::new(self.clone(), CancellationToken::new(), cpus, "local")
+    }
+
+    /// A context that `cancel` stops.
+    pub fn cancellable(self: &Arc<Self>, cpus: usize, cancel: CancellationToken) -> Context {
+        Context::new(self.clone(), cancel, cpus, "local")
+    }
+
+    /// Where an artifact lies.
+    pub fn path(&self, record: &ArtifactRecord) -> PathBuf {
+        self.folder.join("artifacts").join(record.digest.hex()).join(&record.name)
+    }
+
+    /// Copies a file or folder in as an artifact of kind `K`.
+    pub fn import<K: Kind>(&self, path: &Path) -> std::io::Result<Artifact<K>> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let record = describe(path, &name, K::NAME)?;
+        let target = self.path(&record);
+        if !target.exists() {
+            copy(path, &target)?;
+        }
+        Artifact::typed(record).ok_or_else(|| std::io::Error::other("kind"))
+    }
+
+    /// The metrics reported so far, in order.
+    pub fn metrics(&self) -> Vec<(&'static str, f64)> {
+        self.metrics.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    }
+}
+
+#[async_trait]
+impl Host for LocalHost {
+    fn scratch(&self) -> &Path {
+        &self.scratch
+    }
+    async fn locate(&self, artifact: &ArtifactRecord) -> Result<PathBuf, TaskError> {
+        let path = self.path(artifact);
+        if path.exists() {
+            Ok(path)
+        } else {
+            Err(Fault::new("E206", format!("no artifact at `{}`", path.display())).permanent())
+        }
+    }
+    async fn commit(&self, staged: Staged) -> Result<ArtifactRecord, TaskError> {
+        let store = || -> std::io::Result<ArtifactRecord> {
+            let record = describe(&staged.path, &staged.name, staged.kind)?;
+            let target = self.path(&record);
+            if !target.exists() {
+                if let Some(parent) = target.parent() {
+                    std::fs::create_dir_all(parent)?;
+                }
+                std::fs::rename(&staged.path, &target)?;
+            }
+            Ok(record)
+        };
+        store().map_err(|error| Fault::new("E207", format!("cannot store `{}`: {error}", staged.name)).permanent())
+    }
+    fn progress(&self, _: u64, _: u64, _: &'static str) {}
+    fn metric(&self, name: &'static str, value: f64) {
+        self.metrics.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push((name, value));
+    }
+    fn secret(&self, _: &str) -> Option<String> {
+        None
+    }
+}
+
+/// Digests a file or folder into the record it has as an artifact.
+pub fn describe(path: &Path, name: &str, kind: &str) -> std::io::Result<ArtifactRecord> {
+    let (digest, size, files) = if path.is_dir() {
+        let mut files = Vec::new();
+        list(path, "", &mut files)?;
+        files.sort_by(|a, b| a.path.cmp(&b.path));
+        let mut text = String::new();
+        for file in &files {
+            text.push_str(&format!("{} {} {}\n", file.digest, file.size, file.path));
+        }
+        (Digest::of(text.as_bytes()), files.iter().map(|f| f.size).sum(), files)
+    } else {
+        let (digest, size) = Digest::of_reader(std::fs::File::open(path)?)?;
+        (digest, size, Vec::new())
+    };
+    Ok(ArtifactRecord { kind: kind.to_owned(), name: name.to_owned(), digest, size, files })
+}
+
+fn list(folder: &Path, prefix: &str, files: &mut Vec<ArtifactFile>) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let path = format!("{prefix}{}", entry.file_name().to_string_lossy());
+        if entry.file_type()?.is_dir() {
+            list(&entry.path(), &format!("{path}/"), files)?;
+        } else {
+            let (digest, size) = Digest::of_reader(std::fs::File::open(entry.path())?)?;
+            files.push(ArtifactFile { path, size, digest });
+        }
+    }
+    Ok(())
+}
+
+fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+    if from.is_dir() {
+        std::fs::create_dir_all(to)?;
+        for entry in std::fs::read_dir(from)? {
+            let entry = entry?;
+            copy(&entry.path(), &to.join(entry.file_name()))?;
+        }
+        return Ok(());
+    }
+    if let Some(parent) = to.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    std::fs::copy(from, to).map(drop)
+}

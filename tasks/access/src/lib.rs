@@ -1,0 +1,1 @@
+//! Reaching remote bytes: HTTP client, retry classes, URL signing; shared by task crates.

@@ -1,0 +1,1 @@
+//! detect.polygons: probabilities to detections.

@@ -1,0 +1,1 @@
+//! GDAL behind a safe, small face: windows, warps, COG and GeoPackage writing.

@@ -1,0 +1,1 @@
+//! infer.segment: ONNX models over rasters of any size.

@@ -1,0 +1,102 @@
+//! The manifest of a model folder: all that must be known to feed a network the right numbers.
+
+use serde::{Deserialize, Serialize};
+
+/// Content of `manifest.json` in a model folder of Triton's layout (`NAME/manifest.json`, `NAME/1/model.onnx`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelManifest {
+    /// Model name, as the folder is called.
+    pub name: String,
+    /// Version, as the sub-folder is called.
+    pub version: u32,
+    /// One sentence: what it finds and on what.
+    pub about: String,
+    /// Network file relative to the manifest, `1/model.onnx`.
+    pub file: String,
+    /// Digest of the network file, `blake3:...`; a file that differs is refused.
+    pub digest: swath_task::Digest,
+    /// The bands it was trained on, in order.
+    pub bands: Vec<BandInput>,
+    /// How band values become network input.
+    pub normalisation: Normalisation,
+    /// Input tensor.
+    pub input: TensorSpec,
+    /// Output tensor.
+    pub output: TensorSpec,
+    /// What the output numbers are; never guessed.
+    pub activation: OutputActivation,
+    /// Tile the network takes.
+    pub tile: TileSpec,
+    /// Names of the output channels, `["water"]` for a binary model.
+    pub classes: Vec<String>,
+    /// Ground sampling distance it was trained at, metres a pixel.
+    pub gsd: f64,
+}
+
+/// One band of the input.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BandInput {
+    /// Band name as rasters carry it, `B08` or `NDWI`.
+    pub name: String,
+}
+
+/// How band values (after the raster's scale and offset) become network input. No-data becomes `fill` afterwards.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "method", deny_unknown_fields)]
+pub enum Normalisation {
+    /// As they are: the raster was normalised by a step before.
+    None {
+        /// Value of no-data pixels.
+        fill: f32,
+    },
+    /// `(x - mean) / std` per band.
+    Standard {
+        /// One a band.
+        mean: Vec<f32>,
+        /// One a band, above 0.
+        std: Vec<f32>,
+        /// Value of no-data pixels.
+        fill: f32,
+    },
+    /// `clamp((x - low) / (high - low), 0, 1)` per band.
+    Stretch {
+        /// One a band.
+        low: Vec<f32>,
+        /// One a band, above `low`.
+        high: Vec<f32>,
+        /// Value of no-data pixels.
+        fill: f32,
+    },
+}
+
+/// A tensor by name; layout is `[batch, channel, row, column]`, 32-bit floats.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TensorSpec {
+    /// Tensor name in the network.
+    pub name: String,
+    /// Channels.
+    pub channels: u32,
+}
+
+/// What the numbers of the output are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OutputActivation {
+    /// Logits of independent classes: sigmoid makes them probabilities.
+    Logits,
+    /// Probabilities from 0 to 1 already.
+    Probability,
+}
+
+/// Tile size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TileSpec {
+    /// Rows and columns, pixels.
+    pub size: u32,
+    /// Size must be a multiple of this when another tile is asked for; 0: only `size` works.
+    pub multiple_of: u32,
+}

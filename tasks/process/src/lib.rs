@@ -1,0 +1,1 @@
+//! run.command: any program as a step.

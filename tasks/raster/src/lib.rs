@@ -1,0 +1,1 @@
+//! raster.composite, indices, normalise, chips, preview.

@@ -1,0 +1,1 @@
+//! sample.catalogue: synthetic Sentinel-2-like catalogues with a known truth.

@@ -1,0 +1,1 @@
+//! stac.search and signing.
