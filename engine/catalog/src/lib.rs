@@ -1,1 +1,17 @@
 //! The one explicit list of the built-in task crates.
+//!
+//! Registration is by name on purpose: link-time registration silently finds nothing when a binary never names the
+//! crate. A binary with tasks of its own adds a line: `swath::main(&[swath::builtin(), &[my_tasks::TASKS]].concat())`.
+
+use swath_task::TaskDef;
+
+/// Every built-in task, one slice a family.
+pub const BUILTIN: &[&[TaskDef]] = &[
+    swath_stac::TASKS,
+    swath_raster::TASKS,
+    swath_infer::TASKS,
+    swath_detect::TASKS,
+    swath_stores::TASKS,
+    swath_process::TASKS,
+    swath_sample::TASKS,
+];
