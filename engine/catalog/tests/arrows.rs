@@ -16,7 +16,8 @@ fn dependencies() -> (BTreeSet<String>, BTreeMap<String, BTreeSet<String>>, BTre
     });
     let folders = folders.collect();
     let edges = resolve.nodes.iter().map(|node| {
-        let uses = node.deps.iter().filter(|dep| dep.dep_kinds.iter().any(|kind| kind.kind != DependencyKind::Development));
+        let uses =
+            node.deps.iter().filter(|dep| dep.dep_kinds.iter().any(|kind| kind.kind != DependencyKind::Development));
         (name(&node.id), uses.map(|dep| name(&dep.pkg)).collect())
     });
     (ours, edges.collect(), folders)
@@ -39,7 +40,7 @@ fn reach(from: &str, edges: &BTreeMap<String, BTreeSet<String>>) -> BTreeSet<Str
 #[test]
 fn a_task_crate_knows_the_contract_and_nothing_else_of_the_engine() {
     let (ours, edges, folders) = dependencies();
-    let shared = ["swath-kinds", "swath-geo", "swath-access", "swath-nets"];
+    let shared = ["swath-kinds", "swath-geo", "swath-gdal-loader", "swath-access", "swath-nets"];
     let mut families = 0;
     for package in ours.iter().filter(|name| folders[*name].starts_with("tasks/")) {
         families += 1;
@@ -58,7 +59,9 @@ fn only_geo_links_gdal() {
         let direct = edges[package].iter().any(|dep| dep == "gdal" || dep == "gdal-sys");
         assert_eq!(direct, package == "swath-geo", "`{package}` and GDAL");
     }
-    for package in ["swath-task", "swath-kinds", "swath-access", "swath-stac", "swath-host", "swath-plan", "swath-store"] {
+    for package in
+        ["swath-task", "swath-kinds", "swath-access", "swath-stac", "swath-host", "swath-plan", "swath-store"]
+    {
         assert!(!reach(package, &edges).contains("gdal-sys"), "`{package}` must build without GDAL");
     }
 }
@@ -66,12 +69,8 @@ fn only_geo_links_gdal() {
 #[test]
 fn pure_rooms_have_no_runtime_and_know_only_whom_they_may() {
     let (ours, edges, _) = dependencies();
-    let rooms: [(&str, &[&str]); 4] = [
-        ("swath-task", &[]),
-        ("swath-flow", &[]),
-        ("swath-plan", &["swath-flow", "swath-task"]),
-        ("swath-run", &[]),
-    ];
+    let rooms: [(&str, &[&str]); 4] =
+        [("swath-task", &[]), ("swath-flow", &[]), ("swath-plan", &["swath-flow", "swath-task"]), ("swath-run", &[])];
     for (room, may) in rooms {
         let known: Vec<&str> = edges[room].iter().map(String::as_str).filter(|dep| ours.contains(*dep)).collect();
         assert!(known.iter().all(|dep| may.contains(dep)), "`{room}` knows {known:?}, may know {may:?}");
@@ -87,7 +86,8 @@ fn pure_rooms_have_no_runtime_and_know_only_whom_they_may() {
 #[test]
 fn the_store_knows_nothing_of_plans_and_only_the_command_line_knows_all() {
     let (ours, edges, _) = dependencies();
-    let engine = |room: &str| -> BTreeSet<String> { edges[room].iter().filter(|d| ours.contains(*d)).cloned().collect() };
+    let engine =
+        |room: &str| -> BTreeSet<String> { edges[room].iter().filter(|d| ours.contains(*d)).cloned().collect() };
     assert_eq!(engine("swath-store"), BTreeSet::from(["swath-task".to_owned()]));
     for room in ["swath-host", "swath-store", "swath-plan", "swath-run", "swath-flow"] {
         assert!(!reach(room, &edges).contains("swath-catalog"), "`{room}` must not name task crates");
