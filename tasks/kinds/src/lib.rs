@@ -4,11 +4,13 @@
 //! task that writes and the task that reads cannot drift apart. No task code, no GDAL, no network.
 
 mod area;
+mod detections;
 mod model;
 mod scenes;
 mod stretch;
 
 pub use area::{Area, AreaError, BoundingBox};
+pub use detections::{Detection, DetectionProperties};
 pub use model::{BandInput, ModelManifest, Normalisation, OutputActivation, TensorSpec, TileSpec};
 pub use scenes::{Scene, SceneAsset, Scenes, Signing};
 pub use stretch::{BandStretch, Stretch};
