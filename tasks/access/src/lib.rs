@@ -1,1 +1,22 @@
-//! Reaching remote bytes: HTTP client, retry classes, URL signing; shared by task crates.
+//! Reaching remote bytes: one configured HTTP client, failures sorted into those that may pass and those that will
+//! not, and signatures for hrefs. Shared by task crates.
+//!
+//! Invariants:
+//! 1. Every request ends: connecting, the first byte, silence in between and the whole are bounded by [`Limits`].
+//! 2. No body grows past [`Limits::body`], counted after decompression.
+//! 3. No message carries the query of an address, its user or its password ([`redact`]).
+//! 4. Headers a caller adds (keys, tokens) never follow a redirect to another origin.
+//!
+//! It does not retry: the engine does, from what [`swath_task::TaskError`] says.
+
+mod address;
+mod body;
+mod client;
+mod failure;
+mod signer;
+
+pub use address::{redact, same_origin};
+pub use body::Body;
+pub use client::{Client, Limits, Request};
+pub use failure::{MAXIMUM_RETRY_AFTER, retry_after, status_error};
+pub use signer::{PLANETARY_COMPUTER_TOKENS, Signer};
