@@ -1,1 +1,23 @@
-//! infer.segment: ONNX models over rasters of any size.
+//! `infer.segment`: ONNX models over rasters of any size.
+//!
+//! Modules in reading order: where tiles lie and how they count (`tiling`), how much is held at once (`plan`), from
+//! pixels to tiles (`prepare`) and from tiles to probabilities (`stitch`), all side by side (`pipeline`); the model
+//! folder (`model`, `onnx`), the runtime (`library`, `session`), and the task.
+
+mod tiling;
+
+mod plan;
+mod prepare;
+mod stitch;
+
+mod pipeline;
+
+mod model;
+mod onnx;
+
+mod library;
+mod session;
+
+pub use library::{OLDEST_MINOR, locate_onnx_runtime, onnx_runtime_version};
+pub use model::read_manifest;
+pub use tiling::{Blend, Edges};

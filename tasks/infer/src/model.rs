@@ -1,0 +1,277 @@
+//! Model folders: the manifest and the network file, read and checked before anything is loaded.
+//!
+//! Invariants:
+//! 1. The bytes that are checked (digest, no external data) are the bytes that are loaded: the file is read once.
+//! 2. The network file lies inside of its folder, links followed.
+//! 3. After loading, every number of the manifest has been checked against the others.
+
+use std::path::{Component, Path, PathBuf};
+
+use swath_kinds::{ModelManifest, Normalisation};
+use swath_task::{Digest, Fault};
+
+use crate::onnx::{self, Refusal};
+
+/// Largest network file: protocol buffers end at 2 GiB.
+const LARGEST_NETWORK: u64 = 2 << 30;
+/// Largest manifest.
+const LARGEST_MANIFEST: u64 = 1 << 20;
+/// Largest tile that memory can be planned for.
+const LARGEST_TILE: u32 = 8192;
+
+/// A model folder that passed every check that needs no ONNX Runtime.
+pub(crate) struct Model {
+    /// Where its manifest lies, for messages.
+    pub folder: PathBuf,
+    /// The manifest.
+    pub manifest: ModelManifest,
+    /// The network.
+    pub network: Vec<u8>,
+}
+
+impl Model {
+    /// Reads and checks a model folder.
+    pub fn open(folder: &Path) -> Result<Self, Fault> {
+        let manifest = read_manifest(folder)?;
+        let path = network_path(folder, &manifest.file)?;
+        let network = read_limited(&path, LARGEST_NETWORK).map_err(|reason| {
+            Fault::new("M101", format!("cannot read the network `{}`: {reason}", path.display()))
+                .help("the manifest's `file` names the network, relative to the manifest: `1/model.onnx`")
+        })?;
+        // The kind of damage says more than a digest that differs, so the file is looked into first.
+        onnx::inspect(&network).map_err(|refusal| refused(&path, &refusal))?;
+        let digest = Digest::of(&network);
+        if digest != manifest.digest {
+            let message = format!(
+                "the network `{}` is not the one the manifest tells of: its digest is `{digest}`, not `{}`",
+                path.display(),
+                manifest.digest
+            );
+            return Err(Fault::new("M103", message)
+                .help("restore the file, or export the model again so that manifest and network match"));
+        }
+        Ok(Self { folder: folder.to_owned(), manifest, network })
+    }
+}
+
+fn refused(path: &Path, refusal: &Refusal) -> Fault {
+    let message = format!("the network `{}` is refused: {refusal}", path.display());
+    match refusal {
+        Refusal::External { .. } | Refusal::Compiled { .. } => Fault::new("M105", message).help(
+            "export the network as one file that holds its weights (`onnx.save(..., save_as_external_data=False)`)",
+        ),
+        _ => Fault::new("M104", message).help("export or copy the network again: it must be one whole `.onnx` file"),
+    }
+}
+
+/// Reads `manifest.json` of a model folder and checks that it makes sense. `M101` when there is none, `M102` when it
+/// is wrong, with the place in it.
+pub fn read_manifest(folder: &Path) -> Result<ModelManifest, Fault> {
+    let path = folder.join("manifest.json");
+    let text = read_limited(&path, LARGEST_MANIFEST).map_err(|reason| {
+        Fault::new("M101", format!("`{}` is not a model folder: `manifest.json`: {reason}", folder.display()))
+            .help("a model folder holds `manifest.json` and `1/model.onnx`; see docs/model-folder.md")
+    })?;
+    let manifest: ModelManifest = serde_json::from_slice(&text).map_err(|error| wrong(&path, &error.to_string()))?;
+    check_manifest(&manifest).map_err(|reason| wrong(&path, &reason))?;
+    Ok(manifest)
+}
+
+fn wrong(path: &Path, reason: &str) -> Fault {
+    Fault::new("M102", format!("the manifest `{}` is wrong: {reason}", path.display()))
+        .help("docs/model-folder.md tells every field")
+}
+
+fn read_limited(path: &Path, largest: u64) -> Result<Vec<u8>, String> {
+    let size = std::fs::metadata(path).map_err(|error| error.to_string())?;
+    if !size.is_file() {
+        return Err("it is not a file".to_owned());
+    }
+    if size.len() > largest {
+        return Err(format!("it has {} bytes, more than {largest}", size.len()));
+    }
+    std::fs::read(path).map_err(|error| error.to_string())
+}
+
+/// The path of the network file; it must lie in the folder, also after links are followed.
+fn network_path(folder: &Path, file: &str) -> Result<PathBuf, Fault> {
+    let relative = Path::new(file);
+    let inside = relative.components().all(|part| matches!(part, Component::Normal(_)));
+    let outside = || {
+        wrong(&folder.join("manifest.json"), &format!("`file` is `{file}`, which is not a path below the model folder"))
+    };
+    if file.is_empty() || !inside {
+        return Err(outside());
+    }
+    let path = folder.join(relative);
+    if let (Ok(real), Ok(root)) = (path.canonicalize(), folder.canonicalize())
+        && !real.starts_with(root)
+    {
+        return Err(outside());
+    }
+    Ok(path)
+}
+
+/// What types cannot say about a manifest.
+fn check_manifest(manifest: &ModelManifest) -> Result<(), String> {
+    let bands = manifest.bands.len();
+    if manifest.name.trim().is_empty() {
+        return Err("`name` is empty".to_owned());
+    }
+    if bands == 0 {
+        return Err("`bands` is empty: name the bands the network was trained on, in order".to_owned());
+    }
+    unique("bands", manifest.bands.iter().map(|band| band.name.as_str()))?;
+    unique("classes", manifest.classes.iter().map(String::as_str))?;
+    if manifest.input.channels as usize != bands {
+        return Err(format!("`input.channels` is {}, but `bands` names {bands}", manifest.input.channels));
+    }
+    if manifest.output.channels as usize != manifest.classes.len() || manifest.classes.is_empty() {
+        let (channels, classes) = (manifest.output.channels, manifest.classes.len());
+        return Err(format!("`output.channels` is {channels}, but `classes` names {classes}"));
+    }
+    let (size, multiple) = (manifest.tile.size, manifest.tile.multiple_of);
+    if size == 0 || size > LARGEST_TILE {
+        return Err(format!("`tile.size` is {size}, which is not from 1 to {LARGEST_TILE}"));
+    }
+    if multiple != 0 && size % multiple != 0 {
+        return Err(format!("`tile.size` is {size}, which is no multiple of `tile.multiple_of`, {multiple}"));
+    }
+    if !(manifest.gsd.is_finite() && manifest.gsd > 0.0) {
+        return Err(format!("`gsd` is {}, which is not a size of a pixel in metres", manifest.gsd));
+    }
+    check_normalisation(&manifest.normalisation, bands)
+}
+
+fn unique<'a>(field: &str, names: impl Iterator<Item = &'a str>) -> Result<(), String> {
+    let mut seen = std::collections::BTreeSet::new();
+    for (index, name) in names.enumerate() {
+        if name.trim().is_empty() {
+            return Err(format!("`{field}[{index}]` has no name"));
+        }
+        if !seen.insert(name) {
+            return Err(format!("`{field}` names `{name}` twice"));
+        }
+    }
+    Ok(())
+}
+
+fn check_normalisation(normalisation: &Normalisation, bands: usize) -> Result<(), String> {
+    let numbers = |field: &str, values: &[f32]| -> Result<(), String> {
+        if values.len() != bands {
+            return Err(format!("`normalisation.{field}` has {} numbers for {bands} bands", values.len()));
+        }
+        match values.iter().position(|value| !value.is_finite()) {
+            Some(index) => Err(format!("`normalisation.{field}[{index}]` is not a finite number")),
+            None => Ok(()),
+        }
+    };
+    let fill = match normalisation {
+        Normalisation::None { fill } => *fill,
+        Normalisation::Standard { mean, std, fill } => {
+            numbers("mean", mean)?;
+            numbers("std", std)?;
+            if let Some(index) = std.iter().position(|value| *value <= 0.0) {
+                return Err(format!("`normalisation.std[{index}]` is {}, which is not above 0", std[index]));
+            }
+            *fill
+        }
+        Normalisation::Stretch { low, high, fill } => {
+            numbers("low", low)?;
+            numbers("high", high)?;
+            if let Some(index) = low.iter().zip(high).position(|(low, high)| low >= high) {
+                return Err(format!(
+                    "`normalisation.high[{index}]` is {}, which is not above `low`, {}",
+                    high[index], low[index]
+                ));
+            }
+            *fill
+        }
+    };
+    if fill.is_finite() { Ok(()) } else { Err("`normalisation.fill` is not a finite number".to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn manifest() -> Value {
+        json!({
+            "name": "water", "version": 1, "about": "Water on reflectance", "file": "1/model.onnx",
+            "digest": Digest::of(b"").to_string(),
+            "bands": [{ "name": "B03" }, { "name": "B08" }],
+            "normalisation": { "method": "standard", "mean": [0.1, 0.2], "std": [0.1, 0.1], "fill": 0.0 },
+            "input": { "name": "input", "channels": 2 }, "output": { "name": "output", "channels": 1 },
+            "activation": "logits", "tile": { "size": 256, "multiple_of": 32 }, "classes": ["water"], "gsd": 10.0
+        })
+    }
+
+    fn fault_of(edit: impl FnOnce(&mut Value)) -> Fault {
+        let folder = tempfile::tempdir().unwrap();
+        let mut value = manifest();
+        edit(&mut value);
+        std::fs::write(folder.path().join("manifest.json"), value.to_string()).unwrap();
+        Model::open(folder.path()).err().unwrap()
+    }
+
+    #[test]
+    fn a_manifest_that_contradicts_itself_is_refused_with_its_place() {
+        type Edit = fn(&mut Value);
+        let cases: &[(Edit, &str)] = &[
+            (|m| m["bands"] = json!([]), "`bands` is empty"),
+            (|m| m["bands"][1]["name"] = json!("B03"), "`B03` twice"),
+            (|m| m["bands"][1]["name"] = json!(""), "`bands[1]` has no name"),
+            (|m| m["input"]["channels"] = json!(3), "`input.channels` is 3"),
+            (|m| m["classes"] = json!(["a", "b"]), "`output.channels` is 1"),
+            (|m| m["classes"] = json!([]), "`output.channels` is 1"),
+            (|m| m["normalisation"]["std"] = json!([1.0]), "`normalisation.std` has 1 numbers for 2 bands"),
+            (|m| m["normalisation"]["std"][1] = json!(0.0), "`normalisation.std[1]` is 0"),
+            (|m| m["normalisation"]["mean"][0] = json!(1e300), "`normalisation.mean[0]` is not a finite"),
+            (
+                |m| m["normalisation"] = json!({ "method": "stretch", "low": [0, 1], "high": [1, 1], "fill": 0 }),
+                "`normalisation.high[1]`",
+            ),
+            (|m| m["normalisation"]["fill"] = json!(1e300), "`normalisation.fill`"),
+            (|m| m["normalisation"]["method"] = json!("guess"), "guess"),
+            (|m| m["tile"]["size"] = json!(0), "`tile.size` is 0"),
+            (|m| m["tile"]["size"] = json!(100_000), "`tile.size` is 100000"),
+            (|m| m["tile"]["size"] = json!(250), "no multiple of"),
+            (|m| m["gsd"] = json!(-10.0), "`gsd` is -10"),
+            (|m| m["file"] = json!("../secret.onnx"), "not a path below"),
+            (|m| m["file"] = json!("/etc/passwd"), "not a path below"),
+            (|m| m["activation"] = json!("maybe"), "maybe"),
+            (|m| m["colour"] = json!("red"), "colour"),
+            (|m| m["digest"] = json!("md5:12"), "not a digest"),
+            (|m| drop(m.as_object_mut().unwrap().remove("activation")), "activation"),
+        ];
+        for (edit, word) in cases {
+            let fault = fault_of(*edit);
+            assert!(fault.code == "M102" && fault.message.contains(word), "{word}: {fault}");
+            assert!(fault.message.contains("manifest.json"), "{fault}");
+        }
+    }
+
+    #[test]
+    fn a_missing_manifest_or_network_is_told_by_its_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let fault = Model::open(folder.path()).err().unwrap();
+        assert!(fault.code == "M101" && fault.message.contains("manifest.json"), "{fault}");
+        let fault = fault_of(|_| {});
+        assert!(fault.code == "M101" && fault.message.contains("1/model.onnx"), "{fault}");
+        let fault = Model::open(Path::new("/nonexistent/model")).err().unwrap();
+        assert_eq!(fault.code, "M101");
+    }
+
+    #[test]
+    fn a_link_out_of_the_folder_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let outside = tempfile::NamedTempFile::new().unwrap();
+        std::fs::create_dir(folder.path().join("1")).unwrap();
+        std::os::unix::fs::symlink(outside.path(), folder.path().join("1/model.onnx")).unwrap();
+        std::fs::write(folder.path().join("manifest.json"), manifest().to_string()).unwrap();
+        let fault = Model::open(folder.path()).err().unwrap();
+        assert!(fault.code == "M102" && fault.message.contains("not a path below"), "{fault}");
+    }
+}

@@ -1,0 +1,380 @@
+//! The pipeline on plain arrays, with networks written in Rust, against a naive whole-raster reference.
+
+use std::sync::atomic::AtomicUsize;
+
+use super::*;
+use crate::prepare::Window;
+use crate::tiling::{Axis, Blend, Edges};
+
+/// A raster in memory.
+struct Array {
+    height: usize,
+    width: usize,
+    bands: Vec<Vec<f32>>,
+}
+
+impl Source for Array {
+    fn read(&mut self, window: &Window, buffer: &mut [f32]) -> Result<(), TaskError> {
+        let mut out = buffer.iter_mut();
+        for band in &self.bands {
+            for row in window.rows.clone() {
+                for column in window.columns.clone() {
+                    *out.next().unwrap() = band[row * self.width + column];
+                }
+            }
+        }
+        assert!(out.next().is_none());
+        Ok(())
+    }
+}
+
+impl Array {
+    fn new(height: usize, width: usize, bands: usize, value: impl Fn(usize, usize, usize) -> f32) -> Self {
+        let band = |b| (0..height * width).map(|i| value(b, i / width, i % width)).collect();
+        Self { height, width, bands: (0..bands).map(band).collect() }
+    }
+}
+
+/// Collects rows; they must come in order.
+#[derive(Default)]
+struct Rows {
+    next: usize,
+    values: Vec<Vec<f32>>,
+}
+
+impl Sink for Rows {
+    fn write(&mut self, row: usize, rows: usize, values: &[f32]) -> Result<(), TaskError> {
+        assert_eq!(row, self.next);
+        self.next += rows;
+        let classes = self.values.len();
+        for (all, new) in self.values.iter_mut().zip(values.chunks_exact(values.len() / classes)) {
+            all.extend_from_slice(new);
+        }
+        Ok(())
+    }
+}
+
+/// A network as a function of one tile: `[band][row][column]` to `[class][row][column]`.
+struct Network<F> {
+    tile: usize,
+    bands: usize,
+    classes: usize,
+    function: F,
+    runs: AtomicUsize,
+}
+
+impl<F: Fn(&[f32], &mut [f32]) + Send + Sync> Backend for Network<F> {
+    fn run(&self, batch: usize, input: &[f32], output: &mut [f32]) -> Result<(), Fault> {
+        self.runs.fetch_add(1, Ordering::Relaxed);
+        let area = self.tile * self.tile;
+        assert_eq!((input.len(), output.len()), (batch * area * self.bands, batch * area * self.classes));
+        let pairs = input.chunks_exact(area * self.bands).zip(output.chunks_exact_mut(area * self.classes));
+        pairs.for_each(|(input, output)| (self.function)(input, output));
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct Quiet {
+    stop: AtomicBool,
+    stop_after: Option<u64>,
+}
+
+impl Watch for Quiet {
+    fn cancelled(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+    fn progress(&self, done: u64, total: u64) {
+        assert!(done <= total);
+        if self.stop_after.is_some_and(|after| done >= after) {
+            self.stop.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Setting {
+    tile: usize,
+    overlap: usize,
+    batch: usize,
+    edges: Edges,
+    blend: Blend,
+    /// Tile rows worked on together, columns read at once.
+    held: (usize, usize),
+}
+
+const SETTING: Setting =
+    Setting { tile: 16, overlap: 4, batch: 1, edges: Edges::Shifted, blend: Blend::Average, held: (3, 24) };
+
+fn as_is(bands: usize) -> Vec<Rule> {
+    vec![Rule { nodata: f32::NAN, factor: 1.0, term: 0.0, unit: false }; bands]
+}
+
+fn infer<F: Fn(&[f32], &mut [f32]) + Send + Sync>(
+    array: &mut Array,
+    setting: Setting,
+    rules: &[Rule],
+    classes: usize,
+    function: F,
+    watch: &Quiet,
+) -> Result<(Vec<Vec<f32>>, Done, usize), TaskError> {
+    let Setting { tile, overlap, batch, edges, blend, held } = setting;
+    let bands = array.bands.len();
+    let sizes = Sizes {
+        rows: Axis::new(array.height, tile, overlap, edges, blend),
+        columns: Axis::new(array.width, tile, overlap, edges, blend),
+        tile,
+        batch,
+        bands,
+        classes,
+        block: (8, 8),
+        writer: 0,
+    };
+    let plan = Plan::of(&sizes, held.0, held.1);
+    let names: Vec<String> = (0..classes).map(|class| format!("class {class}")).collect();
+    let job = Job {
+        sizes: &sizes,
+        plan: &plan,
+        rules,
+        fill: 0.0,
+        activation: OutputActivation::Probability,
+        full_batches: false,
+        classes: &names,
+    };
+    let network = Network { tile, bands, classes, function, runs: AtomicUsize::new(0) };
+    let mut rows = Rows { next: 0, values: vec![Vec::new(); classes] };
+    let done = run(&job, array, &network, &mut rows, watch)?;
+    assert_eq!(rows.next, array.height);
+    assert_eq!(done.tiles + done.skipped, (sizes.rows.tiles() * sizes.columns.tiles()) as u64);
+    Ok((rows.values, done, network.runs.into_inner()))
+}
+
+/// A number that depends on where in the tile it is: shows weights and positions.
+fn positional(tile: usize) -> impl Fn(&[f32], &mut [f32]) + Send + Sync {
+    move |input, output| {
+        for (i, (out, value)) in output.iter_mut().zip(input).enumerate() {
+            *out = (value * 0.5 + ((i / tile) * 3 + i % tile) as f32 / 200.0).clamp(0.0, 1.0);
+        }
+    }
+}
+
+/// The same, tile by tile on the whole raster in double precision, coverage counted per pixel.
+fn reference(array: &Array, setting: Setting, function: impl Fn(&[f32], &mut [f32])) -> Vec<f64> {
+    let Setting { tile, overlap, edges, blend, .. } = setting;
+    let starts = |length: usize| -> Vec<usize> {
+        let mut starts = vec![];
+        let mut at = 0;
+        while at + tile < length {
+            starts.push(at);
+            at += tile - overlap;
+        }
+        starts.push(if edges == Edges::Shifted { length.saturating_sub(tile) } else { at });
+        starts
+    };
+    let mirror = |i: usize, n: usize| if i < n { i } else { 2 * (n - 1) - i };
+    let weight = |i: usize| -> f64 {
+        let ramp = overlap.min(tile / 2);
+        let edge = i.min(tile - 1 - i);
+        if blend == Blend::Average || edge >= ramp {
+            return 1.0;
+        }
+        (std::f64::consts::FRAC_PI_2 * (edge as f64 + 0.5) / ramp as f64).sin().powi(2)
+    };
+    let (mut sum, mut count) = (vec![0.0; array.height * array.width], vec![0.0; array.height * array.width]);
+    for top in starts(array.height) {
+        for left in starts(array.width) {
+            let source =
+                |i: usize| mirror(top + i / tile, array.height) * array.width + mirror(left + i % tile, array.width);
+            let input: Vec<f32> = (0..tile * tile).map(|i| array.bands[0][source(i)]).collect();
+            let mut output = vec![0.0; tile * tile];
+            function(&input, &mut output);
+            for i in 0..tile * tile {
+                let (row, column) = (top + i / tile, left + i % tile);
+                if row < array.height && column < array.width {
+                    let w = weight(i / tile) * weight(i % tile);
+                    sum[row * array.width + column] += w * f64::from(output[i]);
+                    count[row * array.width + column] += w;
+                }
+            }
+        }
+    }
+    sum.iter().zip(&count).map(|(sum, count)| sum / count).collect()
+}
+
+fn pattern(band: usize, row: usize, column: usize) -> f32 {
+    ((row * 37 + column * 11 + band * 5) % 101) as f32 / 100.0
+}
+
+#[test]
+fn stitching_agrees_with_a_naive_whole_raster_reference() {
+    for edges in [Edges::Shifted, Edges::Reflected] {
+        for blend in [Blend::Average, Blend::Smooth] {
+            for (height, width) in [(100, 77), (16, 16), (17, 16), (16, 40), (53, 129), (10, 60), (60, 9), (12, 12)] {
+                for batch in [1, 3] {
+                    for held in [(1, 5), (2, 24), (100, 1000)] {
+                        let setting = Setting { edges, blend, batch, held, ..SETTING };
+                        let mut array = Array::new(height, width, 1, pattern);
+                        let expected = reference(&array, setting, positional(16));
+                        let (got, ..) =
+                            infer(&mut array, setting, &as_is(1), 1, positional(16), &Quiet::default()).unwrap();
+                        let off = got[0].iter().zip(&expected).map(|(a, b)| (f64::from(*a) - b).abs());
+                        let off = off.fold(0.0, f64::max);
+                        assert!(off < 1e-6, "{edges:?} {blend:?} {height} x {width} batch {batch} {held:?}: {off}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_constant_image_gives_a_constant_output() {
+    for blend in [Blend::Average, Blend::Smooth] {
+        for edges in [Edges::Shifted, Edges::Reflected] {
+            let mut array = Array::new(203, 151, 2, |_, _, _| 0.3);
+            let setting = Setting { blend, edges, overlap: 7, ..SETTING };
+            let mean = |input: &[f32], output: &mut [f32]| {
+                let area = output.len();
+                (0..area).for_each(|i| output[i] = (input[i] + input[area + i]) / 2.0);
+            };
+            let (got, ..) = infer(&mut array, setting, &as_is(2), 1, mean, &Quiet::default()).unwrap();
+            assert!(got[0].iter().all(|value| (value - 0.3).abs() < 1e-6), "{blend:?} {edges:?}");
+        }
+    }
+}
+
+#[test]
+fn no_data_in_is_no_data_out_and_costs_no_inference() {
+    // The left half has no data in band 1 only; one pixel is NaN, one infinite.
+    let value = |band: usize, row: usize, column: usize| match (band, row, column) {
+        (0, 30, 90) => f32::NAN,
+        (1, 40, 95) => f32::INFINITY,
+        (1, _, c) if c < 64 => -9999.0,
+        _ => 0.5,
+    };
+    let mut array = Array::new(64, 128, 2, value);
+    let rules = [Rule { nodata: -9999.0, factor: 1.0, term: 0.0, unit: false }; 2];
+    let first = |input: &[f32], output: &mut [f32]| {
+        assert!(input.iter().all(|value| value.is_finite() && *value != -9999.0));
+        output.copy_from_slice(&input[..output.len()]);
+    };
+    let (got, done, runs) = infer(&mut array, SETTING, &rules, 1, first, &Quiet::default()).unwrap();
+    assert!(done.skipped > 0 && done.tiles as usize == runs, "{done:?}");
+    for (i, value) in got[0].iter().enumerate() {
+        let (row, column) = (i / 128, i % 128);
+        let none = column < 64 || (row, column) == (30, 90) || (row, column) == (40, 95);
+        assert!(if none { value.is_nan() } else { (value - 0.5).abs() < 1e-6 }, "{row} {column}: {value}");
+    }
+    let mut empty = Array::new(40, 40, 1, |_, _, _| f32::NAN);
+    let (got, done, _) = infer(&mut empty, SETTING, &as_is(1), 1, positional(16), &Quiet::default()).unwrap();
+    assert!(got[0].iter().all(|value| value.is_nan()) && done.tiles == 0);
+}
+
+#[test]
+fn rules_normalise_before_the_network_sees_a_pixel() {
+    let mut array = Array::new(20, 20, 2, |band, row, _| if band == 0 { row as f32 * 100.0 } else { 7.0 });
+    let rules = [
+        Rule { nodata: f32::NAN, factor: 0.001, term: -0.5, unit: true },
+        Rule { nodata: 7.0, factor: 1.0, term: 0.0, unit: false },
+    ];
+    // Band 1 has no data anywhere: the output is no data, and no tile is run.
+    let (_, done, _) = infer(&mut array, SETTING, &rules, 1, positional(16), &Quiet::default()).unwrap();
+    assert_eq!(done.tiles, 0);
+    let rules = [rules[0], Rule { nodata: f32::NAN, ..rules[1] }];
+    let first = |input: &[f32], output: &mut [f32]| output.copy_from_slice(&input[..output.len()]);
+    let (got, ..) = infer(&mut array, SETTING, &rules, 1, first, &Quiet::default()).unwrap();
+    for (i, value) in got[0].iter().enumerate() {
+        let expected = ((i / 20) as f32 * 0.1 - 0.5).clamp(0.0, 1.0);
+        assert!((value - expected).abs() < 1e-6, "row {}: {value}", i / 20);
+    }
+}
+
+#[test]
+fn classes_keep_apart() {
+    let mut array = Array::new(50, 70, 1, pattern);
+    let two = |input: &[f32], output: &mut [f32]| {
+        let (first, second) = output.split_at_mut(input.len());
+        first.copy_from_slice(input);
+        second.iter_mut().zip(input).for_each(|(out, value)| *out = 1.0 - value);
+    };
+    let (got, ..) = infer(&mut array, SETTING, &as_is(1), 2, two, &Quiet::default()).unwrap();
+    for (i, (first, second)) in got[0].iter().zip(&got[1]).enumerate() {
+        let value = pattern(0, i / 70, i % 70);
+        assert!((first - value).abs() < 1e-6 && (second - (1.0 - value)).abs() < 1e-6);
+    }
+}
+
+#[test]
+fn a_number_that_is_no_probability_names_class_and_place() {
+    for (value, code) in [(f32::NAN, "M110"), (f32::INFINITY, "M110"), (3.5, "M111"), (-0.2, "M111")] {
+        let mut array = Array::new(50, 50, 1, pattern);
+        let bad = |_: &[f32], output: &mut [f32]| {
+            output.fill(0.5);
+            output[5 * 16 + 3] = value;
+        };
+        let error = infer(&mut array, SETTING, &as_is(1), 1, bad, &Quiet::default()).err().unwrap();
+        let TaskError::Permanent(fault) = error else { panic!("{error}") };
+        assert!(fault.code == code && fault.message.contains("row 5, column 3"), "{fault}");
+    }
+}
+
+#[test]
+fn a_failing_source_or_network_or_sink_ends_everything_with_its_own_error() {
+    struct Broken;
+    impl Source for Broken {
+        fn read(&mut self, _: &Window, _: &mut [f32]) -> Result<(), TaskError> {
+            Err(Fault::new("R103", "damaged").permanent())
+        }
+    }
+    impl Sink for Broken {
+        fn write(&mut self, _: usize, _: usize, _: &[f32]) -> Result<(), TaskError> {
+            Err(Fault::new("R111", "disk full").permanent())
+        }
+    }
+    impl Backend for Broken {
+        fn run(&self, _: usize, _: &[f32], _: &mut [f32]) -> Result<(), Fault> {
+            Err(Fault::new("M112", "no"))
+        }
+    }
+    let axis = |length| Axis::new(length, 16, 4, Edges::Shifted, Blend::Average);
+    let sizes = Sizes {
+        rows: axis(500),
+        columns: axis(500),
+        tile: 16,
+        batch: 1,
+        bands: 1,
+        classes: 1,
+        block: (64, 64),
+        writer: 0,
+    };
+    let plan = Plan::of(&sizes, 1, 64);
+    let (rules, names) = (as_is(1), ["water".to_owned()]);
+    let job = Job {
+        sizes: &sizes,
+        plan: &plan,
+        rules: &rules,
+        fill: 0.0,
+        activation: OutputActivation::Probability,
+        full_batches: false,
+        classes: &names,
+    };
+    let network = Network { tile: 16, bands: 1, classes: 1, function: positional(16), runs: AtomicUsize::new(0) };
+    let code = |result: Result<Done, TaskError>| match result {
+        Err(TaskError::Permanent(fault)) => fault.code.into_owned(),
+        other => panic!("{other:?}"),
+    };
+    let watch = Quiet::default();
+    let mut array = Array::new(500, 500, 1, pattern);
+    let mut rows = Rows { next: 0, values: vec![Vec::new()] };
+    assert_eq!(code(run(&job, &mut Broken, &network, &mut rows, &watch)), "R103");
+    assert_eq!(code(run(&job, &mut array, &Broken, &mut rows, &watch)), "M112");
+    assert_eq!(code(run(&job, &mut array, &network, &mut Broken, &watch)), "R111");
+}
+
+#[test]
+fn a_wish_to_stop_ends_the_work() {
+    let mut array = Array::new(2000, 400, 1, pattern);
+    let watch = Quiet { stop_after: Some(5), ..Quiet::default() };
+    let error = infer(&mut array, SETTING, &as_is(1), 1, positional(16), &watch).err().unwrap();
+    assert!(matches!(error, TaskError::Cancelled), "{error}");
+}

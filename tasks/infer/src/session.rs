@@ -1,0 +1,184 @@
+//! What computes: a network behind a small trait, and ONNX Runtime as its one implementation so far.
+//!
+//! A session is shared within the process by all that use the same network with the same number of threads, so that a
+//! step lifted over a list loads it once. It is dropped with its last user.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+
+use ort::session::{RunOptions, Session, builder::GraphOptimizationLevel, builder::SessionBuilder};
+use ort::value::{Outlet, TensorElementType, TensorRef, ValueType};
+use swath_kinds::TensorSpec;
+use swath_task::{Digest, Fault};
+
+use crate::library::environment;
+use crate::model::Model;
+
+/// A network that turns tiles into numbers.
+///
+/// # Contract
+/// - `run` reads `batch * input_channels * tile * tile` numbers and writes `batch * output_channels * tile * tile`,
+///   both `[batch, channel, row, column]`. It may be called from one thread at a time.
+/// - After `interrupt`, a `run` in progress ends soon, with an error.
+pub(crate) trait Backend: Send + Sync {
+    /// Runs `batch` tiles.
+    fn run(&self, batch: usize, input: &[f32], output: &mut [f32]) -> Result<(), Fault>;
+    /// Ends a `run` in progress and those to come.
+    fn interrupt(&self) {}
+}
+
+/// A network loaded into ONNX Runtime, for tiles of one size.
+pub(crate) struct OrtBackend {
+    session: Arc<Mutex<Session>>,
+    options: RunOptions,
+    place: String,
+    input: TensorSpec,
+    output: TensorSpec,
+    tile: usize,
+    /// The network takes this many tiles at once, no more and no fewer; `None`: any number.
+    fixed_batch: Option<usize>,
+}
+
+impl OrtBackend {
+    /// Loads a network, or finds it loaded, and checks its ends against the manifest and the tile.
+    pub fn open(model: &Model, tile: usize, threads: usize) -> Result<Self, Fault> {
+        let session = shared_session(model, threads)?;
+        let place = model.folder.join(&model.manifest.file).display().to_string();
+        let fixed_batch = check_ends(&lock(&session), model, &place, tile)?;
+        let options = RunOptions::new().map_err(|error| not_run(&place, &error.to_string()))?;
+        let (input, output) = (model.manifest.input.clone(), model.manifest.output.clone());
+        Ok(Self { session, options, place, input, output, tile, fixed_batch })
+    }
+
+    /// The number of tiles the network takes at once, when it is fixed.
+    pub fn fixed_batch(&self) -> Option<usize> {
+        self.fixed_batch
+    }
+}
+
+impl Backend for OrtBackend {
+    fn run(&self, batch: usize, input: &[f32], output: &mut [f32]) -> Result<(), Fault> {
+        let failed = |error: ort::Error| not_run(&self.place, error.message());
+        let shape = |channels: u32| [batch, channels as usize, self.tile, self.tile];
+        let tensor = TensorRef::from_array_view((shape(self.input.channels), input)).map_err(failed)?;
+        let mut session = lock(&self.session);
+        let values = ort::inputs![self.input.name.as_str() => tensor];
+        let outputs = session.run_with_options(values, &self.options).map_err(failed)?;
+        let (got, numbers) = outputs[self.output.name.as_str()].try_extract_tensor::<f32>().map_err(failed)?;
+        let expected = shape(self.output.channels);
+        if !got.iter().copied().eq(expected.iter().map(|n| *n as i64)) || numbers.len() != output.len() {
+            return Err(mismatch(&self.place, &format!("its output has shape {got:?}, not {expected:?}")));
+        }
+        output.copy_from_slice(numbers);
+        Ok(())
+    }
+
+    fn interrupt(&self) {
+        // Nothing can be done about a failure here, and the run then simply takes its time.
+        let _ = self.options.terminate();
+    }
+}
+
+fn lock(session: &Mutex<Session>) -> MutexGuard<'_, Session> {
+    // A panic during a run leaves no half-written state behind in the session.
+    session.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+type Sessions = HashMap<(Digest, usize), Weak<Mutex<Session>>>;
+
+fn shared_session(model: &Model, threads: usize) -> Result<Arc<Mutex<Session>>, Fault> {
+    static SESSIONS: Mutex<Option<Sessions>> = Mutex::new(None);
+    // Held while loading: who comes second waits for the session instead of loading the network again.
+    let mut sessions = SESSIONS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let sessions = sessions.get_or_insert_default();
+    sessions.retain(|_, session| session.strong_count() > 0);
+    let key = (model.manifest.digest, threads);
+    if let Some(session) = sessions.get(&key).and_then(Weak::upgrade) {
+        return Ok(session);
+    }
+    let session = Arc::new(Mutex::new(load(model, threads)?));
+    sessions.insert(key, Arc::downgrade(&session));
+    Ok(session)
+}
+
+fn load(model: &Model, threads: usize) -> Result<Session, Fault> {
+    let environment = environment()?;
+    let refused = |reason: &str| {
+        let path = model.folder.join(&model.manifest.file);
+        let message = format!("ONNX Runtime refuses the network `{}`: {reason}", path.display());
+        Fault::new("M107", message)
+            .help("export it with standard operators and an operator set that this ONNX Runtime knows")
+    };
+    let configured = |builder: SessionBuilder| -> Result<SessionBuilder, ort::Error<SessionBuilder>> {
+        builder
+            .with_intra_threads(threads)?
+            .with_inter_threads(1)?
+            .with_optimization_level(GraphOptimizationLevel::All)?
+            // Reading and writing run beside the network on the same cores: threads that wait must not burn them.
+            .with_intra_op_spinning(false)?
+            .with_config_entry("session.load_model_format", "ONNX")
+    };
+    let builder = Session::builder(environment).map_err(|error| refused(error.message()))?;
+    let mut builder = configured(builder).map_err(|error| refused(error.message()))?;
+    builder.commit_from_memory(&model.network).map_err(|error| refused(error.message()))
+}
+
+/// Checks names, number, type and shape of what goes in and comes out. Returns the batch when it is fixed.
+fn check_ends(session: &Session, model: &Model, place: &str, tile: usize) -> Result<Option<usize>, Fault> {
+    let manifest = &model.manifest;
+    let input = end(place, "input", session.inputs(), &manifest.input, tile)?;
+    let output = end(place, "output", session.outputs(), &manifest.output, tile)?;
+    if let (Some(input), Some(output)) = (input, output)
+        && input != output
+    {
+        return Err(mismatch(place, &format!("it takes {input} tiles at once and returns {output}")));
+    }
+    Ok(input)
+}
+
+fn end(place: &str, what: &str, ends: &[Outlet], spec: &TensorSpec, tile: usize) -> Result<Option<usize>, Fault> {
+    let names: Vec<&str> = ends.iter().map(Outlet::name).collect();
+    let [outlet] = ends else {
+        return Err(mismatch(place, &format!("it has {} {what}s (`{}`), not one", ends.len(), names.join("`, `"))));
+    };
+    if outlet.name() != spec.name {
+        let message = format!("its {what} is called `{}`, not `{}` as in the manifest", outlet.name(), spec.name);
+        return Err(mismatch(place, &message));
+    }
+    let ValueType::Tensor { ty, shape, .. } = outlet.dtype() else {
+        return Err(mismatch(place, &format!("its {what} `{}` is not a tensor", spec.name)));
+    };
+    if *ty != TensorElementType::Float32 {
+        return Err(mismatch(place, &format!("its {what} `{}` is of type {ty}, not f32", spec.name)));
+    }
+    // -1 is a dimension that is free.
+    let expected = [-1, i64::from(spec.channels), tile as i64, tile as i64];
+    let fits =
+        shape.len() == 4 && shape.iter().zip(expected).all(|(got, want)| *got == -1 || want == -1 || *got == want);
+    if !fits {
+        let message = format!(
+            "its {what} `{}` has shape {}, which does not take [batch, {}, {tile}, {tile}]",
+            spec.name,
+            shape_text(shape),
+            spec.channels
+        );
+        return Err(mismatch(place, &message));
+    }
+    Ok(usize::try_from(shape[0]).ok())
+}
+
+fn shape_text(shape: &[i64]) -> String {
+    let sides: Vec<String> =
+        shape.iter().map(|side| if *side < 0 { "any".to_owned() } else { side.to_string() }).collect();
+    format!("[{}]", sides.join(", "))
+}
+
+fn mismatch(place: &str, reason: &str) -> Fault {
+    Fault::new("M106", format!("the network `{place}` does not match its manifest: {reason}"))
+        .help("correct `input`, `output`, `classes` or `tile` in the manifest, or export the network again")
+}
+
+fn not_run(place: &str, reason: &str) -> Fault {
+    Fault::new("M112", format!("ONNX Runtime could not run the network `{place}`: {reason}"))
+        .help("try a smaller `batch` or tile; if it persists, run the network in Python's onnxruntime to compare")
+}

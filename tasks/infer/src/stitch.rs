@@ -1,0 +1,141 @@
+//! From network output to probabilities in place: weighs tiles, sums them up, hands on rows that are final.
+
+use swath_kinds::OutputActivation;
+use swath_task::TaskError;
+
+use crate::plan::WRITE_ROWS;
+use crate::tiling::Axis;
+
+/// Where finished rows go.
+///
+/// # Contract
+/// `write` is called with rows in order, each once, `[class][row][column]`, NaN where there is no data.
+pub(crate) trait Sink: Send {
+    /// Takes rows from `row` on.
+    fn write(&mut self, row: usize, rows: usize, values: &[f32]) -> Result<(), TaskError>;
+}
+
+/// How far outside of 0 to 1 a probability may lie for rounding's sake.
+const ROUNDING: f32 = 1e-4;
+
+/// A number that a network must not give.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct BadNumber {
+    /// Index of the class.
+    pub class: usize,
+    /// Row in the raster.
+    pub row: usize,
+    /// Column in the raster.
+    pub column: usize,
+    /// The number.
+    pub value: f32,
+}
+
+/// The rows that tiles are being summed up in.
+pub(crate) struct Mosaic<'a> {
+    axes: (&'a Axis, &'a Axis),
+    tile: usize,
+    activation: OutputActivation,
+    rows: usize,
+    first: usize,
+    /// `[class][row][column]`
+    sums: Vec<f32>,
+    /// `[row][column]`: 1 where there is data.
+    valid: Vec<u8>,
+    out: Vec<f32>,
+    classes: usize,
+}
+
+impl<'a> Mosaic<'a> {
+    /// A mosaic of `rows` rows, from row 0 of the raster on. `axes`: rows, columns.
+    pub fn new(
+        axes: (&'a Axis, &'a Axis),
+        tile: usize,
+        classes: usize,
+        rows: usize,
+        activation: OutputActivation,
+    ) -> Self {
+        let area = rows * axes.1.length();
+        Self {
+            axes,
+            tile,
+            activation,
+            rows,
+            first: 0,
+            sums: vec![0.0; area * classes],
+            valid: vec![0; area],
+            out: vec![0.0; WRITE_ROWS.min(rows) * axes.1.length() * classes],
+            classes,
+        }
+    }
+
+    /// Adds a tile. `output` is `[class][row][column]`, `mask` `[row][column]`.
+    pub fn add(&mut self, tile_row: usize, tile_column: usize, output: &[f32], mask: &[u8]) -> Result<(), BadNumber> {
+        let (rows, columns) = self.axes;
+        let (tile, width) = (self.tile, columns.length());
+        let (height_inside, width_inside) = (rows.inside(tile_row), columns.inside(tile_column));
+        let (top, left) = (rows.start(tile_row), columns.start(tile_column));
+        let across = &columns.weights(tile_column)[..width_inside];
+        for i in 0..height_inside {
+            let line = top + i - self.first;
+            let mask = &mask[i * tile..][..width_inside];
+            let valid = &mut self.valid[line * width + left..][..width_inside];
+            valid.iter_mut().zip(mask).for_each(|(valid, mask)| *valid |= mask);
+            let down = rows.weights(tile_row)[i];
+            for class in 0..self.classes {
+                let output = &output[(class * tile + i) * tile..][..width_inside];
+                let sums = &mut self.sums[(class * self.rows + line) * width + left..][..width_inside];
+                let pixels = sums.iter_mut().zip(output).zip(mask.iter().zip(across)).enumerate();
+                for (j, ((sum, output), (mask, across))) in pixels {
+                    if *mask != 0 {
+                        let probability = probability(self.activation, *output).ok_or(BadNumber {
+                            class,
+                            row: top + i,
+                            column: left + j,
+                            value: *output,
+                        })?;
+                        *sum += down * across * probability;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands on the rows before `end`, which are final, and makes room for those that follow.
+    pub fn finish(&mut self, end: usize, sink: &mut dyn Sink) -> Result<(), TaskError> {
+        let width = self.axes.1.length();
+        let done = end - self.first;
+        let mut line = 0;
+        while line < done {
+            let count = WRITE_ROWS.min(self.rows).min(done - line);
+            let valid = &self.valid[line * width..][..count * width];
+            for class in 0..self.classes {
+                let sums = &self.sums[(class * self.rows + line) * width..][..count * width];
+                let out = &mut self.out[class * count * width..][..count * width];
+                for ((out, sum), valid) in out.iter_mut().zip(sums).zip(valid) {
+                    // Weights that sum to one but for rounding must not leave 0 to 1.
+                    *out = if *valid == 0 { f32::NAN } else { sum.clamp(0.0, 1.0) };
+                }
+            }
+            sink.write(self.first + line, count, &self.out[..self.classes * count * width])?;
+            line += count;
+        }
+        let (gone, all) = (done * width, self.rows * width);
+        for sums in self.sums.chunks_exact_mut(all) {
+            sums.copy_within(gone.., 0);
+            sums[all - gone..].fill(0.0);
+        }
+        self.valid.copy_within(gone.., 0);
+        self.valid[all - gone..].fill(0);
+        self.first = end;
+        Ok(())
+    }
+}
+
+fn probability(activation: OutputActivation, output: f32) -> Option<f32> {
+    match activation {
+        OutputActivation::Logits => output.is_finite().then(|| 1.0 / (1.0 + (-output).exp())),
+        OutputActivation::Probability => (-ROUNDING..=1.0 + ROUNDING).contains(&output).then(|| output.clamp(0.0, 1.0)),
+    }
+}
