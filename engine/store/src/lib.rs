@@ -1,1 +1,33 @@
-//! What must outlive a crash: journal, cache index, artifacts.
+//! What must outlive a crash: the journal of every run, results, the cache index, logs ([`Store`]), and artifacts
+//! ([`Artifacts`]).
+//!
+//! The store knows nothing of the life of a run: an event is a kind and a payload, a state is a name. It promises
+//! (numbers as in `docs/architecture.md`):
+//!
+//! - I3 `(run, seq)` is unique and dense. I4 every transition is a compare-and-set, a repeated one returns the stored
+//!   answer. I6 a result is set once, in the transaction that succeeds it.
+//! - I5 one process drives a run ([`RunLease`]).
+//! - I15 a visible artifact is whole, and its key never changes meaning.
+//! - I19 no secret and I20 no endless text is stored ([`redact`]). I21 logs are ordered and their gaps are counted.
+//! - I22 a cache key is made of content only ([`KeyParts`]). I23 collection removes nothing that is referenced.
+//!
+//! It deliberately does not decide, retry or schedule, and it has no clock: times are given by the caller.
+
+mod error;
+mod key;
+mod lease;
+mod record;
+mod redact;
+mod sqlite;
+mod store;
+
+pub use error::Error;
+pub use key::{Difference, KeyParts, canonical_json};
+pub use lease::{RunLease, StoreLock};
+pub use record::{
+    Append, CacheEntry, CacheTerms, Collected, Lineage, LogBatch, LogFilter, LogLine, Metric, NewEvent, NewResult,
+    NewRun, Retention, RunFilter, RunRow, RunUpdate, StoredEvent, StoredLogLine, StoredResult, StoredRun,
+};
+pub use redact::{LONGEST_TEXT, REDACTED, bounded, redact, storable};
+pub use sqlite::{Access, SqliteStore};
+pub use store::Store;

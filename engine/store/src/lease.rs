@@ -1,0 +1,158 @@
+//! Who may write: locks of the operating system, which end with the process that holds them, however it ends.
+//!
+//! - A run is driven by one process: the exclusive lock of `runs/RUN.lock`.
+//! - Every process that writes to a store holds `lock` shared; collection and migration hold it exclusively.
+//! - Readers hold nothing.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use crate::error::Error;
+
+/// The right to drive a run. Given up when dropped, and by the system when the process ends.
+#[derive(Debug)]
+pub struct RunLease {
+    run: String,
+    file: File,
+}
+
+impl RunLease {
+    /// The run.
+    pub fn run(&self) -> &str {
+        &self.run
+    }
+
+    /// Takes the lease of `run` in the store `home`.
+    ///
+    /// # Errors
+    /// [`Error::RunHeld`] names the process that has it.
+    pub(crate) fn take(home: &Path, run: &str) -> Result<Self, Error> {
+        let path = path_of(home, run)?;
+        let mut file = open(&path)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(Error::RunHeld { run: run.to_owned(), holder: read_holder(&mut file) });
+            }
+            Err(TryLockError::Error(error)) => return Err(Error::io("lock", path, &error)),
+        }
+        write_holder(&mut file).map_err(|error| Error::io("write", path, &error))?;
+        Ok(Self { run: run.to_owned(), file })
+    }
+
+    /// Who drives `run` now. `None` when nobody does.
+    pub(crate) fn holder(home: &Path, run: &str) -> Result<Option<String>, Error> {
+        let path = path_of(home, run)?;
+        let mut file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::io("read", path, &error)),
+        };
+        match file.try_lock_shared() {
+            Ok(()) => Ok(None),
+            Err(TryLockError::WouldBlock) => Ok(Some(read_holder(&mut file))),
+            Err(TryLockError::Error(error)) => Err(Error::io("lock", path, &error)),
+        }
+    }
+}
+
+impl Drop for RunLease {
+    fn drop(&mut self) {
+        // The file stays: removing it would let two processes lock two files of one name.
+        let _ = self.file.set_len(0);
+        let _ = self.file.unlock();
+    }
+}
+
+/// The store's own lock.
+#[derive(Debug)]
+pub struct StoreLock {
+    file: File,
+    exclusive: bool,
+}
+
+impl StoreLock {
+    /// The lock of those who write to it together.
+    pub(crate) fn shared(home: &Path) -> Result<Self, Error> {
+        Self::take(home, false)
+    }
+
+    /// The lock of the one that writes alone.
+    pub(crate) fn exclusive(home: &Path) -> Result<Self, Error> {
+        Self::take(home, true)
+    }
+
+    fn take(home: &Path, exclusive: bool) -> Result<Self, Error> {
+        let path = home.join("lock");
+        let mut file = open(&path)?;
+        let taken = if exclusive { file.try_lock() } else { file.try_lock_shared() };
+        match taken {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let holder = read_holder(&mut file);
+                return Err(Error::StoreHeld { home: home.to_owned(), holder });
+            }
+            Err(TryLockError::Error(error)) => return Err(Error::io("lock", path, &error)),
+        }
+        write_holder(&mut file).map_err(|error| Error::io("write", path, &error))?;
+        Ok(Self { file, exclusive })
+    }
+
+    /// Whether nobody else may write.
+    pub fn is_exclusive(&self) -> bool {
+        self.exclusive
+    }
+}
+
+impl Drop for StoreLock {
+    fn drop(&mut self) {
+        let _ = self.file.unlock();
+    }
+}
+
+fn path_of(home: &Path, run: &str) -> Result<PathBuf, Error> {
+    if !is_plain_id(run) {
+        return Err(Error::NoRun(run.to_owned()));
+    }
+    Ok(home.join("runs").join(format!("{run}.lock")))
+}
+
+/// Whether a text can name a run, a step's scratch folder or a file without leaving its folder.
+pub(crate) fn is_plain_id(id: &str) -> bool {
+    !id.is_empty()
+        && id.len() <= 128
+        && !id.starts_with('.')
+        && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+}
+
+fn open(path: &Path) -> Result<File, Error> {
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).map_err(|error| Error::io("create", parent, &error))?;
+    }
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .map_err(|error| Error::io("write", path, &error))
+}
+
+fn write_holder(file: &mut File) -> std::io::Result<()> {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let command: Vec<String> = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
+    let command = crate::redact::redact(&command.join(" ")).chars().take(200).collect::<String>();
+    let host = host.trim();
+    let at = if host.is_empty() { String::new() } else { format!(" on {host}") };
+    let text = format!("process {}{at} (`{}`)", std::process::id(), command.replace(['\n', '\r'], " "));
+    file.set_len(0)?;
+    file.seek(SeekFrom::Start(0))?;
+    file.write_all(text.as_bytes())
+}
+
+fn read_holder(file: &mut File) -> String {
+    let mut text = String::new();
+    let read = file.take(4096).read_to_string(&mut text);
+    if read.is_err() || text.trim().is_empty() { "process unknown".to_owned() } else { text.trim().to_owned() }
+}

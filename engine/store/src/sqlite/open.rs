@@ -1,0 +1,181 @@
+//! Opening: version checks, schema, and what SQLite's errors mean to a person.
+
+use std::path::Path;
+use std::time::Duration;
+
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row, SqlitePool};
+
+use crate::error::Error;
+use crate::lease::StoreLock;
+
+/// The first SQLite without the WAL-reset corruption.
+const LEAST_SQLITE: (u32, u32, u32) = (3, 51, 3);
+const LEAST_SQLITE_TEXT: &str = "3.51.3";
+/// How long a statement waits for another process's transaction.
+const BUSY_SECONDS: u64 = 30;
+/// `SWTH`: marks a database as ours.
+const APPLICATION_ID: i64 = 0x5357_5448;
+/// `MIGRATIONS[n]` brings schema `n` to `n + 1`.
+const MIGRATIONS: &[&str] = &[include_str!("migrations/0001.sql")];
+
+fn known_schema() -> i64 {
+    MIGRATIONS.len() as i64
+}
+
+/// Refuses a SQLite that can corrupt the database.
+fn check_version(found: &str) -> Result<(), Error> {
+    let mut parts = found.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+    let mut next = || parts.next().unwrap_or(0);
+    let version = (next(), next(), next());
+    if version >= LEAST_SQLITE {
+        return Ok(());
+    }
+    Err(Error::SqliteTooOld { found: found.to_owned(), needed: LEAST_SQLITE_TEXT })
+}
+
+fn options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .busy_timeout(Duration::from_secs(BUSY_SECONDS))
+        .foreign_keys(true)
+        .statement_cache_capacity(200)
+        .disable_statement_logging()
+}
+
+fn pool(options: SqliteConnectOptions) -> SqlitePool {
+    SqlitePoolOptions::new().max_connections(4).test_before_acquire(false).connect_lazy_with(options)
+}
+
+/// Readers beside this process's writer.
+pub(super) fn lazy_readers(path: &Path) -> SqlitePool {
+    // Not `read_only`: such a connection cannot create the shared-memory file when it is the first.
+    pool(options(path).pragma("query_only", "1"))
+}
+
+/// Readers of a store that this process does not write to. Its schema is checked.
+pub(super) async fn readers(path: &Path) -> Result<SqlitePool, Error> {
+    if !path.is_file() {
+        return Err(Error::Open { path: path.to_owned(), reason: "there is no such store".to_owned() });
+    }
+    let reads = pool(options(path).read_only(true));
+    let mut connection = reads.acquire().await.map_err(|error| database(path, error))?;
+    let found = schema_of(&mut connection, path).await?;
+    drop(connection);
+    if found < known_schema() {
+        return Err(Error::SchemaOlder { path: path.to_owned(), found, known: known_schema() });
+    }
+    Ok(reads)
+}
+
+/// The one connection that writes, with the schema brought up to date. An older schema is migrated alone.
+pub(super) async fn writer(
+    home: &Path,
+    path: &Path,
+    mut lock: StoreLock,
+) -> Result<(SqliteConnection, StoreLock), Error> {
+    let connect = options(path)
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .pragma("wal_autocheckpoint", "4000")
+        .thread_name(|_| "swath-journal".to_owned());
+    // Before WAL is switched on: a file of another program must not be changed at all.
+    if path.is_file() && std::fs::metadata(path).is_ok_and(|data| data.len() > 0) {
+        let mut probe = options(path).read_only(true).connect().await.map_err(|error| database(path, error))?;
+        let found = schema_of(&mut probe, path).await;
+        probe.close().await.map_err(|error| database(path, error))?;
+        let found = found?;
+        if found > 0 && found < known_schema() && !lock.is_exclusive() {
+            drop(lock);
+            lock = StoreLock::exclusive(home)?;
+        }
+    }
+    let mut connection = connect.connect().await.map_err(|error| database(path, error))?;
+    if schema_of(&mut connection, path).await? < known_schema() {
+        migrate(&mut connection, path).await?;
+    }
+    Ok((connection, lock))
+}
+
+async fn migrate(connection: &mut SqliteConnection, path: &Path) -> Result<(), Error> {
+    let failed = |error| database(path, error);
+    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
+    // Again, inside the transaction: another process may have been first.
+    let found = schema_of(&mut transaction, path).await?;
+    for step in MIGRATIONS.iter().skip(usize::try_from(found).unwrap_or(0)) {
+        sqlx::raw_sql(*step).execute(&mut *transaction).await.map_err(failed)?;
+    }
+    let mark = format!("PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {}", known_schema());
+    sqlx::raw_sql(AssertSqlSafe(mark)).execute(&mut *transaction).await.map_err(failed)?;
+    transaction.commit().await.map_err(failed)
+}
+
+/// The schema version: 0 for an empty database.
+async fn schema_of(connection: &mut SqliteConnection, path: &Path) -> Result<i64, Error> {
+    let row = sqlx::query(
+        "SELECT (SELECT application_id FROM pragma_application_id), (SELECT user_version FROM pragma_user_version), \
+         (SELECT count(*) FROM sqlite_schema), sqlite_version()",
+    )
+    .fetch_one(connection)
+    .await
+    .map_err(|error| database(path, error))?;
+    check_version(row.get(3))?;
+    let (mark, version, tables): (i64, i64, i64) = (row.get(0), row.get(1), row.get(2));
+    if mark != APPLICATION_ID && tables > 0 {
+        return Err(Error::Corrupt { path: path.to_owned(), reason: "it belongs to another program".to_owned() });
+    }
+    if version > known_schema() {
+        return Err(Error::SchemaNewer { path: path.to_owned(), found: version, known: known_schema() });
+    }
+    Ok(version)
+}
+
+/// Gives an error of SQLite its name.
+pub(super) fn database(path: &Path, error: sqlx::Error) -> Error {
+    classify(path, &error)
+}
+
+/// The same, for an error that several callers get.
+pub(super) fn classify(path: &Path, error: &sqlx::Error) -> Error {
+    let path = path.to_owned();
+    let code = primary_code(error);
+    let reason = match error {
+        sqlx::Error::Database(error) => error.message().to_owned(),
+        other => other.to_string(),
+    };
+    match code {
+        Some(5 | 6) => Error::Busy { path, seconds: BUSY_SECONDS },
+        Some(3 | 8) => Error::ReadOnly { path, reason },
+        Some(11 | 26) => Error::Corrupt { path, reason },
+        Some(13) => Error::DiskFull { path },
+        Some(14) => Error::Open { path, reason },
+        _ => match error {
+            sqlx::Error::WorkerCrashed | sqlx::Error::PoolClosed => Error::Closed,
+            sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => {
+                Error::Record { what: "row".to_owned(), reason }
+            }
+            _ => Error::Database { path, reason },
+        },
+    }
+}
+
+/// SQLite's primary result code (the extended code's low byte).
+pub(super) fn primary_code(error: &sqlx::Error) -> Option<u32> {
+    let code = error.as_database_error()?.code()?;
+    code.parse::<u32>().ok().map(|code| code & 0xff)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sqlite_with_the_wal_reset_fault_is_refused() {
+        for (version, good) in
+            [("3.51.3", true), ("3.52.0", true), ("4.0.0", true), ("3.51.2", false), ("3.9.9", false)]
+        {
+            assert_eq!(check_version(version).is_ok(), good, "{version}");
+        }
+    }
+}
