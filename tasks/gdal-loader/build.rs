@@ -16,13 +16,15 @@ fn main() {
             ),
             other => panic!("no trampolines for {other}: link libgdal directly there"),
         };
+        // Hidden: exported, they would stand in for libgdal's own calls of itself, which then wait for its loading for ever.
         // `{slots}` is a `sym` operand of the global_asm! block.
-        writeln!(assembly, ".globl {symbol}\n.type {symbol}, @function\n{symbol}:\n {jump}").expect("a string");
+        writeln!(assembly, ".globl {symbol}\n.hidden {symbol}\n.type {symbol}, @function\n{symbol}:\n {jump}")
+            .expect("a string");
     }
     let names: String = symbols.iter().map(|symbol| format!("c\"{symbol}\",\n")).collect();
     let count = symbols.len();
     let source = format!(
-        "const SYMBOLS: [&CStr; {count}] = [\n{names}];\n\
+        "static SYMBOLS: [&CStr; {count}] = [\n{names}];\n\
          static SLOTS: [AtomicPtr<c_void>; {count}] = [const {{ AtomicPtr::new(first_call as *mut c_void) }}; {count}];\n\
          std::arch::global_asm!(r#\"\n.text\n{assembly}\"#, slots = sym SLOTS);\n"
     );

@@ -1,1 +1,27 @@
 //! GDAL behind a safe, small face: windows, warps, COG and GeoPackage writing.
+//!
+//! The only crate that links GDAL and the only one with `unsafe` over it. It knows nothing of tasks, flows or async:
+//! callers run it on blocking threads, retry what [`GeoError::is_transient`] says may pass, and turn errors into faults.
+//!
+//! Invariants:
+//! 1. Bytes that GDAL could not read never pass as pixels: every read checks GDAL's return value, the errors it raised
+//!    on this thread, and the size of the buffer.
+//! 2. GDAL prints nothing: its messages become part of the [`GeoError`] of the call that raised them, without
+//!    the query strings of addresses (they may hold signatures).
+//! 3. Coordinates are always x (easting, longitude) then y (northing, latitude), whatever the CRS's own axis order.
+//! 4. A file being written is complete at its path or absent from it: writers work under a temporary name.
+//! 5. A [`Raster`], [`Transform`] or [`GeoPackage`] is used by one thread at a time (`Send`, not `Sync`).
+
+mod cog;
+mod crs;
+mod error;
+mod ffi;
+mod grid;
+mod raster;
+
+pub use cog::{BandSpec, CogOptions, CogWriter, Overviews, TILE};
+pub use crs::{Crs, Transform, utm_zone};
+pub use error::{ErrorKind, GeoError};
+pub use ffi::{gdal_version, set_block_cache};
+pub use grid::{Bounds, Grid, PixelWindow};
+pub use raster::{BandInfo, DataType, OpenOptions, Pixel, Raster, RasterInfo, Resampling};

@@ -1,0 +1,243 @@
+//! Pixel grids: where pixels lie, which of them a box touches, and whether two grids share their pixels. Pure arithmetic.
+
+use crate::crs::{Crs, Transform};
+use crate::error::{ErrorKind, GeoError, Result};
+
+/// A box in a CRS: x is easting or longitude.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Bounds {
+    /// Smallest x.
+    pub left: f64,
+    /// Smallest y.
+    pub bottom: f64,
+    /// Largest x.
+    pub right: f64,
+    /// Largest y.
+    pub top: f64,
+}
+
+impl Bounds {
+    /// The smallest box around both.
+    pub fn union(&self, other: &Self) -> Self {
+        Self {
+            left: self.left.min(other.left),
+            bottom: self.bottom.min(other.bottom),
+            right: self.right.max(other.right),
+            top: self.top.max(other.top),
+        }
+    }
+
+    /// What both cover, if that has an area.
+    pub fn intersection(&self, other: &Self) -> Option<Self> {
+        let both = Self {
+            left: self.left.max(other.left),
+            bottom: self.bottom.max(other.bottom),
+            right: self.right.min(other.right),
+            top: self.top.min(other.top),
+        };
+        (both.left < both.right && both.bottom < both.top).then_some(both)
+    }
+
+    /// The same box in another CRS, by edges of 65 points each: corners alone would cut off what bulges.
+    pub fn project(&self, transform: &Transform) -> Result<Self> {
+        const POINTS: usize = 64;
+        let (mut xs, mut ys) = (Vec::with_capacity(4 * POINTS), Vec::with_capacity(4 * POINTS));
+        for i in 0..POINTS {
+            let share = i as f64 / POINTS as f64;
+            let (dx, dy) = ((self.right - self.left) * share, (self.top - self.bottom) * share);
+            for (x, y) in [
+                (self.left + dx, self.bottom),
+                (self.right, self.bottom + dy),
+                (self.right - dx, self.top),
+                (self.left, self.top - dy),
+            ] {
+                xs.push(x);
+                ys.push(y);
+            }
+        }
+        transform.points(&mut xs, &mut ys)?;
+        let mut bounds = Self { left: xs[0], bottom: ys[0], right: xs[0], top: ys[0] };
+        for (x, y) in xs.iter().zip(&ys) {
+            bounds = bounds.union(&Self { left: *x, bottom: *y, right: *x, top: *y });
+        }
+        Ok(bounds)
+    }
+}
+
+/// A rectangle of whole pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PixelWindow {
+    /// First column.
+    pub column: usize,
+    /// First row.
+    pub row: usize,
+    /// Columns.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
+}
+
+impl PixelWindow {
+    /// A window from its first column and row and its size.
+    pub const fn new(column: usize, row: usize, width: usize, height: usize) -> Self {
+        Self { column, row, width, height }
+    }
+
+    /// Pixels in it.
+    pub const fn len(&self) -> usize {
+        self.width * self.height
+    }
+
+    /// Whether it has no pixels.
+    pub const fn is_empty(&self) -> bool {
+        self.width == 0 || self.height == 0
+    }
+
+    /// What both cover.
+    pub fn intersection(&self, other: &Self) -> Option<Self> {
+        let column = self.column.max(other.column);
+        let row = self.row.max(other.row);
+        let right = (self.column + self.width).min(other.column + other.width);
+        let bottom = (self.row + self.height).min(other.row + other.height);
+        (column < right && row < bottom).then(|| Self::new(column, row, right - column, bottom - row))
+    }
+}
+
+/// A north-up grid of pixels in a CRS.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Grid {
+    /// Its CRS.
+    pub crs: Crs,
+    /// x of the left edge of the first column.
+    pub left: f64,
+    /// y of the upper edge of the first row.
+    pub top: f64,
+    /// Width of a pixel in units of the CRS, above 0.
+    pub pixel_width: f64,
+    /// Height of a pixel in units of the CRS, above 0.
+    pub pixel_height: f64,
+    /// Columns.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
+}
+
+/// Two pixel edges closer than this share of a pixel are the same edge: catalogues round what they print.
+const SAME_EDGE: f64 = 1e-3;
+/// GDAL's limit on a side of a raster.
+const LONGEST_SIDE: f64 = i32::MAX as f64;
+
+impl Grid {
+    /// The grid whose pixel edges lie at multiples of the pixel size from `anchor` and that covers `bounds`:
+    /// left and top are rounded down and up, outward.
+    pub fn covering(crs: Crs, bounds: &Bounds, pixel: (f64, f64), anchor: (f64, f64)) -> Result<Self> {
+        let (pixel_width, pixel_height) = pixel;
+        let sound = |size: f64| size.is_finite() && size > 0.0;
+        if !sound(pixel_width) || !sound(pixel_height) {
+            return Err(GeoError::new(
+                ErrorKind::Request,
+                format!("a pixel of {pixel_width} by {pixel_height} has no area"),
+            ));
+        }
+        // An edge that falls on a multiple but for rounding stays there.
+        let down = |value: f64| (value + SAME_EDGE).floor();
+        let up = |value: f64| (value - SAME_EDGE).ceil();
+        let first_column = down((bounds.left - anchor.0) / pixel_width);
+        let last_column = up((bounds.right - anchor.0) / pixel_width);
+        let first_row = down((anchor.1 - bounds.top) / pixel_height);
+        let last_row = up((anchor.1 - bounds.bottom) / pixel_height);
+        let (width, height) = ((last_column - first_column).max(1.0), (last_row - first_row).max(1.0));
+        if !(width <= LONGEST_SIDE && height <= LONGEST_SIDE) {
+            return Err(GeoError::new(
+                ErrorKind::TooLarge,
+                format!("a grid of {width} x {height} pixels of {pixel_width} has a side beyond {LONGEST_SIDE}"),
+            ));
+        }
+        Ok(Self {
+            crs,
+            left: anchor.0 + first_column * pixel_width,
+            top: anchor.1 - first_row * pixel_height,
+            pixel_width,
+            pixel_height,
+            width: width as usize,
+            height: height as usize,
+        })
+    }
+
+    /// GDAL's six numbers: left, pixel width, 0, top, 0, minus pixel height.
+    pub fn geo_transform(&self) -> [f64; 6] {
+        [self.left, self.pixel_width, 0.0, self.top, 0.0, -self.pixel_height]
+    }
+
+    /// Its outer edges.
+    pub fn bounds(&self) -> Bounds {
+        Bounds {
+            left: self.left,
+            bottom: self.top - self.pixel_height * self.height as f64,
+            right: self.left + self.pixel_width * self.width as f64,
+            top: self.top,
+        }
+    }
+
+    /// The whole grid as a window.
+    pub fn window(&self) -> PixelWindow {
+        PixelWindow::new(0, 0, self.width, self.height)
+    }
+
+    /// x and y of the centre of a pixel.
+    pub fn centre(&self, column: usize, row: usize) -> (f64, f64) {
+        (self.left + (column as f64 + 0.5) * self.pixel_width, self.top - (row as f64 + 0.5) * self.pixel_height)
+    }
+
+    /// The grid of a window of this grid.
+    pub fn crop(&self, window: &PixelWindow) -> Self {
+        Self {
+            crs: self.crs.clone(),
+            left: self.left + window.column as f64 * self.pixel_width,
+            top: self.top - window.row as f64 * self.pixel_height,
+            pixel_width: self.pixel_width,
+            pixel_height: self.pixel_height,
+            width: window.width,
+            height: window.height,
+        }
+    }
+
+    /// The pixels that a box in the grid's CRS touches, cut to the grid; `None` when it touches none.
+    pub fn window_of(&self, bounds: &Bounds) -> Option<PixelWindow> {
+        let column = |x: f64| (x - self.left) / self.pixel_width;
+        let row = |y: f64| (self.top - y) / self.pixel_height;
+        let clamp = |value: f64, limit: usize| value.clamp(0.0, limit as f64) as usize;
+        let left = clamp((column(bounds.left) + SAME_EDGE).floor(), self.width);
+        let right = clamp((column(bounds.right) - SAME_EDGE).ceil(), self.width);
+        let top = clamp((row(bounds.top) + SAME_EDGE).floor(), self.height);
+        let bottom = clamp((row(bounds.bottom) - SAME_EDGE).ceil(), self.height);
+        (left < right && top < bottom).then(|| PixelWindow::new(left, top, right - left, bottom - top))
+    }
+
+    /// How many pixels right and down of `other`'s origin this grid's lies, when both share pixel size, pixel edges
+    /// and CRS: then pixels can be copied untouched.
+    pub fn offset_in(&self, other: &Self) -> Option<(i64, i64)> {
+        let close = |a: f64, b: f64, length: usize| ((a - b) / b * length.max(1) as f64).abs() < SAME_EDGE;
+        let same_pixel = close(self.pixel_width, other.pixel_width, self.width.max(other.width))
+            && close(self.pixel_height, other.pixel_height, self.height.max(other.height));
+        if !same_pixel || self.crs != other.crs {
+            return None;
+        }
+        let x = (self.left - other.left) / other.pixel_width;
+        let y = (other.top - self.top) / other.pixel_height;
+        let on_edge = (x - x.round()).abs() < 10.0 * SAME_EDGE && (y - y.round()).abs() < 10.0 * SAME_EDGE;
+        on_edge.then(|| (x.round() as i64, y.round() as i64))
+    }
+
+    /// The pixel size in metres at the grid's centre: x and y.
+    pub fn metres(&self) -> (f64, f64) {
+        let unit = self.crs.metres_per_unit();
+        if self.crs.is_geographic() {
+            let bounds = self.bounds();
+            let latitude = ((bounds.top + bounds.bottom) / 2.0).to_radians();
+            (self.pixel_width * unit * latitude.cos(), self.pixel_height * unit)
+        } else {
+            (self.pixel_width * unit, self.pixel_height * unit)
+        }
+    }
+}

@@ -1,0 +1,718 @@
+//! Opening rasters and reading windows of them.
+#![expect(unsafe_code, reason = "FFI edge to GDAL")]
+
+use std::ffi::{c_int, c_void};
+use std::path::Path;
+
+use gdal_sys::{CPLErr, GDALDataType, GDALDatasetH, GDALRIOResampleAlg, GDALRWFlag, GDALRasterBandH};
+
+use crate::crs::Crs;
+use crate::error::{ErrorKind, GeoError, Result, without_queries};
+use crate::ffi::{Message, Options, cstring, failed, start, text, told, watched};
+use crate::grid::{Grid, PixelWindow};
+
+/// More bands than any sensor has: a file that claims them is refused before memory is taken for each.
+const MOST_BANDS: usize = 4096;
+
+/// `GDAL_OF_RASTER` and `GDAL_OF_VERBOSE_ERROR` of gdal.h; macros have no bindings. Read-only is 0.
+const OPEN_RASTER: u32 = 0x02;
+const OPEN_VERBOSE_ERROR: u32 = 0x40;
+
+/// The type of a pixel in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DataType {
+    /// Unsigned, 8 bits.
+    U8,
+    /// Unsigned, 16 bits.
+    U16,
+    /// Signed, 16 bits.
+    I16,
+    /// Unsigned, 32 bits.
+    U32,
+    /// Signed, 32 bits.
+    I32,
+    /// Floating point, 32 bits.
+    F32,
+    /// Floating point, 64 bits.
+    F64,
+}
+
+impl DataType {
+    pub(crate) fn code(self) -> GDALDataType::Type {
+        match self {
+            Self::U8 => GDALDataType::GDT_Byte,
+            Self::U16 => GDALDataType::GDT_UInt16,
+            Self::I16 => GDALDataType::GDT_Int16,
+            Self::U32 => GDALDataType::GDT_UInt32,
+            Self::I32 => GDALDataType::GDT_Int32,
+            Self::F32 => GDALDataType::GDT_Float32,
+            Self::F64 => GDALDataType::GDT_Float64,
+        }
+    }
+
+    fn of_code(code: GDALDataType::Type) -> Option<Self> {
+        let all = [Self::U8, Self::U16, Self::I16, Self::U32, Self::I32, Self::F32, Self::F64];
+        all.into_iter().find(|t| t.code() == code)
+    }
+
+    /// Bytes of one pixel.
+    pub const fn size(self) -> usize {
+        match self {
+            Self::U8 => 1,
+            Self::U16 | Self::I16 => 2,
+            Self::U32 | Self::I32 | Self::F32 => 4,
+            Self::F64 => 8,
+        }
+    }
+
+    /// Whether it is a floating-point type.
+    pub const fn is_float(self) -> bool {
+        matches!(self, Self::F32 | Self::F64)
+    }
+
+    /// Its name as numpy writes it, `uint16` for example.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::U8 => "uint8",
+            Self::U16 => "uint16",
+            Self::I16 => "int16",
+            Self::U32 => "uint32",
+            Self::I32 => "int32",
+            Self::F32 => "float32",
+            Self::F64 => "float64",
+        }
+    }
+}
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+/// A Rust type that pixels are read into. GDAL converts from the file's type, rounding and clamping to the range.
+pub trait Pixel: sealed::Sealed + Copy + Default + Send + Sync + 'static {
+    /// The matching type of a file.
+    const TYPE: DataType;
+    /// The value as a double.
+    fn to_f64(self) -> f64;
+    /// The nearest value of this type: rounded and clamped for integers, NaN becomes 0 there.
+    fn from_f64(value: f64) -> Self;
+    /// One row of pixels as TIFF's predictor leaves it: 2 (differences) for integers, 3 (byte planes) for floats.
+    fn predict(row: &[Self], bytes: &mut [u8]);
+    /// The inverse of [`Pixel::predict`].
+    fn restore(bytes: &mut [u8], row: &mut [Self]);
+}
+
+macro_rules! integers {
+    ($($rust:ty => $name:ident),+) => {$(
+        impl sealed::Sealed for $rust {}
+        impl Pixel for $rust {
+            const TYPE: DataType = DataType::$name;
+            fn to_f64(self) -> f64 {
+                f64::from(self)
+            }
+            fn from_f64(value: f64) -> Self {
+                value.round() as Self
+            }
+            fn predict(row: &[Self], bytes: &mut [u8]) {
+                let mut before = 0;
+                for (value, bytes) in row.iter().zip(bytes.chunks_exact_mut(size_of::<Self>())) {
+                    bytes.copy_from_slice(&value.wrapping_sub(before).to_le_bytes());
+                    before = *value;
+                }
+            }
+            fn restore(bytes: &mut [u8], row: &mut [Self]) {
+                let mut before: Self = 0;
+                for (value, bytes) in row.iter_mut().zip(bytes.as_chunks::<{ size_of::<Self>() }>().0) {
+                    before = before.wrapping_add(Self::from_le_bytes(*bytes));
+                    *value = before;
+                }
+            }
+        }
+    )+};
+}
+integers!(u8 => U8, u16 => U16, i16 => I16, u32 => U32, i32 => I32);
+
+macro_rules! floats {
+    ($($rust:ty => $name:ident),+) => {$(
+        impl sealed::Sealed for $rust {}
+        impl Pixel for $rust {
+            const TYPE: DataType = DataType::$name;
+            fn to_f64(self) -> f64 {
+                f64::from(self)
+            }
+            fn from_f64(value: f64) -> Self {
+                value as Self
+            }
+            fn predict(row: &[Self], bytes: &mut [u8]) {
+                // Byte planes, most significant first, then differences of bytes (Adobe Photoshop TIFF note 3).
+                let length = row.len();
+                for (index, value) in row.iter().enumerate() {
+                    for (plane, byte) in value.to_be_bytes().into_iter().enumerate() {
+                        bytes[plane * length + index] = byte;
+                    }
+                }
+                let mut before = 0_u8;
+                for byte in bytes.iter_mut() {
+                    let value = *byte;
+                    *byte = value.wrapping_sub(before);
+                    before = value;
+                }
+            }
+            fn restore(bytes: &mut [u8], row: &mut [Self]) {
+                let mut before = 0_u8;
+                for byte in bytes.iter_mut() {
+                    before = before.wrapping_add(*byte);
+                    *byte = before;
+                }
+                let length = row.len();
+                for (index, value) in row.iter_mut().enumerate() {
+                    *value = Self::from_be_bytes(std::array::from_fn(|plane| bytes[plane * length + index]));
+                }
+            }
+        }
+    )+};
+}
+floats!(f32 => F32, f64 => F64);
+
+/// How pixels are resampled where grids differ.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Resampling {
+    /// The pixel whose centre is nearest. The only one for classes and masks.
+    #[default]
+    Nearest,
+    /// Linear in both directions between four pixels.
+    Bilinear,
+    /// Cubic convolution over sixteen pixels.
+    Cubic,
+    /// The mean of all pixels that fall together.
+    Average,
+}
+
+impl Resampling {
+    fn code(self) -> GDALRIOResampleAlg::Type {
+        match self {
+            Self::Nearest => GDALRIOResampleAlg::GRIORA_NearestNeighbour,
+            Self::Bilinear => GDALRIOResampleAlg::GRIORA_Bilinear,
+            Self::Cubic => GDALRIOResampleAlg::GRIORA_Cubic,
+            Self::Average => GDALRIOResampleAlg::GRIORA_Average,
+        }
+    }
+}
+
+/// What a band says of itself.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BandInfo {
+    /// Band name (GDAL's description), empty when it has none.
+    pub name: String,
+    /// Type of its pixels.
+    pub data_type: DataType,
+    /// No-data value, NaN included.
+    pub nodata: Option<f64>,
+    /// value = pixel * scale + offset; 1 when not told.
+    pub scale: f64,
+    /// See `scale`; 0 when not told.
+    pub offset: f64,
+    /// Unit of the value, empty when not told.
+    pub unit: String,
+}
+
+/// What a raster says of itself.
+#[derive(Clone, Debug)]
+pub struct RasterInfo {
+    /// Where it lies, without any query string.
+    pub name: String,
+    /// Columns.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
+    /// Bands, in order.
+    pub bands: Vec<BandInfo>,
+    /// CRS, if it has one.
+    pub crs: Option<Crs>,
+    /// GDAL's six numbers, if it has them.
+    pub geo_transform: Option<[f64; 6]>,
+    /// Width and height of the blocks it is stored in.
+    pub block: (usize, usize),
+    /// Whether the samples of all bands lie together in one block.
+    pub pixel_interleaved: bool,
+}
+
+impl RasterInfo {
+    /// The grid of its pixels. Refuses rasters without CRS or geotransform, and rotated or south-up ones.
+    pub fn grid(&self) -> Result<Grid> {
+        let name = &self.name;
+        let crs = self.crs.clone().ok_or_else(|| {
+            GeoError::new(ErrorKind::NotGeoreferenced, format!("`{name}` has no coordinate reference system"))
+        })?;
+        let [left, pixel_width, row_shear, top, column_shear, pixel_height] = self.geo_transform.ok_or_else(|| {
+            GeoError::new(ErrorKind::NotGeoreferenced, format!("`{name}` has no geotransform (where its pixels lie)"))
+        })?;
+        if row_shear != 0.0 || column_shear != 0.0 {
+            return Err(GeoError::new(
+                ErrorKind::NotNorthUp,
+                format!("`{name}` is rotated or sheared (its geotransform has {row_shear} and {column_shear})"),
+            ));
+        }
+        if !(pixel_height < 0.0 && pixel_width > 0.0) {
+            return Err(GeoError::new(
+                ErrorKind::NotNorthUp,
+                format!("`{name}` is not north-up: its pixel size is {pixel_width} by {pixel_height}"),
+            ));
+        }
+        if ![left, top, pixel_width, pixel_height].into_iter().all(f64::is_finite) {
+            return Err(GeoError::new(
+                ErrorKind::NotGeoreferenced,
+                format!("`{name}` has a geotransform that is not finite"),
+            ));
+        }
+        Ok(Grid { crs, left, top, pixel_width, pixel_height: -pixel_height, width: self.width, height: self.height })
+    }
+
+    /// Index of the band of this name.
+    pub fn band(&self, name: &str) -> Result<usize> {
+        self.bands.iter().position(|b| b.name == name).ok_or_else(|| {
+            let names: Vec<&str> = self.bands.iter().map(|b| b.name.as_str()).collect();
+            let message = format!("`{}` has no band `{name}`; it has: {}", self.name, names.join(", "));
+            GeoError::new(ErrorKind::Request, message)
+        })
+    }
+
+    /// Refuses a raster of more than `bands` bands or `pixels` pixels a band.
+    pub fn check_limits(&self, bands: usize, pixels: u64) -> Result<()> {
+        let found = self.width as u64 * self.height as u64;
+        if self.bands.len() > bands || found > pixels {
+            let message = format!(
+                "`{}` has {} bands of {} x {} pixels; at most {bands} bands of {pixels} pixels are taken",
+                self.name,
+                self.bands.len(),
+                self.width,
+                self.height
+            );
+            return Err(GeoError::new(ErrorKind::TooLarge, message));
+        }
+        Ok(())
+    }
+}
+
+/// How to open a raster.
+#[derive(Clone, Debug, Default)]
+pub struct OpenOptions {
+    /// Size in bytes the file must have; another size is [`ErrorKind::Changed`].
+    pub expected_size: Option<u64>,
+}
+
+/// A raster open for reading. Move it to the thread that reads.
+pub struct Raster {
+    handle: GDALDatasetH,
+    info: RasterInfo,
+    remote: bool,
+}
+
+// SAFETY: a GDAL dataset may be used by any one thread at a time; `Raster` is not `Sync` and not `Clone`.
+unsafe impl Send for Raster {}
+
+impl Drop for Raster {
+    fn drop(&mut self) {
+        // SAFETY: the handle is owned by `self` and closed once; a read-only dataset has nothing to flush.
+        let _ = watched(|| unsafe { gdal_sys::GDALClose(self.handle) });
+    }
+}
+
+/// The name GDAL knows a location by.
+pub(crate) fn gdal_path(location: &str) -> String {
+    if let Some(rest) = location.strip_prefix("s3://") {
+        format!("/vsis3/{rest}")
+    } else if location.starts_with("http://") || location.starts_with("https://") {
+        format!("/vsicurl/{location}")
+    } else {
+        location.strip_prefix("file://").unwrap_or(location).to_owned()
+    }
+}
+
+fn is_remote(path: &str) -> bool {
+    ["/vsicurl/", "/vsis3/"].iter().any(|prefix| path.starts_with(prefix))
+}
+
+/// The class of a failure, from GDAL's messages: HTTP status where there is one.
+fn classify(messages: &[Message], remote: bool, local: ErrorKind) -> ErrorKind {
+    if !remote {
+        return local;
+    }
+    for message in messages {
+        let status = message.text.split_once("HTTP response code").and_then(|(_, rest)| {
+            let digits: String = rest.rsplit(':').next()?.trim().chars().take_while(char::is_ascii_digit).collect();
+            digits.parse::<u16>().ok()
+        });
+        match status {
+            Some(404 | 410) => return ErrorKind::NotFound,
+            Some(401 | 403) => return ErrorKind::Denied,
+            Some(_) => return ErrorKind::Unreachable,
+            None => {}
+        }
+        if message.text.contains("not recognized as a supported file format") {
+            return ErrorKind::NotARaster;
+        }
+    }
+    ErrorKind::Unreachable
+}
+
+impl Raster {
+    /// Opens a GeoTIFF, COG or JPEG 2000 file by path, `https://`, `http://` or `s3://`. Other formats are refused,
+    /// whatever their name: a VRT may point anywhere.
+    pub fn open(location: &str) -> Result<Self> {
+        Self::open_with(location, &OpenOptions::default())
+    }
+
+    /// Opens a local file.
+    pub fn open_path(path: &Path) -> Result<Self> {
+        Self::open(&path.to_string_lossy())
+    }
+
+    /// Opens with options.
+    pub fn open_with(location: &str, options: &OpenOptions) -> Result<Self> {
+        start()?;
+        let path = gdal_path(location);
+        let remote = is_remote(&path);
+        let name = without_queries(location);
+        if !remote {
+            check_local(&path, &name, options)?;
+        }
+        let drivers = Options::new(["GTiff", "JP2OpenJPEG"])?;
+        let c_path = cstring(&path)?;
+        let (handle, messages) = watched(|| {
+            // SAFETY: all pointers are to NUL-terminated strings and arrays that outlive the call.
+            unsafe {
+                gdal_sys::GDALOpenEx(
+                    c_path.as_ptr(),
+                    OPEN_RASTER | OPEN_VERBOSE_ERROR,
+                    drivers.as_ptr().cast_const().cast(),
+                    std::ptr::null(),
+                    std::ptr::null(),
+                )
+            }
+        });
+        if handle.is_null() {
+            let kind = classify(&messages, remote, ErrorKind::NotARaster);
+            if kind != ErrorKind::NotARaster {
+                forget_remote(&path);
+            }
+            let why = told(&messages);
+            return Err(GeoError::new(kind, format!("cannot open `{name}` as a raster: {why}")));
+        }
+        // From here on, `raster` closes the handle whatever happens.
+        let empty = RasterInfo {
+            name: name.clone(),
+            width: 0,
+            height: 0,
+            bands: Vec::new(),
+            crs: None,
+            geo_transform: None,
+            block: (0, 0),
+            pixel_interleaved: false,
+        };
+        let mut raster = Self { handle, info: empty, remote };
+        if remote && let Some(expected) = options.expected_size {
+            raster.check_remote_size(&path, expected)?;
+        }
+        let (info, _) = watched(|| raster.describe(name));
+        raster.info = info?;
+        Ok(raster)
+    }
+
+    fn check_remote_size(&self, path: &str, expected: u64) -> Result<()> {
+        let c_path = cstring(path)?;
+        // SAFETY: the file is opened, measured and closed here; the handle is checked for null before use.
+        let (size, _) = watched(|| unsafe {
+            let file = gdal_sys::VSIFOpenL(c_path.as_ptr(), c"rb".as_ptr());
+            if file.is_null() {
+                return None;
+            }
+            let moved = gdal_sys::VSIFSeekL(file, 0, 2) == 0;
+            let size = gdal_sys::VSIFTellL(file);
+            gdal_sys::VSIFCloseL(file);
+            moved.then_some(size)
+        });
+        match size {
+            Some(size) if size != expected => Err(changed(&self.info.name, expected, size)),
+            _ => Ok(()),
+        }
+    }
+
+    fn describe(&self, name: String) -> Result<RasterInfo> {
+        // SAFETY: the handle is live; strings returned belong to the dataset and are copied at once; arrays and
+        // numbers are written through pointers to locals of the right size.
+        unsafe {
+            let count = gdal_sys::GDALGetRasterCount(self.handle).max(0) as usize;
+            if count == 0 {
+                return Err(GeoError::new(ErrorKind::NotARaster, format!("`{name}` has no raster band")));
+            }
+            if count > MOST_BANDS {
+                let message = format!("`{name}` has {count} bands; at most {MOST_BANDS} are taken");
+                return Err(GeoError::new(ErrorKind::TooLarge, message));
+            }
+            let mut bands = Vec::with_capacity(count);
+            for index in 0..count {
+                bands.push(describe_band(self.band(index), &name, index)?);
+            }
+            let (mut block_width, mut block_height) = (0, 0);
+            gdal_sys::GDALGetBlockSize(self.band(0), &mut block_width, &mut block_height);
+            let reference = gdal_sys::GDALGetSpatialRef(self.handle);
+            let crs = if reference.is_null() {
+                None
+            } else {
+                let mut wkt = std::ptr::null_mut();
+                let options = Options::new(["FORMAT=WKT2_2018"])?;
+                gdal_sys::OSRExportToWktEx(reference, &mut wkt, options.as_ptr().cast_const().cast());
+                let definition = text(wkt).unwrap_or_default();
+                gdal_sys::VSIFree(wkt.cast());
+                // What GeoTIFF calls "unnamed" or leaves local says nothing about where on Earth it lies.
+                if definition.is_empty() || definition.starts_with("ENGCRS") || definition.starts_with("LOCAL_CS") {
+                    None
+                } else {
+                    Some(Crs::parse(&definition)?)
+                }
+            };
+            let mut geo_transform = [0.0; 6];
+            let status = gdal_sys::GDALGetGeoTransform(self.handle, geo_transform.as_mut_ptr());
+            let interleave =
+                text(gdal_sys::GDALGetMetadataItem(self.handle, c"INTERLEAVE".as_ptr(), c"IMAGE_STRUCTURE".as_ptr()));
+            Ok(RasterInfo {
+                name,
+                width: gdal_sys::GDALGetRasterXSize(self.handle).max(0) as usize,
+                height: gdal_sys::GDALGetRasterYSize(self.handle).max(0) as usize,
+                bands,
+                crs,
+                geo_transform: (status == CPLErr::CE_None).then_some(geo_transform),
+                block: (block_width.max(1) as usize, block_height.max(1) as usize),
+                pixel_interleaved: count > 1 && interleave.as_deref() == Some("PIXEL"),
+            })
+        }
+    }
+
+    /// What the raster says of itself.
+    pub fn info(&self) -> &RasterInfo {
+        &self.info
+    }
+
+    /// The grid of its pixels; see [`RasterInfo::grid`].
+    pub fn grid(&self) -> Result<Grid> {
+        self.info.grid()
+    }
+
+    /// The handle of a band by index from 0; null when there is none.
+    fn band(&self, index: usize) -> GDALRasterBandH {
+        // SAFETY: the handle is live; GDAL returns null for a band that does not exist.
+        unsafe { gdal_sys::GDALGetRasterBand(self.handle, index as c_int + 1) }
+    }
+
+    fn check_request(&self, band: usize, window: &PixelWindow, wanted: usize, buffer: usize) -> Result<()> {
+        let info = &self.info;
+        let request = |message: String| Err(GeoError::new(ErrorKind::Request, message));
+        if band >= info.bands.len() {
+            return request(format!("`{}` has {} bands, none at index {band}", info.name, info.bands.len()));
+        }
+        let inside = |start: usize, length: usize, limit: usize| {
+            length > 0 && start.checked_add(length).is_some_and(|end| end <= limit)
+        };
+        if !inside(window.column, window.width, info.width) || !inside(window.row, window.height, info.height) {
+            let name = &info.name;
+            return request(format!("{window:?} lies outside of `{name}` ({} x {})", info.width, info.height));
+        }
+        if wanted != buffer {
+            return request(format!("a buffer of {buffer} pixels does not hold the {wanted} of {window:?}"));
+        }
+        Ok(())
+    }
+
+    /// Reads a window of one band (index from 0) into `buffer`, row by row. The buffer holds exactly the window.
+    pub fn read<T: Pixel>(&self, band: usize, window: &PixelWindow, buffer: &mut [T]) -> Result<()> {
+        self.check_request(band, window, window.len(), buffer.len())?;
+        self.raster_io(band, window, (window.width, window.height), Resampling::Nearest, buffer)
+    }
+
+    /// Reads a window of several bands, one band after the other, into `buffer`.
+    pub fn read_bands<T: Pixel>(&self, bands: &[usize], window: &PixelWindow, buffer: &mut [T]) -> Result<()> {
+        if buffer.len() != bands.len() * window.len() {
+            return self.check_request(0, window, bands.len() * window.len(), buffer.len());
+        }
+        if bands.is_empty() || window.is_empty() {
+            return Ok(());
+        }
+        for (band, part) in bands.iter().zip(buffer.chunks_exact_mut(window.len())) {
+            self.read(*band, window, part)?;
+        }
+        Ok(())
+    }
+
+    /// Reads a window of one band at another size, using overviews where there are fitting ones.
+    pub fn read_resampled<T: Pixel>(
+        &self,
+        band: usize,
+        window: &PixelWindow,
+        (width, height): (usize, usize),
+        resampling: Resampling,
+        buffer: &mut [T],
+    ) -> Result<()> {
+        self.check_request(band, window, width * height, buffer.len())?;
+        self.raster_io(band, window, (width, height), resampling, buffer)
+    }
+
+    fn raster_io<T: Pixel>(
+        &self,
+        band: usize,
+        window: &PixelWindow,
+        (width, height): (usize, usize),
+        resampling: Resampling,
+        buffer: &mut [T],
+    ) -> Result<()> {
+        debug_assert_eq!(buffer.len(), width * height);
+        let mut extra = gdal_sys::GDALRasterIOExtraArg {
+            nVersion: 1,
+            eResampleAlg: resampling.code(),
+            pfnProgress: None,
+            pProgressData: std::ptr::null_mut(),
+            bFloatingPointWindowValidity: 0,
+            dfXOff: 0.0,
+            dfYOff: 0.0,
+            dfXSize: 0.0,
+            dfYSize: 0.0,
+        };
+        // SAFETY: band and window were checked against the raster and `buffer` holds `width * height` values of
+        // `T::TYPE`; spacings of 0 mean densely packed rows.
+        let (status, messages) = watched(|| unsafe {
+            gdal_sys::GDALRasterIOEx(
+                self.band(band),
+                GDALRWFlag::GF_Read,
+                window.column as c_int,
+                window.row as c_int,
+                window.width as c_int,
+                window.height as c_int,
+                buffer.as_mut_ptr().cast::<c_void>(),
+                width as c_int,
+                height as c_int,
+                T::TYPE.code(),
+                0,
+                0,
+                &mut extra,
+            )
+        });
+        self.verdict(status, &messages, band, window)
+    }
+
+    /// Reads one whole block of one band past GDAL's block cache. `buffer` holds a full block (see
+    /// [`RasterInfo::block`]) of the band's own type; what lies beyond the raster's edge is undefined.
+    pub fn read_block<T: Pixel>(&self, band: usize, column: usize, row: usize, buffer: &mut [T]) -> Result<()> {
+        let info = &self.info;
+        let (block_width, block_height) = info.block;
+        let (left, top) = (column * block_width, row * block_height);
+        let width = block_width.min(info.width.saturating_sub(left));
+        let height = block_height.min(info.height.saturating_sub(top));
+        let window = PixelWindow::new(left, top, width, height);
+        self.check_request(band, &window, block_width * block_height, buffer.len())?;
+        if info.bands[band].data_type != T::TYPE {
+            let message = format!("band {} of `{}` is not {}", band + 1, info.name, T::TYPE.name());
+            return Err(GeoError::new(ErrorKind::Request, message));
+        }
+        // SAFETY: the block exists (its window was checked) and `buffer` holds a full block of the band's own type.
+        let (status, messages) = watched(|| unsafe {
+            gdal_sys::GDALReadBlock(
+                self.band(band),
+                column as c_int,
+                row as c_int,
+                buffer.as_mut_ptr().cast::<c_void>(),
+            )
+        });
+        self.verdict(status, &messages, band, &window)
+    }
+
+    fn verdict(&self, status: CPLErr::Type, messages: &[Message], band: usize, window: &PixelWindow) -> Result<()> {
+        if status == CPLErr::CE_None && !failed(messages) {
+            return Ok(());
+        }
+        let info = &self.info;
+        if self.remote {
+            // What was cached of a broken reply must not answer the next attempt.
+            forget_remote(&gdal_path(&info.name));
+        }
+        let PixelWindow { column, row, width, height } = window;
+        let message = format!(
+            "cannot read band {} of `{}` at column {column}, row {row} ({width} x {height}): {}",
+            band + 1,
+            info.name,
+            told(messages)
+        );
+        Err(GeoError::new(classify(messages, self.remote, ErrorKind::Damaged), message))
+    }
+}
+
+/// Drops what GDAL has cached of a remote file (all signatures of it).
+fn forget_remote(path: &str) {
+    let prefix = path.split('?').next().unwrap_or(path);
+    if let Ok(prefix) = cstring(prefix) {
+        // SAFETY: a NUL-terminated string that outlives the call; GDAL locks its own cache.
+        let _ = watched(|| unsafe { gdal_sys::VSICurlPartialClearCache(prefix.as_ptr()) });
+    }
+}
+
+fn changed(name: &str, expected: u64, size: u64) -> GeoError {
+    GeoError::new(ErrorKind::Changed, format!("`{name}` has {size} bytes where {expected} were listed"))
+}
+
+/// What can be told of a local file before GDAL sees it.
+fn check_local(path: &str, name: &str, options: &OpenOptions) -> Result<()> {
+    let metadata = std::fs::metadata(path)
+        .map_err(|error| GeoError::new(ErrorKind::NotFound, format!("cannot open `{name}`: {error}")))?;
+    let refuse = |why: &str| Err(GeoError::new(ErrorKind::NotARaster, format!("`{name}` is not a raster: {why}")));
+    if metadata.is_dir() {
+        return refuse("it is a folder");
+    }
+    if metadata.len() == 0 {
+        return refuse("it is empty");
+    }
+    if let Some(expected) = options.expected_size
+        && metadata.len() != expected
+    {
+        return Err(changed(name, expected, metadata.len()));
+    }
+    let mut head = [0; 512];
+    let read = std::fs::File::open(path).and_then(|mut file| std::io::Read::read(&mut file, &mut head));
+    let read = read.map_err(|error| GeoError::new(ErrorKind::NotFound, format!("cannot read `{name}`: {error}")))?;
+    let head = String::from_utf8_lossy(&head[..read]);
+    if head.contains("<VRTDataset") {
+        return refuse("it is a VRT, which may point at other files, and is not accepted");
+    }
+    let start = head.trim_start().to_ascii_lowercase();
+    if start.starts_with("<!doctype html") || start.starts_with("<html") {
+        return refuse("it is an HTML page, perhaps an error message saved under a raster's name");
+    }
+    Ok(())
+}
+
+/// # Safety
+/// `band` is a live band handle.
+unsafe fn describe_band(band: GDALRasterBandH, name: &str, index: usize) -> Result<BandInfo> {
+    // SAFETY: the handle is live; strings belong to the band and are copied at once.
+    unsafe {
+        let code = gdal_sys::GDALGetRasterDataType(band);
+        let data_type = DataType::of_code(code).ok_or_else(|| {
+            let type_name = text(gdal_sys::GDALGetDataTypeName(code)).unwrap_or_default();
+            let message = format!("band {} of `{name}` holds {type_name}, which is not taken", index + 1);
+            GeoError::new(ErrorKind::NotARaster, message)
+        })?;
+        let mut has = 0;
+        let nodata = gdal_sys::GDALGetRasterNoDataValue(band, &mut has);
+        let nodata = (has != 0).then_some(nodata);
+        let scale = gdal_sys::GDALGetRasterScale(band, &mut has);
+        let scale = if has != 0 { scale } else { 1.0 };
+        let offset = gdal_sys::GDALGetRasterOffset(band, &mut has);
+        let offset = if has != 0 { offset } else { 0.0 };
+        Ok(BandInfo {
+            name: text(gdal_sys::GDALGetDescription(band)).unwrap_or_default(),
+            data_type,
+            nodata,
+            scale,
+            offset,
+            unit: text(gdal_sys::GDALGetRasterUnitType(band)).unwrap_or_default(),
+        })
+    }
+}
