@@ -245,6 +245,10 @@ impl Transform {
         Ok(Self { handle, name, same: from == to })
     }
 
+    pub(crate) fn handle(&self) -> gdal_sys::OGRCoordinateTransformationH {
+        self.handle
+    }
+
     /// Transforms points in place. All or an error: points outside of the projection are refused.
     pub fn points(&self, xs: &mut [f64], ys: &mut [f64]) -> Result<()> {
         if xs.len() != ys.len() {

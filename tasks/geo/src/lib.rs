@@ -16,12 +16,18 @@ mod cog;
 mod crs;
 mod error;
 mod ffi;
+mod geometry;
 mod grid;
 mod raster;
+mod vector;
+mod warp;
 
 pub use cog::{BandSpec, CogOptions, CogWriter, Overviews, TILE};
 pub use crs::{Crs, Transform, utm_zone};
 pub use error::{ErrorKind, GeoError};
 pub use ffi::{gdal_version, set_block_cache};
+pub use geometry::{Geometry, rasterize, rasterize_values};
 pub use grid::{Bounds, Grid, PixelWindow};
 pub use raster::{BandInfo, DataType, OpenOptions, Pixel, Raster, RasterInfo, Resampling};
+pub use vector::{Feature, Field, FieldType, GeoPackage, Layer, Value, WriteMode, Written};
+pub use warp::WarpMap;
