@@ -1,0 +1,129 @@
+//! Static catalogues: from the root over children to items, with bounded concurrency and a guard against circles.
+
+use std::collections::HashSet;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use serde_json::Value;
+use swath_access::redact;
+use swath_task::{Context, Fault, TaskError};
+use url::Url;
+
+use crate::collector::Collector;
+use crate::href::{is_address, resolve};
+use crate::source::Source;
+
+/// Documents read at the same time.
+const AT_ONCE: usize = 16;
+/// Deepest nesting of catalogues, and most documents of one walk.
+const DEEPEST: usize = 32;
+const MOST_DOCUMENTS: usize = 1_000_000;
+
+struct Visit {
+    href: String,
+    depth: usize,
+}
+
+/// Walks from `root`, which was read from `address`. Returns the collection ids that were met.
+pub(crate) async fn walk(
+    source: &Source,
+    root: Value,
+    address: &str,
+    found: &mut Collector,
+    ctx: &Context,
+) -> Result<Vec<String>, TaskError> {
+    let mut visited: HashSet<String> = HashSet::from([address.to_owned()]);
+    let mut waiting: Vec<Visit> = Vec::new();
+    let mut collections = Vec::new();
+    let mut documents = 1_usize;
+    let host = Url::parse(address).ok().and_then(|url| url.host_str().map(str::to_owned));
+    open(root, address, 0, found, &mut collections, &mut visited, &mut waiting, host.as_deref())?;
+    let mut reading = FuturesUnordered::new();
+    loop {
+        ctx.check_cancelled()?;
+        while reading.len() < AT_ONCE
+            && let Some(visit) = waiting.pop()
+        {
+            documents += 1;
+            if documents > MOST_DOCUMENTS {
+                let message = format!("the catalogue `{}` has more than {MOST_DOCUMENTS} documents", redact(address));
+                return Err(Fault::new("S128", message).help("start from one of its collections").permanent());
+            }
+            reading.push(async move { (source.read(&visit.href).await, visit.depth) });
+        }
+        let Some((read, depth)) = reading.next().await else { return Ok(collections) };
+        let (document, href) = read?;
+        open(document, &href, depth, found, &mut collections, &mut visited, &mut waiting, host.as_deref())?;
+        ctx.progress(documents as u64, (documents + waiting.len() + reading.len()) as u64, "documents");
+    }
+}
+
+/// Takes in one document: offers an item, queues the children and items of a catalogue.
+#[expect(clippy::too_many_arguments, reason = "the state of one walk, private to this file")]
+fn open(
+    document: Value,
+    href: &str,
+    depth: usize,
+    found: &mut Collector,
+    collections: &mut Vec<String>,
+    visited: &mut HashSet<String>,
+    waiting: &mut Vec<Visit>,
+    host: Option<&str>,
+) -> Result<(), TaskError> {
+    match document["type"].as_str() {
+        Some("Feature") => {
+            found.offer(document, href, false, false)?;
+            return Ok(());
+        }
+        Some("FeatureCollection") => {
+            for feature in { document }["features"].take().as_array_mut().into_iter().flatten() {
+                found.offer(feature.take(), href, true, false)?;
+            }
+            return Ok(());
+        }
+        Some("Catalog" | "Collection") => {}
+        // STAC 0.9 catalogues have no `type`; what has links and an id is taken for one.
+        None if document["links"].is_array() && document["id"].is_string() => {}
+        _ => {
+            return Err(Fault::new("S120", format!("`{}` is not a STAC document", redact(href)))
+                .help("a catalogue, collection, item or item collection has a `type` that says so")
+                .permanent());
+        }
+    }
+    if depth >= DEEPEST {
+        let message = format!("the catalogue is nested more than {DEEPEST} deep at `{}`", redact(href));
+        return Err(Fault::new("S128", message).help("it may contain itself under other names").permanent());
+    }
+    let wanted = match document["type"].as_str() {
+        Some("Collection") => {
+            let id = document["id"].as_str().unwrap_or_default().to_owned();
+            let all = found.filter().collections.is_empty();
+            let wanted = all || found.filter().collections.contains(&id);
+            collections.push(id);
+            wanted
+        }
+        _ => true,
+    };
+    for link in document["links"].as_array().into_iter().flatten() {
+        let follow = match link["rel"].as_str() {
+            Some("child") => true,
+            Some("item" | "items") => wanted,
+            _ => false,
+        };
+        let Some(target) = link["href"].as_str().filter(|_| follow) else { continue };
+        let Some(target) = resolve(href, target) else { continue };
+        if is_address(&target) {
+            let there = Url::parse(&target).ok().and_then(|url| url.host_str().map(str::to_owned));
+            if there.as_deref() != host {
+                let message = format!("`{}` links to another host: `{}`", redact(href), redact(&target));
+                return Err(Fault::new("S123", message)
+                    .help("a search stays on the host it was sent to: search the other one directly")
+                    .permanent());
+            }
+        }
+        if visited.insert(target.clone()) {
+            waiting.push(Visit { href: target, depth: depth + 1 });
+        }
+    }
+    Ok(())
+}
