@@ -235,6 +235,11 @@ impl Error {
         matches!(self, Self::Busy { .. } | Self::Objects { .. } | Self::DiskFull { .. })
     }
 
+    /// The error as a fault of the step that met it.
+    pub fn fault(&self) -> Fault {
+        Fault::new(self.code(), self.to_string()).help(self.help())
+    }
+
     /// A failed file operation, with a full disk and missing rights told apart.
     pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>, error: &std::io::Error) -> Self {
         use std::io::ErrorKind;
@@ -251,7 +256,7 @@ impl Error {
 
 impl From<Error> for TaskError {
     fn from(error: Error) -> Self {
-        let fault = Fault::new(error.code(), error.to_string()).help(error.help());
+        let fault = error.fault();
         if error.is_transient() { fault.transient(None) } else { fault.permanent() }
     }
 }

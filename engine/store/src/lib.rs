@@ -11,9 +11,12 @@
 //! - I19 no secret and I20 no endless text is stored ([`redact`]). I21 logs are ordered and their gaps are counted.
 //! - I22 a cache key is made of content only ([`KeyParts`]). I23 collection removes nothing that is referenced.
 //!
-//! It deliberately does not decide, retry or schedule, and it has no clock: times are given by the caller.
+//! It deliberately does not decide, retry or schedule, and the database part has no clock: times are given by the caller.
 
+mod artifacts;
+mod disk;
 mod error;
+mod home;
 mod key;
 mod lease;
 mod record;
@@ -21,7 +24,9 @@ mod redact;
 mod sqlite;
 mod store;
 
+pub use artifacts::{Artifacts, Stored, Swept};
 pub use error::Error;
+pub use home::Home;
 pub use key::{Difference, KeyParts, canonical_json};
 pub use lease::{RunLease, StoreLock};
 pub use record::{

@@ -219,8 +219,6 @@ pub struct StoredResult {
 pub struct CacheEntry {
     /// The cache key.
     pub key: Digest,
-    /// What the key was made of.
-    pub parts: KeyParts,
     /// The run that made it.
     pub run: String,
     /// The step that made it.

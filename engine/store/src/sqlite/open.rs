@@ -79,6 +79,7 @@ pub(super) async fn writer(
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .pragma("wal_autocheckpoint", "4000")
+        .pragma("cache_size", "-16000")
         .thread_name(|_| "swath-journal".to_owned());
     // Before WAL is switched on: a file of another program must not be changed at all.
     if path.is_file() && std::fs::metadata(path).is_ok_and(|data| data.len() > 0) {

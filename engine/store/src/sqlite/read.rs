@@ -238,7 +238,7 @@ pub(super) async fn cache(
     now: i64,
 ) -> Result<Option<CacheEntry>, Error> {
     let row = sqlx::query(
-        "SELECT parts, run, step, instance, outputs, artifacts, created_at, used_at, expires_at FROM cache \
+        "SELECT run, step, instance, outputs, artifacts, created_at, used_at, expires_at FROM cache \
          WHERE key = ?1 AND (expires_at IS NULL OR expires_at > ?2)",
     )
     .bind(key.hex())
@@ -248,19 +248,17 @@ pub(super) async fn cache(
     .map_err(|error| database(path, error))?;
     let Some(row) = row else { return Ok(None) };
     let failed = |error| database(path, error);
-    let parts: String = row.try_get(0).map_err(failed)?;
-    let artifacts: String = row.try_get(5).map_err(failed)?;
+    let artifacts: String = row.try_get(4).map_err(failed)?;
     Ok(Some(CacheEntry {
         key: *key,
-        parts: decode("cache key", &parts)?,
-        run: row.try_get(1).map_err(failed)?,
-        step: row.try_get(2).map_err(failed)?,
-        instance: row.try_get(3).map_err(failed)?,
-        outputs: row.try_get(4).map_err(failed)?,
+        run: row.try_get(0).map_err(failed)?,
+        step: row.try_get(1).map_err(failed)?,
+        instance: row.try_get(2).map_err(failed)?,
+        outputs: row.try_get(3).map_err(failed)?,
         artifacts: decode("cache entry", &artifacts)?,
-        created_at: row.try_get(6).map_err(failed)?,
-        used_at: row.try_get(7).map_err(failed)?,
-        expires_at: row.try_get(8).map_err(failed)?,
+        created_at: row.try_get(5).map_err(failed)?,
+        used_at: row.try_get(6).map_err(failed)?,
+        expires_at: row.try_get(7).map_err(failed)?,
     }))
 }
 

@@ -467,11 +467,10 @@ impl Rows {
                 CacheTerms::Keep => None,
                 CacheTerms::Until(at) => Some(at),
             };
-            if let (Some(key), Some(parts)) = (&key, &parts) {
+            if let Some(key) = &key {
                 let artifacts = json!(result.artifacts).to_string();
                 self.cache.push(&(
                     key,
-                    parts,
                     append.run.as_str(),
                     &result.step,
                     &result.instance,
@@ -567,9 +566,9 @@ fn statements(mask: u8) -> String {
          SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, \
          value ->> 7 FROM json_each($4);",
         "INSERT OR REPLACE INTO cache \
-         (key, parts, run, step, instance, outputs, artifacts, created_at, used_at, expires_at) \
+         (key, run, step, instance, outputs, artifacts, created_at, used_at, expires_at) \
          SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, \
-         value ->> 7, value ->> 7, value ->> 8 FROM json_each($5);",
+         value ->> 6, value ->> 7 FROM json_each($5);",
         "INSERT INTO metric (run, step, instance, attempt, name, value) \
          SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5 FROM json_each($6);",
         "INSERT INTO log (run, step, instance, attempt, at, level, target, message, fields, dropped) \

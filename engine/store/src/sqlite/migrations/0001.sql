@@ -66,9 +66,10 @@ CREATE TABLE lineage (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX lineage_of_run ON lineage (run);
 
+-- A table with an index, not `WITHOUT ROWID`: keys are random, and rows in key order would dirty a page each.
 CREATE TABLE cache (
-    key        TEXT    PRIMARY KEY,
-    parts      TEXT    NOT NULL,
+    id         INTEGER PRIMARY KEY,
+    key        TEXT    NOT NULL UNIQUE,
     run        TEXT    NOT NULL,
     step       TEXT    NOT NULL,
     instance   TEXT    NOT NULL,
@@ -77,7 +78,7 @@ CREATE TABLE cache (
     created_at INTEGER NOT NULL,
     used_at    INTEGER NOT NULL,
     expires_at INTEGER
-) STRICT, WITHOUT ROWID;
+) STRICT;
 
 CREATE TABLE metric (
     id       INTEGER PRIMARY KEY,

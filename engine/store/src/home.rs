@@ -1,0 +1,105 @@
+//! The folder of a store: what lies where, and the scratch folders of attempts.
+
+use std::path::{Path, PathBuf};
+
+use crate::disk;
+use crate::error::Error;
+use crate::lease::{RunLease, is_plain_id};
+
+/// The folder of a store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Home(PathBuf);
+
+impl Home {
+    /// The store in `folder`. Nothing is created.
+    pub fn new(folder: impl Into<PathBuf>) -> Self {
+        Self(folder.into())
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The database.
+    pub fn database(&self) -> PathBuf {
+        self.0.join("swath.db")
+    }
+
+    /// Whether there is a store.
+    pub fn exists(&self) -> bool {
+        self.database().is_file()
+    }
+
+    /// Makes the empty scratch folder of an attempt: `scratch/RUN/STEP-ATTEMPT`, with the instance of a lifted step.
+    /// It is on the same disk as the artifacts, so that a commit is a rename.
+    pub fn scratch(&self, run: &str, step: &str, instance: &str, attempt: u32) -> Result<PathBuf, Error> {
+        if !is_plain_id(run) {
+            return Err(Error::NoRun(run.to_owned()));
+        }
+        let plain = |text: &str| -> String {
+            text.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '.' }).take(80).collect()
+        };
+        let instance = if instance.is_empty() { String::new() } else { format!("-{}", plain(instance)) };
+        let folder = self.0.join("scratch").join(run).join(format!("{}{instance}-{attempt}", plain(step)));
+        // What a killed attempt of the same number left must not be mistaken for this one's work.
+        disk::discard(&folder)?;
+        std::fs::create_dir_all(&folder).map_err(|error| Error::io("create", &folder, &error))?;
+        Ok(folder)
+    }
+
+    /// Removes an attempt's scratch folder, and the run's when it was the last.
+    pub fn discard_scratch(&self, folder: &Path) -> Result<(), Error> {
+        disk::discard(folder)?;
+        if let Some(parent) = folder.parent().filter(|parent| parent.starts_with(self.0.join("scratch"))) {
+            // Fails while other attempts are in it.
+            let _ = std::fs::remove_dir(parent);
+        }
+        Ok(())
+    }
+
+    /// Removes the scratch folders of runs that nobody drives (their processes were killed). Returns those runs.
+    pub fn clean_scratch(&self) -> Result<Vec<String>, Error> {
+        let scratch = self.0.join("scratch");
+        let listed = match std::fs::read_dir(&scratch) {
+            Ok(listed) => listed,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(Error::io("read", scratch, &error)),
+        };
+        let mut cleaned = Vec::new();
+        for entry in listed {
+            let entry = entry.map_err(|error| Error::io("read", &scratch, &error))?;
+            let run = entry.file_name().to_string_lossy().into_owned();
+            // Holding the lease while removing: nobody can begin to drive the run meanwhile.
+            match RunLease::take(&self.0, &run) {
+                Ok(lease) => {
+                    disk::discard(&entry.path())?;
+                    drop(lease);
+                    cleaned.push(run);
+                }
+                Err(Error::RunHeld { .. } | Error::NoRun(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        cleaned.sort_unstable();
+        Ok(cleaned)
+    }
+
+    /// Removes the lock files of runs that are no longer in the store. The caller holds the store alone.
+    pub fn clean_locks(&self, keep: impl Fn(&str) -> bool) -> Result<(), Error> {
+        let runs = self.0.join("runs");
+        let listed = match std::fs::read_dir(&runs) {
+            Ok(listed) => listed,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(Error::io("read", runs, &error)),
+        };
+        for entry in listed {
+            let entry = entry.map_err(|error| Error::io("read", &runs, &error))?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.strip_suffix(".lock").is_some_and(|run| !keep(run)) {
+                disk::discard(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
+}
