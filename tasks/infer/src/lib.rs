@@ -18,6 +18,14 @@ mod onnx;
 mod library;
 mod session;
 
+mod segment;
+
 pub use library::{OLDEST_MINOR, locate_onnx_runtime, onnx_runtime_version};
 pub use model::read_manifest;
+pub use segment::{Auto, BackendChoice, Batch, Segment, SegmentInputs, SegmentOutputs, Values};
 pub use tiling::{Blend, Edges};
+
+use swath_task::TaskDef;
+
+/// The tasks of this crate.
+pub const TASKS: &[TaskDef] = &[TaskDef::of::<Segment>()];

@@ -188,11 +188,11 @@ fn reference(array: &Array, setting: Setting, function: impl Fn(&[f32], &mut [f3
             let input: Vec<f32> = (0..tile * tile).map(|i| array.bands[0][source(i)]).collect();
             let mut output = vec![0.0; tile * tile];
             function(&input, &mut output);
-            for i in 0..tile * tile {
+            for (i, output) in output.iter().enumerate() {
                 let (row, column) = (top + i / tile, left + i % tile);
                 if row < array.height && column < array.width {
                     let w = weight(i / tile) * weight(i % tile);
-                    sum[row * array.width + column] += w * f64::from(output[i]);
+                    sum[row * array.width + column] += w * f64::from(*output);
                     count[row * array.width + column] += w;
                 }
             }

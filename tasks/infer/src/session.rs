@@ -109,18 +109,21 @@ fn load(model: &Model, threads: usize) -> Result<Session, Fault> {
         Fault::new("M107", message)
             .help("export it with standard operators and an operator set that this ONNX Runtime knows")
     };
-    let configured = |builder: SessionBuilder| -> Result<SessionBuilder, ort::Error<SessionBuilder>> {
-        builder
-            .with_intra_threads(threads)?
-            .with_inter_threads(1)?
-            .with_optimization_level(GraphOptimizationLevel::All)?
-            // Reading and writing run beside the network on the same cores: threads that wait must not burn them.
-            .with_intra_op_spinning(false)?
-            .with_config_entry("session.load_model_format", "ONNX")
-    };
     let builder = Session::builder(environment).map_err(|error| refused(error.message()))?;
-    let mut builder = configured(builder).map_err(|error| refused(error.message()))?;
+    let mut builder = configure(builder, threads).map_err(|reason| refused(&reason))?;
     builder.commit_from_memory(&model.network).map_err(|error| refused(error.message()))
+}
+
+fn configure(builder: SessionBuilder, threads: usize) -> Result<SessionBuilder, String> {
+    fn text(error: ort::Error<SessionBuilder>) -> String {
+        error.message().to_owned()
+    }
+    let builder = builder.with_intra_threads(threads).map_err(text)?;
+    let builder = builder.with_inter_threads(1).map_err(text)?;
+    let builder = builder.with_optimization_level(GraphOptimizationLevel::All).map_err(text)?;
+    // Reading and writing run beside the network on the same cores: threads that wait must not burn them.
+    let builder = builder.with_intra_op_spinning(false).map_err(text)?;
+    builder.with_config_entry("session.load_model_format", "ONNX").map_err(text)
 }
 
 /// Checks names, number, type and shape of what goes in and comes out. Returns the batch when it is fixed.
@@ -181,4 +184,62 @@ fn mismatch(place: &str, reason: &str) -> Fault {
 fn not_run(place: &str, reason: &str) -> Fault {
     Fault::new("M112", format!("ONNX Runtime could not run the network `{place}`: {reason}"))
         .help("try a smaller `batch` or tile; if it persists, run the network in Python's onnxruntime to compare")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A message field of a protocol buffer, shorter than 128 bytes.
+    fn field(number: u8, content: &[u8]) -> Vec<u8> {
+        [&[number << 3 | 2, content.len() as u8], content].concat()
+    }
+
+    /// `y = x`, `[batch, 1, row, column]`, written by hand.
+    fn identity(name: &str) -> Vec<u8> {
+        let free = field(1, &field(2, b"n"));
+        let one = field(1, &[1 << 3, 1]);
+        let shape = [free.clone(), one, free.clone(), free].concat();
+        let tensor = field(1, &[vec![1 << 3, 1], field(2, &shape)].concat());
+        let end = |name: &[u8]| [field(1, name), field(2, &tensor)].concat();
+        let node = [field(1, b"x"), field(2, b"y"), field(4, b"Identity")].concat();
+        let graph = [field(1, &node), field(2, name.as_bytes()), field(11, &end(b"x")), field(12, &end(b"y"))].concat();
+        [vec![1 << 3, 8], field(7, &graph), field(8, &[2 << 3, 13])].concat()
+    }
+
+    fn model(name: &str) -> Model {
+        let network = identity(name);
+        let manifest = serde_json::json!({
+            "name": name, "version": 1, "about": "", "file": "1/model.onnx", "digest": Digest::of(&network),
+            "bands": [{ "name": "P" }], "normalisation": { "method": "none", "fill": 0.0 },
+            "input": { "name": "x", "channels": 1 }, "output": { "name": "y", "channels": 1 },
+            "activation": "probability", "tile": { "size": 4, "multiple_of": 1 }, "classes": ["a"], "gsd": 1.0
+        });
+        Model { folder: name.into(), manifest: serde_json::from_value(manifest).unwrap(), network }
+    }
+
+    #[test]
+    fn a_network_is_loaded_once_for_all_who_use_it_and_dropped_with_the_last() {
+        let model = model("shared");
+        let first = OrtBackend::open(&model, 4, 1).unwrap();
+        let second = OrtBackend::open(&model, 8, 1).unwrap();
+        assert!(Arc::ptr_eq(&first.session, &second.session));
+        let more_threads = OrtBackend::open(&model, 4, 2).unwrap();
+        assert!(!Arc::ptr_eq(&first.session, &more_threads.session));
+        let weak = Arc::downgrade(&first.session);
+        drop((first, second));
+        assert!(weak.upgrade().is_none());
+    }
+
+    #[test]
+    fn an_interrupted_backend_runs_no_more_and_the_others_do() {
+        let model = model("interrupted");
+        let (one, other) = (OrtBackend::open(&model, 4, 1).unwrap(), OrtBackend::open(&model, 4, 1).unwrap());
+        let (input, mut output) = ([0.25; 16], [0.0; 16]);
+        one.run(1, &input, &mut output).unwrap();
+        assert_eq!(input, output);
+        one.interrupt();
+        assert_eq!(one.run(1, &input, &mut output).unwrap_err().code, "M112");
+        other.run(1, &input, &mut output).unwrap();
+    }
 }

@@ -25,6 +25,16 @@ pub enum Blend {
     Smooth,
 }
 
+impl Blend {
+    /// As a flow writes it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Average => "average",
+            Self::Smooth => "smooth",
+        }
+    }
+}
+
 /// What happens at the right and lower edge, where tiles do not fit evenly.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -34,6 +44,16 @@ pub enum Edges {
     Shifted,
     /// The last tile keeps its place and is filled up with the raster reflected at its edge.
     Reflected,
+}
+
+impl Edges {
+    /// As a flow writes it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Shifted => "shifted",
+            Self::Reflected => "reflected",
+        }
+    }
 }
 
 /// The tiles along one side of a raster.

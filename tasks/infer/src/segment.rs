@@ -1,0 +1,548 @@
+//! The task `infer.segment`: parameters, checks against model and raster, and the ends of the pipeline.
+
+use std::path::{Path, PathBuf};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use swath_geo::{BandInfo, BandSpec, CogOptions, CogWriter, GeoError, PixelWindow, Raster, RasterInfo};
+use swath_kinds::{Cog, Model as ModelFolder, ModelManifest, Normalisation, Stretch, StretchFile};
+use swath_task::{Artifact, Bytes, Context, Fault, LocalPath, Needs, Problem, Purity, Task, TaskError};
+
+use crate::model::Model;
+use crate::pipeline::{self, Done, Job, Watch};
+use crate::plan::{Plan, Sizes};
+use crate::prepare::{Rule, Source, Window};
+use crate::session::{Backend, OrtBackend};
+use crate::stitch::Sink;
+use crate::tiling::{Axis, Blend, Edges};
+
+/// Runs a segmentation network over a raster of any size and writes a probability a pixel and class.
+///
+/// Tiles slide over the raster, overlap and are blended; every pixel is predicted, edges included. The model folder's
+/// manifest says which bands the network takes, how they are normalised and what its output means; the raster is checked
+/// against it. No-data pixels stay no-data. Reading, inference and writing run side by side in bounded memory.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Segment {
+    /// Model folder (`manifest.json`, `1/model.onnx`). Leave it out when the model comes through the `model` input.
+    #[serde(default)]
+    pub model: Option<LocalPath>,
+    /// Rows and columns of a tile, pixels. Default: what the manifest says.
+    #[serde(default)]
+    #[schemars(range(min = 1, max = 8192))]
+    pub tile: Option<u32>,
+    /// Pixels that neighbouring tiles share; at most seven eighths of a tile.
+    #[serde(default = "default_overlap")]
+    pub overlap: u32,
+    /// Tiles given to the network at once: a number, or `auto` (what the network was exported for, else 1, which is
+    /// fastest on CPUs).
+    #[serde(default)]
+    pub batch: Batch,
+    /// How overlapping tiles become one value.
+    #[serde(default)]
+    pub blend: Blend,
+    /// What happens at the right and lower edge. A raster smaller than a tile is reflected in any case.
+    #[serde(default)]
+    pub edges: Edges,
+    /// Type of the written probabilities. Integers carry a scale, so that readers see 0 to 1.
+    #[serde(default)]
+    pub values: Values,
+    /// Most memory for pixels on their way, reading and writing included; the network's own comes on top.
+    #[serde(default = "default_memory")]
+    pub memory: Bytes,
+    /// Threads of the network. Default: as many cores as the step has.
+    #[serde(default)]
+    #[schemars(range(min = 1, max = 1024))]
+    pub threads: Option<u32>,
+    /// What computes.
+    #[serde(default)]
+    pub backend: BackendChoice,
+    /// Accept a raster whose pixels differ by more than 10 % from the size the network was trained at.
+    #[serde(default)]
+    pub allow_gsd: bool,
+}
+
+fn default_overlap() -> u32 {
+    64
+}
+
+fn default_memory() -> Bytes {
+    Bytes::mib(512)
+}
+
+/// How many tiles the network is given at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Batch {
+    /// `auto`.
+    Auto(Auto),
+    /// This many.
+    Count(#[schemars(range(min = 1, max = 1024))] u32),
+}
+
+/// The word `auto`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Auto {
+    /// What suits the network and the machine.
+    #[default]
+    Auto,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self::Auto(Auto::Auto)
+    }
+}
+
+/// Type of the written probabilities.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Values {
+    /// 0 to 1 as they are; no-data is NaN.
+    #[default]
+    Float32,
+    /// 0 to 250 with scale 0.004; no-data is 255. A quarter of the size.
+    Uint8,
+    /// 0 to 50000 with scale 0.00002; no-data is 65535. Half of the size.
+    Uint16,
+}
+
+/// What computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BackendChoice {
+    /// What there is: ONNX Runtime on the CPU.
+    #[default]
+    Auto,
+    /// ONNX Runtime on the CPU.
+    Ort,
+}
+
+/// What `infer.segment` reads.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SegmentInputs {
+    /// The raster, its bands named as in the model's manifest.
+    pub raster: Artifact<Cog>,
+    /// The model, when a step before made it.
+    #[serde(default)]
+    pub model: Option<Artifact<ModelFolder>>,
+    /// Percentile limits to use in place of those in the manifest, for networks trained on stretched composites.
+    #[serde(default)]
+    pub stretch: Option<Artifact<StretchFile>>,
+}
+
+/// What `infer.segment` makes.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct SegmentOutputs {
+    /// Probabilities on the raster's grid, a band a class.
+    pub raster: Artifact<Cog>,
+    /// Tiles the network ran on; those without any data are left out.
+    pub tiles: u64,
+}
+
+impl Task for Segment {
+    const NAME: &'static str = "infer.segment";
+    const VERSION: u32 = 1;
+    const PURITY: Purity = Purity::Pure;
+    type Inputs = SegmentInputs;
+    type Outputs = SegmentOutputs;
+
+    fn check(&self) -> Result<(), Vec<Problem>> {
+        let mut problems = Vec::new();
+        if let Some(tile) = self.tile {
+            if !(1..=8192).contains(&tile) {
+                problems.push(Problem::new("/tile", format!("`tile` is {tile}, which is not from 1 to 8192")));
+            } else if let Err(reason) = check_overlap(tile, self.overlap) {
+                problems.push(Problem::new("/overlap", reason).help("a quarter of the tile is usual"));
+            }
+        }
+        if let Batch::Count(count) = self.batch
+            && !(1..=1024).contains(&count)
+        {
+            problems.push(Problem::new("/batch", format!("`batch` is {count}, which is not from 1 to 1024")));
+        }
+        if let Some(threads) = self.threads
+            && !(1..=1024).contains(&threads)
+        {
+            problems.push(Problem::new("/threads", format!("`threads` is {threads}, which is not from 1 to 1024")));
+        }
+        if problems.is_empty() { Ok(()) } else { Err(problems) }
+    }
+
+    fn needs(&self) -> Needs {
+        let cpu = self.threads.map_or(Needs::ALL_CORES, |threads| threads as f32);
+        Needs::new(cpu, Bytes(self.memory.0.saturating_add(NETWORK_MEMORY)))
+    }
+
+    fn reads(&self) -> Vec<PathBuf> {
+        self.model.iter().map(|path| path.0.clone()).collect()
+    }
+
+    async fn run(&self, inputs: SegmentInputs, ctx: &Context) -> Result<SegmentOutputs, TaskError> {
+        let model = match (&self.model, &inputs.model) {
+            (Some(path), None) => path.0.clone(),
+            (None, Some(artifact)) => ctx.locate(artifact).await?,
+            (given, _) => {
+                let what = if given.is_some() { "twice, as a parameter and as an input" } else { "nowhere" };
+                return Err(Fault::new("M114", format!("`infer.segment` is given its model {what}"))
+                    .help("set `model` under `with` to a folder, or connect the input `model` under `in`")
+                    .permanent());
+            }
+        };
+        let raster = ctx.locate(&inputs.raster).await?;
+        let stretch = match &inputs.stretch {
+            Some(artifact) => Some(ctx.locate(artifact).await?),
+            None => None,
+        };
+        let draft = ctx.draft::<Cog>("probability.tif")?;
+        let (settings, path) = (self.clone(), draft.path().to_owned());
+        let done = ctx
+            .blocking(move |ctx| {
+                let work = Work::prepare(&settings, &model, &raster, stretch.as_deref(), ctx.cpus())?;
+                work.run(&path, ctx)
+            })
+            .await?;
+        let raster = draft.commit().await?;
+        Ok(SegmentOutputs { raster, tiles: done.tiles })
+    }
+}
+
+/// What a usual network takes on top of `memory`: weights and activations of one tile.
+const NETWORK_MEMORY: u64 = 512 << 20;
+
+/// The pixel sizes of raster and training may differ by this share.
+const GSD_TOLERANCE: f64 = 0.1;
+
+/// A stride under an eighth of a tile predicts each pixel 64 times and more.
+fn check_overlap(tile: u32, overlap: u32) -> Result<(), String> {
+    let most = tile - tile.div_ceil(8);
+    if overlap <= most {
+        return Ok(());
+    }
+    Err(format!("`overlap` is {overlap}, and tiles of {tile} px may share at most {most}"))
+}
+
+/// Everything opened, checked and planned; nothing written yet.
+struct Work {
+    settings: Segment,
+    manifest: ModelManifest,
+    raster: Raster,
+    bands: Vec<usize>,
+    rules: Vec<Rule>,
+    fill: f32,
+    backend: OrtBackend,
+    sizes: Sizes,
+    plan: Plan,
+    threads: usize,
+}
+
+impl Work {
+    fn prepare(
+        settings: &Segment,
+        model: &Path,
+        raster: &Path,
+        stretch: Option<&Path>,
+        cpus: usize,
+    ) -> Result<Self, TaskError> {
+        let model = Model::open(model)?;
+        let manifest = model.manifest.clone();
+        let raster = Raster::open_path(raster).map_err(geo_error)?;
+        let info = raster.info();
+        let bands = select_bands(&manifest, info)?;
+        check_gsd(&manifest, &raster, settings.allow_gsd)?;
+        let limits = stretch.map(|path| read_stretch(path, &manifest)).transpose()?;
+        let (rules, fill) = rules(&manifest, info, &bands, limits.as_ref());
+        let tile = choose_tile(settings, &manifest)?;
+        let threads = settings.threads.map_or(cpus, |threads| threads as usize);
+        let backend = match settings.backend {
+            BackendChoice::Auto | BackendChoice::Ort => OrtBackend::open(&model, tile as usize, threads)?,
+        };
+        let batch = choose_batch(settings, &backend)?;
+        let axis = |length| Axis::new(length, tile as usize, settings.overlap as usize, settings.edges, settings.blend);
+        let classes = manifest.classes.len();
+        let sizes = Sizes {
+            rows: axis(info.height),
+            columns: axis(info.width),
+            tile: tile as usize,
+            batch,
+            bands: bands.len(),
+            classes,
+            block: info.block,
+            writer: BLOCK_CACHE + (STRIP * 2 * info.width * classes * 4) as u64,
+        };
+        let plan = Plan::new(&sizes, settings.memory)?;
+        tracing::debug!(?plan, threads, batch, "planned");
+        Ok(Self { settings: settings.clone(), manifest, raster, bands, rules, fill, backend, sizes, plan, threads })
+    }
+
+    fn run(self, path: &Path, ctx: &Context) -> Result<Done, TaskError> {
+        let grid = self.raster.grid().map_err(geo_error)?;
+        let pixels = grid.window().len() as f64;
+        let mut sink = Writer::create(path, &self.raster, &self.settings, &self.manifest)?;
+        let backend: &dyn Backend = &self.backend;
+        let job = Job {
+            sizes: &self.sizes,
+            plan: &self.plan,
+            rules: &self.rules,
+            fill: self.fill,
+            activation: self.manifest.activation,
+            full_batches: self.backend.fixed_batch().is_some(),
+            classes: &self.manifest.classes,
+        };
+        let mut source = Bands { raster: self.raster, bands: self.bands };
+        let done = pipeline::run(&job, &mut source, backend, &mut sink, &Watched(ctx))?;
+        sink.finish()?;
+        if done.tiles == 0 {
+            tracing::warn!(raster = %source.raster.info().name, "the raster holds no data: nothing was predicted");
+        }
+        tracing::debug!(tiles = done.tiles, skipped = done.skipped, threads = self.threads, "predicted");
+        ctx.metric("tiles", done.tiles as f64);
+        ctx.metric("tiles_without_data", done.skipped as f64);
+        ctx.metric("pixels", pixels);
+        Ok(done)
+    }
+}
+
+/// GDAL's block cache, as `swath-geo` sets it.
+const BLOCK_CACHE: u64 = 64 << 20;
+/// Rows that the COG writer holds.
+const STRIP: usize = 512;
+
+fn geo_error(error: GeoError) -> TaskError {
+    let fault = Fault::new(error.code(), error.message()).help(error.help());
+    if error.is_transient() { fault.transient(None) } else { fault.permanent() }
+}
+
+/// Index of each of the model's bands in the raster, in the model's order.
+fn select_bands(manifest: &ModelManifest, info: &RasterInfo) -> Result<Vec<usize>, Fault> {
+    let find = |name: &str| -> Result<usize, String> {
+        let mut found = info.bands.iter().enumerate().filter(|(_, band)| band.name == name).map(|(index, _)| index);
+        match (found.next(), found.next()) {
+            (Some(index), None) => Ok(index),
+            (None, _) => Err(format!("no band `{name}`")),
+            (Some(_), Some(_)) => Err(format!("more than one band `{name}`")),
+        }
+    };
+    let found: Vec<_> = manifest.bands.iter().map(|band| find(&band.name)).collect();
+    let wrong: Vec<&str> = found.iter().filter_map(|found| found.as_ref().err()).map(String::as_str).collect();
+    if wrong.is_empty() {
+        return Ok(found.into_iter().flatten().collect());
+    }
+    let name = |band: &BandInfo| if band.name.is_empty() { "(unnamed)".to_owned() } else { format!("`{}`", band.name) };
+    let bands: Vec<String> = info.bands.iter().map(name).collect();
+    let message = format!(
+        "`{}` does not suit the model `{}`: it has {}; its bands are {}",
+        info.name,
+        manifest.name,
+        wrong.join(" and "),
+        bands.join(", ")
+    );
+    Err(Fault::new("M108", message)
+        .help("make the raster with the bands the model's manifest names, under these names"))
+}
+
+fn check_gsd(manifest: &ModelManifest, raster: &Raster, allowed: bool) -> Result<(), TaskError> {
+    let (x, y) = raster.grid().map_err(geo_error)?.metres();
+    let gsd = (x * y).sqrt();
+    if allowed || (gsd / manifest.gsd - 1.0).abs() <= GSD_TOLERANCE {
+        return Ok(());
+    }
+    let message = format!(
+        "`{}` has pixels of {gsd:.2} m, and the model `{}` was trained at {} m",
+        raster.info().name,
+        manifest.name,
+        manifest.gsd
+    );
+    Err(Fault::new("M109", message)
+        .help("resample the raster to the model's resolution, or accept the difference with `allow_gsd: true`")
+        .permanent())
+}
+
+fn read_stretch(path: &Path, manifest: &ModelManifest) -> Result<Vec<(f64, f64)>, Fault> {
+    let wrong = |reason: String| {
+        Fault::new(
+            "M116",
+            format!("the stretch `{}` does not suit the model `{}`: {reason}", path.display(), manifest.name),
+        )
+        .help("stretch the very raster that is predicted with `raster.normalise`, with all bands of the model")
+    };
+    if matches!(manifest.normalisation, Normalisation::Standard { .. }) {
+        return Err(wrong("the model normalises by mean and standard deviation".to_owned()));
+    }
+    let text = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
+    let stretch: Stretch = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
+    let limits = |name: &str| {
+        let band = stretch.bands.iter().find(|band| band.name == name);
+        let band = band.ok_or_else(|| wrong(format!("it has no band `{name}`")))?;
+        if band.low < band.high && band.low.is_finite() && band.high.is_finite() {
+            Ok((band.low, band.high))
+        } else {
+            Err(wrong(format!("the limits of band `{name}` are {} and {}", band.low, band.high)))
+        }
+    };
+    manifest.bands.iter().map(|band| limits(&band.name)).collect()
+}
+
+/// How each band's stored pixels become network input, and the value of no-data.
+fn rules(
+    manifest: &ModelManifest,
+    info: &RasterInfo,
+    bands: &[usize],
+    limits: Option<&Vec<(f64, f64)>>,
+) -> (Vec<Rule>, f32) {
+    let rule = |(index, band): (usize, &usize)| {
+        let BandInfo { nodata, scale, offset, .. } = info.bands[*band];
+        // normalised = (pixel * scale + offset - subtract) / divide
+        let (subtract, divide, unit) = match (&manifest.normalisation, limits) {
+            (_, Some(limits)) => (limits[index].0, limits[index].1 - limits[index].0, true),
+            (Normalisation::None { .. }, None) => (0.0, 1.0, false),
+            (Normalisation::Standard { mean, std, .. }, None) => (f64::from(mean[index]), f64::from(std[index]), false),
+            (Normalisation::Stretch { low, high, .. }, None) => {
+                (f64::from(low[index]), f64::from(high[index]) - f64::from(low[index]), true)
+            }
+        };
+        Rule {
+            nodata: nodata.map_or(f32::NAN, |value| value.clamp(f64::from(f32::MIN), f64::from(f32::MAX)) as f32),
+            factor: (scale / divide) as f32,
+            term: ((offset - subtract) / divide) as f32,
+            unit,
+        }
+    };
+    let fill = match manifest.normalisation {
+        Normalisation::None { fill } | Normalisation::Standard { fill, .. } | Normalisation::Stretch { fill, .. } => {
+            fill
+        }
+    };
+    (bands.iter().enumerate().map(rule).collect(), fill)
+}
+
+fn choose_tile(settings: &Segment, manifest: &ModelManifest) -> Result<u32, Fault> {
+    let wrong = |message: String, help: String| Err(Fault::new("M115", message).help(help));
+    let (size, multiple) = (manifest.tile.size, manifest.tile.multiple_of);
+    let tile = settings.tile.unwrap_or(size);
+    if tile != size && !tile.is_multiple_of(multiple) {
+        let name = &manifest.name;
+        return if multiple == 0 {
+            wrong(
+                format!("the model `{name}` takes tiles of {size} px only, not {tile}"),
+                "leave out `tile`".to_owned(),
+            )
+        } else {
+            wrong(
+                format!("the model `{name}` takes tiles whose size is a multiple of {multiple}, not {tile}"),
+                format!("set `tile: {}`, or leave it out for {size}", tile.div_ceil(multiple) * multiple),
+            )
+        };
+    }
+    match check_overlap(tile, settings.overlap) {
+        Ok(()) => Ok(tile),
+        Err(reason) => wrong(reason, format!("set `overlap: {}`, a quarter of the tile", tile / 4)),
+    }
+}
+
+fn choose_batch(settings: &Segment, backend: &OrtBackend) -> Result<usize, Fault> {
+    match (settings.batch, backend.fixed_batch()) {
+        (Batch::Auto(_), fixed) => Ok(fixed.unwrap_or(1)),
+        (Batch::Count(count), Some(fixed)) if count as usize != fixed => {
+            let message = format!("the network was exported for batches of {fixed} tiles, not {count}");
+            Err(Fault::new("M115", message).help("leave out `batch`, or export the network with a free batch"))
+        }
+        (Batch::Count(count), _) => Ok(count as usize),
+    }
+}
+
+/// Bands of a raster, in the model's order.
+struct Bands {
+    raster: Raster,
+    bands: Vec<usize>,
+}
+
+impl Source for Bands {
+    fn read(&mut self, window: &Window, buffer: &mut [f32]) -> Result<(), TaskError> {
+        let (rows, columns) = (&window.rows, &window.columns);
+        let window = PixelWindow::new(columns.start, rows.start, columns.len(), rows.len());
+        self.raster.read_bands(&self.bands, &window, buffer).map_err(geo_error)
+    }
+}
+
+/// The COG being written.
+enum Writer {
+    Float32(CogWriter<f32>),
+    Uint8(CogWriter<u8>, Vec<u8>),
+    Uint16(CogWriter<u16>, Vec<u16>),
+}
+
+/// Integer steps from 0 to 1: powers of ten's kin, so that the scale is a short decimal.
+const STEPS_U8: f32 = 250.0;
+const STEPS_U16: f32 = 50_000.0;
+
+impl Writer {
+    fn create(path: &Path, raster: &Raster, settings: &Segment, manifest: &ModelManifest) -> Result<Self, TaskError> {
+        let grid = raster.grid().map_err(geo_error)?;
+        let (scale, nodata) = match settings.values {
+            Values::Float32 => (None, f64::NAN),
+            Values::Uint8 => (Some(1.0 / f64::from(STEPS_U8)), f64::from(u8::MAX)),
+            Values::Uint16 => (Some(1.0 / f64::from(STEPS_U16)), f64::from(u16::MAX)),
+        };
+        let band = |class: &String| BandSpec { scale, offset: scale.map(|_| 0.0), ..BandSpec::new(class) };
+        let mut options = CogOptions::new(manifest.classes.iter().map(band).collect(), Some(nodata));
+        options.metadata = [
+            ("SWATH_MODEL", manifest.name.clone()),
+            ("SWATH_MODEL_VERSION", manifest.version.to_string()),
+            ("SWATH_MODEL_DIGEST", manifest.digest.to_string()),
+            ("SWATH_TILE", settings.tile.unwrap_or(manifest.tile.size).to_string()),
+            ("SWATH_OVERLAP", settings.overlap.to_string()),
+            ("SWATH_BLEND", settings.blend.word().to_owned()),
+            ("SWATH_EDGES", settings.edges.word().to_owned()),
+        ]
+        .map(|(key, value)| (key.to_owned(), value))
+        .to_vec();
+        let writer = match settings.values {
+            Values::Float32 => CogWriter::create(path, &grid, options).map(Self::Float32),
+            Values::Uint8 => CogWriter::create(path, &grid, options).map(|cog| Self::Uint8(cog, Vec::new())),
+            Values::Uint16 => CogWriter::create(path, &grid, options).map(|cog| Self::Uint16(cog, Vec::new())),
+        };
+        writer.map_err(geo_error)
+    }
+
+    fn finish(self) -> Result<(), TaskError> {
+        match self {
+            Self::Float32(cog) => cog.finish(),
+            Self::Uint8(cog, _) => cog.finish(),
+            Self::Uint16(cog, _) => cog.finish(),
+        }
+        .map_err(geo_error)
+    }
+}
+
+impl Sink for Writer {
+    fn write(&mut self, _: usize, rows: usize, values: &[f32]) -> Result<(), TaskError> {
+        match self {
+            Self::Float32(cog) => cog.write_rows(rows, values),
+            Self::Uint8(cog, steps) => {
+                steps.clear();
+                steps.extend(values.iter().map(|v| if v.is_nan() { u8::MAX } else { (v * STEPS_U8).round() as u8 }));
+                cog.write_rows(rows, steps)
+            }
+            Self::Uint16(cog, steps) => {
+                steps.clear();
+                steps.extend(values.iter().map(|v| if v.is_nan() { u16::MAX } else { (v * STEPS_U16).round() as u16 }));
+                cog.write_rows(rows, steps)
+            }
+        }
+        .map_err(geo_error)
+    }
+}
+
+struct Watched<'a>(&'a Context);
+
+impl Watch for Watched<'_> {
+    fn cancelled(&self) -> bool {
+        self.0.is_cancelled()
+    }
+    fn progress(&self, done: u64, total: u64) {
+        self.0.progress(done, total, "tiles");
+    }
+}

@@ -1,0 +1,79 @@
+"""Whole-raster reference of a tiled prediction: compare.py CASES.json. Prints one JSON object a case.
+
+numpy, rasterio and onnxruntime only: windows over the whole array, coverage counted per pixel, double precision.
+"""
+import json
+import sys
+
+import numpy as np
+import onnxruntime
+import rasterio
+
+
+def starts(length, tile, overlap, edges):
+    found, at = [], 0
+    while at + tile < length:
+        found.append(at)
+        at += tile - overlap
+    return found + [max(length - tile, 0) if edges == "shifted" else at]
+
+
+def window(tile, overlap, blend):
+    weights = np.ones(tile)
+    if blend == "smooth" and overlap:
+        ramp = min(overlap, tile // 2)
+        rise = np.sin((np.arange(ramp) + 0.5) / ramp * np.pi / 2) ** 2
+        weights[:ramp], weights[tile - ramp :] = rise, rise[::-1]
+    return np.outer(weights, weights)
+
+
+for case in json.load(open(sys.argv[1])):
+    tile, overlap = case["tile"], case["overlap"]
+    with rasterio.open(case["raster"]) as src:
+        order = [src.descriptions.index(name) + 1 for name in case["bands"]]
+        stored = src.read(order)
+        profile = src.profile
+        bad = ~np.isfinite(stored) if src.nodata is None or np.isnan(src.nodata) else stored == src.nodata
+        x = stored * np.array(src.scales)[np.array(order) - 1, None, None] + np.array(src.offsets)[np.array(order) - 1, None, None]
+    norm = case["normalisation"]
+    column = lambda key: np.array(norm[key], dtype="f8")[:, None, None]
+    if norm["method"] == "standard":
+        x = (x - column("mean")) / column("std")
+    elif norm["method"] == "stretch":
+        x = np.clip((x - column("low")) / (column("high") - column("low")), 0, 1)
+    x = np.where(bad, norm["fill"], x).astype("f4")
+    height, width = x.shape[1:]
+    rows, columns = starts(height, tile, overlap, case["edges"]), starts(width, tile, overlap, case["edges"])
+    full = (max(rows[-1] + tile, height) - height, max(columns[-1] + tile, width) - width)
+    padded = np.pad(x, ((0, 0), (0, full[0]), (0, full[1])), mode="reflect")
+    session = onnxruntime.InferenceSession(case["network"], providers=["CPUExecutionProvider"])
+    batch = case["fixed_batch"] or 1
+    total, count = 0.0, 0.0
+    weights = window(tile, overlap, case["blend"])
+    for top in rows:
+        for left in columns:
+            piece = padded[None, :, top : top + tile, left : left + tile]
+            y = session.run(None, {"image": np.repeat(piece, batch, 0)})[0][0].astype("f8")
+            if case["activation"] == "logits":
+                y = 1 / (1 + np.exp(-y))
+            if np.isscalar(total):
+                total, count = np.zeros((len(y),) + padded.shape[1:]), np.zeros(padded.shape[1:])
+            total[:, top : top + tile, left : left + tile] += y * weights
+            count[top : top + tile, left : left + tile] += weights
+    expected = (total / count)[:, :height, :width]
+    nodata = bad.any(0)
+    with rasterio.open(case["output"]) as got:
+        values = got.read(masked=True).astype("f8") * np.array(got.scales)[:, None, None] + np.array(got.offsets)[:, None, None]
+        mask = np.ma.getmaskarray(values)
+        valid = ~nodata[None].repeat(len(values), 0)
+        print(json.dumps({
+            "off": float(np.abs(values.filled(0) - expected)[valid].max()) if valid.any() else 0.0,
+            "same_nodata": bool((mask == ~valid).all()),
+            "nodata_share": float(nodata.mean()),
+            "same_grid": got.crs == profile["crs"] and got.transform == profile["transform"] and got.shape == (height, width),
+            "bands": list(got.descriptions),
+            "type": got.dtypes[0],
+            "layout": got.tags(ns="IMAGE_STRUCTURE").get("LAYOUT"),
+            "tags": got.tags(),
+            "spread": float(expected[valid].std()) if valid.any() else 0.0,
+        }))
