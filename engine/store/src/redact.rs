@@ -131,12 +131,10 @@ fn secrets(text: &str) -> Vec<(usize, usize)> {
             b'@' => {
                 // user:password@ between `://` and the first `/`
                 let authority = text[..at].rfind("://").map(|scheme| scheme + 3);
-                if let Some(start) = authority.filter(|start| {
-                    !text[*start..at].contains(|c: char| c == '/' || c == '?' || c == '#' || c.is_whitespace())
-                }) {
-                    if let Some(colon) = text[start..at].find(':') {
-                        push(&mut spans, start + colon + 1, at);
-                    }
+                let outside = |c: char| c == '/' || c == '?' || c == '#' || c.is_whitespace();
+                let user = authority.filter(|start| !text[*start..at].contains(outside));
+                if let Some((start, colon)) = user.and_then(|start| Some((start, text[start..at].find(':')?))) {
+                    push(&mut spans, start + colon + 1, at);
                 }
             }
             b' ' => {

@@ -179,4 +179,58 @@ mod tests {
             assert_eq!(check_version(version).is_ok(), good, "{version}");
         }
     }
+
+    async fn table(path: &Path, options: SqliteConnectOptions) -> SqliteConnection {
+        let mut connection = options.create_if_missing(true).connect().await.unwrap();
+        sqlx::query("CREATE TABLE t (x TEXT)").execute(&mut connection).await.unwrap();
+        assert!(path.is_file());
+        connection
+    }
+
+    async fn fill(connection: &mut SqliteConnection) -> sqlx::Error {
+        for _ in 0..1000 {
+            let filled = sqlx::query("INSERT INTO t VALUES (hex(zeroblob(4000)))").execute(&mut *connection).await;
+            if let Err(error) = filled {
+                return error;
+            }
+        }
+        panic!("the database took everything")
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_told_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.db");
+        let mut connection = table(&path, options(&path).pragma("max_page_count", "20")).await;
+        let error = database(&path, fill(&mut connection).await);
+        assert!(matches!(error, Error::DiskFull { .. }), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn a_database_that_may_not_be_written_is_told_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.db");
+        table(&path, options(&path)).await.close().await.unwrap();
+        let mut connection = options(&path).read_only(true).connect().await.unwrap();
+        let error = database(&path, fill(&mut connection).await);
+        assert!(matches!(error, Error::ReadOnly { .. }), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn damaged_pages_are_told_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.db");
+        let mut connection = table(&path, options(&path)).await;
+        for _ in 0..50 {
+            sqlx::query("INSERT INTO t VALUES (hex(zeroblob(4000)))").execute(&mut connection).await.unwrap();
+        }
+        connection.close().await.unwrap();
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[4096..].fill(0xA5);
+        std::fs::write(&path, bytes).unwrap();
+        let mut connection = options(&path).connect().await.unwrap();
+        let error = sqlx::query("SELECT count(*), max(x) FROM t").fetch_one(&mut connection).await.unwrap_err();
+        let error = database(&path, error);
+        assert!(matches!(error, Error::Corrupt { .. }), "{error:?}");
+    }
 }
