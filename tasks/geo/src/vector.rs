@@ -86,7 +86,8 @@ pub enum WriteMode {
     Append,
     /// They go.
     Replace,
-    /// A row whose text in this field is the same is replaced, all others stay.
+    /// A row whose text in this field is the same gets the new values (columns that are not given keep theirs), all
+    /// others stay. A row that has these values already is left untouched.
     Upsert {
         /// Name of the text field that tells rows apart.
         key: String,
@@ -98,7 +99,7 @@ pub enum WriteMode {
 pub struct Written {
     /// Rows added.
     pub added: u64,
-    /// Rows replaced.
+    /// Rows changed: other values under the same key.
     pub replaced: u64,
 }
 
@@ -231,9 +232,9 @@ impl GeoPackage {
                 Value::Text(text) => keys.get(text).copied(),
                 _ => None,
             });
-            let id = self.put(handle, &columns, &feature, existing)?;
+            let (id, changed) = self.put(handle, &columns, &feature, existing)?;
             match existing {
-                Some(_) => written.replaced += 1,
+                Some(_) => written.replaced += u64::from(changed),
                 None => written.added += 1,
             }
             if let Some((index, keys)) = &mut known
@@ -340,7 +341,8 @@ impl GeoPackage {
         .0
     }
 
-    fn put(&self, handle: OGRLayerH, columns: &[c_int], feature: &Feature, id: Option<i64>) -> Result<i64> {
+    /// Writes a row, over the one of this id if given. Its id, and whether anything changed.
+    fn put(&self, handle: OGRLayerH, columns: &[c_int], feature: &Feature, id: Option<i64>) -> Result<(i64, bool)> {
         let texts = feature
             .values
             .iter()
@@ -349,10 +351,15 @@ impl GeoPackage {
                 _ => Ok(None),
             })
             .collect::<Result<Vec<_>>>()?;
-        // SAFETY: the layer is live; the feature is made, filled and destroyed here; texts outlive the calls; the
-        // geometry is copied by OGR.
-        let ((status, id), messages) = watched(|| unsafe {
-            let row = gdal_sys::OGR_F_Create(gdal_sys::OGR_L_GetLayerDefn(handle));
+        // SAFETY: the layer is live; the features are made or read, filled and destroyed here (destroying null does
+        // nothing); texts outlive the calls; the geometry is copied by OGR.
+        let ((status, id, changed), messages) = watched(|| unsafe {
+            let found = id.map_or(std::ptr::null_mut(), |id| gdal_sys::OGR_L_GetFeature(handle, id));
+            let row = if found.is_null() {
+                gdal_sys::OGR_F_Create(gdal_sys::OGR_L_GetLayerDefn(handle))
+            } else {
+                gdal_sys::OGR_F_Clone(found)
+            };
             for ((value, text), column) in feature.values.iter().zip(&texts).zip(columns) {
                 match value {
                     Value::Null => gdal_sys::OGR_F_SetFieldNull(row, *column),
@@ -370,21 +377,23 @@ impl GeoPackage {
                 }
             }
             gdal_sys::OGR_F_SetGeometry(row, feature.geometry.handle());
-            let status = match id {
-                Some(id) => {
-                    gdal_sys::OGR_F_SetFID(row, id);
-                    gdal_sys::OGR_L_SetFeature(handle, row)
-                }
-                None => gdal_sys::OGR_L_CreateFeature(handle, row),
+            let changed = found.is_null() || gdal_sys::OGR_F_Equal(row, found) == 0;
+            let status = if !changed {
+                OGRErr::OGRERR_NONE
+            } else if found.is_null() {
+                gdal_sys::OGR_L_CreateFeature(handle, row)
+            } else {
+                gdal_sys::OGR_L_SetFeature(handle, row)
             };
             let id = gdal_sys::OGR_F_GetFID(row);
             gdal_sys::OGR_F_Destroy(row);
-            (status, id)
+            gdal_sys::OGR_F_Destroy(found);
+            (status, id, changed)
         });
         if status != OGRErr::OGRERR_NONE || failed(&messages) {
             return Err(self.error("cannot write a row", &messages));
         }
-        Ok(id)
+        Ok((id, changed))
     }
 
     /// Closes the file and says whether all of it was written.
@@ -439,6 +448,13 @@ mod tests {
         let mut package = GeoPackage::open_or_create(&path).unwrap();
         let written = package.write(&layer(), &key, [row("a", 0.9), row("c", 0.1)]).unwrap();
         assert_eq!((written, package.count("detections").unwrap()), (Written { added: 1, replaced: 1 }, Some(3)));
+        package.finish().unwrap();
+        let before = std::fs::read(&path).unwrap();
+        let mut package = GeoPackage::open_or_create(&path).unwrap();
+        assert_eq!(package.write(&layer(), &key, [row("a", 0.9), row("c", 0.1)]).unwrap(), Written::default());
+        package.finish().unwrap();
+        assert!(before == std::fs::read(&path).unwrap(), "equal rows leave the file as it is");
+        let mut package = GeoPackage::open_or_create(&path).unwrap();
         let broken = Err(GeoError::new(ErrorKind::Geometry, "broken"));
         assert!(package.write(&layer(), &WriteMode::Replace, [row("z", 0.1), broken]).is_err());
         assert_eq!(package.count("detections").unwrap(), Some(3), "rolled back");
