@@ -93,7 +93,8 @@ fn run(row: &[f32], start: u32, end: u32) -> Run {
 
 /// The first value that is no probability: its index and itself. NaN is no value.
 pub fn not_a_probability(values: &[f32]) -> Option<(usize, f32)> {
-    let bad = |value: f32| (value < -TOLERANCE) | (value > 1.0 + TOLERANCE);
+    // False for NaN.
+    let bad = |value: f32| (value - 0.5).abs() > 0.5 + TOLERANCE;
     let (chunks, rest) = values.as_chunks::<256>();
     let mut at = 0;
     for chunk in chunks {

@@ -84,7 +84,7 @@ async fn rasters_of_one_pixel_one_row_and_one_column_are_whole() {
 
 #[tokio::test]
 async fn ids_are_those_of_the_outline_whatever_the_crop_and_the_order() {
-    let blob = |x: u32, y: u32| (x / 10 + y / 10) % 2 == 0 && x % 10 < 6 && y % 10 < 6;
+    let blob = |x: u32, y: u32| (x / 10 + y / 10).is_multiple_of(2) && x % 10 < 6 && y % 10 < 6;
     let value = |x: u32, y: u32| if blob(x, y) { 0.6 + x as f32 / 1000.0 } else { 0.0 };
     let whole = detect(&Tiff::of(100, 100, value), json!({ "merge": { "method": "none" } })).await.unwrap();
     // The same ground, cut 20 columns and 30 rows in.
