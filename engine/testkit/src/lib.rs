@@ -1,1 +1,3 @@
 //! Fixtures shared by tests.
+
+pub mod http;

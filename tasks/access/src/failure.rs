@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use jiff::fmt::rfc2822::DateTimeParser;
 use reqwest::StatusCode;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use swath_task::{Fault, TaskError};
@@ -12,6 +13,8 @@ use crate::redact;
 /// A server that asks for a longer pause than this is answered with this: a step must not sleep for a year.
 pub const MAXIMUM_RETRY_AFTER: Duration = Duration::from_secs(15 * 60);
 
+const DATES: DateTimeParser = DateTimeParser::new().relaxed_weekday(true);
+
 /// The pause a server asks for, from seconds or an HTTP date, at most [`MAXIMUM_RETRY_AFTER`]. A date in the past is
 /// no pause; what cannot be read is none asked for.
 pub fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
@@ -20,7 +23,8 @@ pub fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
         // More digits than a number has are still a wish to wait long.
         return Some(text.parse().map_or(MAXIMUM_RETRY_AFTER, Duration::from_secs).min(MAXIMUM_RETRY_AFTER));
     }
-    let date = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
+    // The day's name is of no use, right or wrong.
+    let date = DATES.parse_timestamp(text).ok()?;
     let seconds = date.as_second().saturating_sub(now.as_second()).max(0);
     Some(Duration::from_secs(seconds.unsigned_abs()).min(MAXIMUM_RETRY_AFTER))
 }
@@ -84,8 +88,8 @@ pub(crate) fn excerpt(text: &str) -> String {
     if trimmed.starts_with('<') {
         return String::new();
     }
-    let line = trimmed.split_whitespace().collect::<Vec<_>>().join(" ");
-    let line: String = line.chars().filter(|c| !c.is_control()).collect();
+    let words = trimmed.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
+    let line = words.collect::<Vec<_>>().join(" ");
     match line.char_indices().nth(160) {
         Some((end, _)) => format!("{}...", &line[..end]),
         None => line,
@@ -105,7 +109,8 @@ mod tests {
             ("99999999999999999999999999", Some(900)),
             ("Wed, 01 May 2024 12:00:30 GMT", Some(30)),
             ("Wed, 01 May 2024 11:00:00 GMT", Some(0)),
-            ("Wed, 01 May 2034 12:00:00 GMT", Some(900)),
+            ("Mon, 01 May 2034 12:00:00 GMT", Some(900)),
+            ("Sun, 01 May 2024 12:00:30 GMT", Some(30)),
             ("soon", None),
             ("-5", None),
             ("", None),
