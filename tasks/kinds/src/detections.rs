@@ -42,3 +42,71 @@ pub struct DetectionProperties {
     /// How many detections were merged into this one, itself among them.
     pub merged: u64,
 }
+
+impl DetectionProperties {
+    /// The properties in the order they are written, each with its JSON type: what a table of detections has for
+    /// columns, also when there are none.
+    pub const FIELDS: &[(&str, PropertyType)] = &[
+        ("class", PropertyType::Text),
+        ("score", PropertyType::Real),
+        ("mean_probability", PropertyType::Real),
+        ("max_probability", PropertyType::Real),
+        ("area_m2", PropertyType::Real),
+        ("perimeter_m", PropertyType::Real),
+        ("compactness", PropertyType::Real),
+        ("pixels", PropertyType::Integer),
+        ("longitude", PropertyType::Real),
+        ("latitude", PropertyType::Real),
+        ("merged", PropertyType::Integer),
+    ];
+}
+
+/// What a property holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PropertyType {
+    /// Text.
+    Text,
+    /// A whole number.
+    Integer,
+    /// A number.
+    Real,
+    /// True or false.
+    Boolean,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fields_are_those_that_are_written() {
+        let properties = DetectionProperties {
+            class: "lake".into(),
+            score: 0.5,
+            mean_probability: 0.5,
+            max_probability: 0.5,
+            area_m2: 0.5,
+            perimeter_m: 0.5,
+            compactness: 0.5,
+            pixels: 1,
+            longitude: 0.5,
+            latitude: 0.5,
+            merged: 1,
+        };
+        let written = serde_json::to_value(properties).unwrap();
+        let found: Vec<_> = written
+            .as_object()
+            .unwrap()
+            .iter()
+            .map(|(name, value)| {
+                let kind = match value {
+                    serde_json::Value::String(_) => PropertyType::Text,
+                    value if value.is_u64() => PropertyType::Integer,
+                    _ => PropertyType::Real,
+                };
+                (name.as_str(), kind)
+            })
+            .collect();
+        assert_eq!(found, DetectionProperties::FIELDS);
+    }
+}

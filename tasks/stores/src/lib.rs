@@ -1,1 +1,31 @@
-//! store.geopackage.
+//! Tasks that store detections where people look for them: GeoPackage and GeoJSON files.
+//!
+//! Invariants:
+//! 1. A file is whole or absent: new ones are made in a hidden folder beside it and renamed, old ones change in one
+//!    transaction. Readers see the state before or after.
+//! 2. Writers of one folder take turns, also those of other processes.
+//! 3. A file that is not what it should be is refused before anything is written to it.
+
+mod folder;
+mod geojson;
+mod geopackage;
+mod rows;
+
+pub use geojson::{GeoJson, GeoJsonOutputs};
+pub use geopackage::{GeoPackageOutputs, Store, StoreMode};
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use swath_kinds::Detections;
+use swath_task::{Artifact, TaskDef};
+
+/// What the tasks of this crate read.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Inputs {
+    /// The detections to store.
+    pub detections: Artifact<Detections>,
+}
+
+/// The tasks of this crate.
+pub const TASKS: &[TaskDef] = &[TaskDef::of::<Store>(), TaskDef::of::<GeoJson>()];
