@@ -1,0 +1,462 @@
+//! Working through the windows of a composite.
+
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use swath_geo::{
+    BandSpec, CogOptions, CogWriter, DataType, Geometry, Overviews, PixelWindow, TILE, rasterize, set_block_cache,
+};
+use swath_task::{Context, Fault, TaskError};
+
+use super::plan::{Plan, Source};
+use super::reduce::{Reducer, Sample, Slot};
+use super::{COUNT_BAND, Method};
+use crate::faults::geo_fault;
+use crate::fit::{Fit, Rectangle, Sampler};
+use crate::reader::Reader;
+
+/// What a finished composite tells.
+pub struct Made {
+    pub scenes: u64,
+    pub clear_share: f64,
+}
+
+/// How one band is reduced.
+struct BandPlan {
+    /// Type that holds the pixels of all scenes.
+    depth: DataType,
+    /// The band is reduced on pixels that are this many output pixels wide, and then repeated.
+    factor: usize,
+    /// Common scale of all scenes, when their offsets are whole numbers of pixel steps: then integers are reduced.
+    scale: Option<f64>,
+    /// How each scene's pixels lie on the output's.
+    fits: Vec<Fit>,
+}
+
+/// Sizes that follow from the memory the step may take.
+struct Sizes {
+    /// Side of a window that is finished in one go, a multiple of the tile.
+    unit: usize,
+    /// Side of the part of it whose observations are held together.
+    part: usize,
+    threads: usize,
+}
+
+/// Reads, reduces and writes everything.
+pub fn run(plan: &Plan, path: &Path, ctx: &Context) -> Result<Made, TaskError> {
+    let mask_fits: Vec<Option<Fit>> =
+        plan.scenes.iter().map(|scene| scene.mask.as_ref().map(|mask| Fit::of(&mask.grid, &plan.grid))).collect();
+    let bands: Vec<BandPlan> = (0..plan.names.len()).map(|band| plan_band(plan, band, &mask_fits)).collect();
+    let sizes = sizes(plan, &bands, ctx.cpus());
+    set_block_cache(plan.memory / 16).map_err(geo_fault)?;
+    tracing::debug!(unit = sizes.unit, part = sizes.part, threads = sizes.threads, scenes = plan.scenes.len());
+
+    let writer = CogWriter::<f32>::create(path, &plan.grid, options(plan)).map_err(geo_fault)?;
+    let units = units(plan, sizes.unit);
+    let (next, done, clear) = (AtomicUsize::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    let failure: Mutex<Option<TaskError>> = Mutex::new(None);
+    let work = || -> Result<(), TaskError> {
+        let mut worker = Worker {
+            plan,
+            bands: &bands,
+            mask_fits: &mask_fits,
+            part: sizes.part,
+            sampler: Sampler::new(Reader::new(&plan.signer, ctx, 256), plan.nearest),
+            reducer: Reducer::new(plan.method),
+        };
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(unit) = units.get(index) else { return Ok(()) };
+            clear.fetch_add(worker.unit(unit, &writer)?, Ordering::Relaxed);
+            ctx.progress(done.fetch_add(1, Ordering::Relaxed) + 1, units.len() as u64, "windows");
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..sizes.threads {
+            scope.spawn(|| {
+                if let Err(error) = work() {
+                    next.store(units.len(), Ordering::Relaxed);
+                    failure.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).get_or_insert(error);
+                }
+            });
+        }
+    });
+    if let Some(error) = failure.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()) {
+        return Err(error);
+    }
+    ctx.check_cancelled()?;
+    writer.finish().map_err(geo_fault)?;
+    let pixels = (plan.grid.width * plan.grid.height) as f64;
+    Ok(Made { scenes: plan.scenes.len() as u64, clear_share: clear.into_inner() as f64 / pixels })
+}
+
+fn options(plan: &Plan) -> CogOptions {
+    let mut bands: Vec<BandSpec> = plan.names.iter().map(BandSpec::new).collect();
+    bands.push(BandSpec { overviews: Overviews::Nearest, ..BandSpec::new(COUNT_BAND) });
+    let mut options = CogOptions::new(bands, Some(f64::NAN));
+    options.level = 1;
+    let method = match plan.method {
+        Method::Median => "median",
+        Method::Mean => "mean",
+    };
+    options.metadata = vec![
+        ("SWATH_METHOD".into(), method.into()),
+        ("SWATH_SCENES".into(), plan.scenes.len().to_string()),
+        ("SWATH_ACQUISITIONS".into(), plan.groups().to_string()),
+    ];
+    options
+}
+
+fn plan_band(plan: &Plan, band: usize, mask_fits: &[Option<Fit>]) -> BandPlan {
+    let sources: Vec<&Source> = plan.scenes.iter().map(|scene| &scene.bands[band]).collect();
+    let fits: Vec<Fit> = sources.iter().map(|source| Fit::of(&source.grid, &plan.grid)).collect();
+    let all = |types: &[DataType]| sources.iter().all(|source| types.contains(&source.data_type));
+    let mut depth = match () {
+        () if all(&[DataType::U8]) => DataType::U8,
+        () if all(&[DataType::U8, DataType::U16]) => DataType::U16,
+        () if all(&[DataType::U8, DataType::I16]) => DataType::I16,
+        () => DataType::F32,
+    };
+    // Integers that cannot say "nothing here" can only be taken where a scene covers everything by itself.
+    let alone = |index: usize| {
+        let group = plan.scenes[index].group;
+        plan.scenes.iter().filter(|scene| scene.group == group).count() == 1
+    };
+    let complete = |index: usize| alone(index) && fits[index].covers(&sources[index].grid, &plan.grid);
+    if (0..sources.len()).any(|i| nodata_in(sources[i].nodata, depth).is_none() && !complete(i)) {
+        depth = DataType::F32;
+    }
+    let scale = sources[0].scale;
+    let common = depth != DataType::F32
+        && sources.iter().all(|source| {
+            let steps = source.offset / source.scale;
+            (source.scale / scale - 1.0).abs() < 1e-9 && (steps - steps.round()).abs() < 1e-6
+        });
+    let factors = fits.iter().map(|fit| fit.factor()).chain(mask_fits.iter().flatten().map(|fit| fit.factor()));
+    BandPlan { depth, factor: factors.fold(0, gcd).max(1), scale: common.then_some(scale), fits }
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+/// A no-data value as an integer type holds it; `None` when the type cannot.
+fn nodata_in(nodata: Option<f64>, depth: DataType) -> Option<f64> {
+    let value = nodata?;
+    let (low, high) = match depth {
+        DataType::U8 => (0.0, 255.0),
+        DataType::U16 => (0.0, 65535.0),
+        DataType::I16 => (-32768.0, 32767.0),
+        _ => return Some(value),
+    };
+    (value.fract() == 0.0 && (low..=high).contains(&value)).then_some(value)
+}
+
+/// The largest windows whose buffers stay within the memory of the step.
+fn sizes(plan: &Plan, bands: &[BandPlan], cpus: usize) -> Sizes {
+    // Code, GDAL, files, overview tiles that wait, and what the allocator holds back.
+    let fixed = (48 << 20) + plan.memory / 16 + plan.memory / 8;
+    let budget = plan.memory.saturating_sub(fixed).max(plan.memory / 4);
+    let pixel = bands.iter().map(|band| band.depth.size()).max().unwrap_or(4) as u64;
+    let (scenes, groups) = (plan.scenes.len() as u64, plan.groups() as u64);
+    let planes = bands.len() as u64 + 1;
+    let cost = |unit: usize, part: usize| {
+        let (unit, part) = ((unit * unit) as u64, (part * part) as u64);
+        // Masks of the unit and the part; observations, what is being read and reduced; results, one tile apart.
+        scenes * (unit / 4 + part) + groups * part * pixel + part * 24 + unit * 4 * planes + unit * 4 + (8 << 20)
+    };
+    let widest = bands.iter().map(|band| band.factor).max().unwrap_or(1);
+    let largest = if widest > 1 { 2 * TILE } else { TILE };
+    for threads in (1..=cpus).rev() {
+        let mut unit = largest;
+        while unit >= TILE {
+            for part in [512, 256, 128] {
+                if threads as u64 * cost(unit, part) <= budget {
+                    return Sizes { unit, part, threads };
+                }
+                if threads > 1 && part == 256 {
+                    break;
+                }
+            }
+            unit /= 2;
+        }
+    }
+    Sizes { unit: TILE, part: 64, threads: 1 }
+}
+
+/// The windows of `unit` pixels, on a Z-curve: those that wait for a common overview tile come close together.
+fn units(plan: &Plan, unit: usize) -> Vec<PixelWindow> {
+    let spread = |value: usize| (0..31).fold(0_u64, |bits, i| bits | ((value as u64 >> i) & 1) << (2 * i));
+    let mut units = Vec::new();
+    for row in (0..plan.grid.height).step_by(unit) {
+        for column in (0..plan.grid.width).step_by(unit) {
+            let (width, height) = (unit.min(plan.grid.width - column), unit.min(plan.grid.height - row));
+            units.push(PixelWindow::new(column, row, width, height));
+        }
+    }
+    units.sort_by_key(|window| spread(window.column / unit) | spread(window.row / unit) << 1);
+    units
+}
+
+/// A mask of one scene in a unit, on pixels `factor` output pixels wide. 1 is clear.
+struct MaskPlane {
+    factor: usize,
+    area: Rectangle,
+    clear: Vec<u8>,
+}
+
+/// One thread.
+struct Worker<'a> {
+    plan: &'a Plan,
+    bands: &'a [BandPlan],
+    mask_fits: &'a [Option<Fit>],
+    part: usize,
+    sampler: Sampler<'a>,
+    reducer: Reducer,
+}
+
+/// The result of a unit: planes of all bands, and counts.
+struct UnitResult {
+    width: usize,
+    height: usize,
+    planes: Vec<Vec<f32>>,
+    counts: Vec<u16>,
+}
+
+impl Worker<'_> {
+    /// Makes and writes one unit; returns how many of its pixels have an observation.
+    fn unit(&mut self, unit: &PixelWindow, writer: &CogWriter<f32>) -> Result<u64, TaskError> {
+        let masks = self.masks(unit)?;
+        let pixels = unit.len();
+        let mut result = UnitResult {
+            width: unit.width,
+            height: unit.height,
+            planes: vec![vec![f32::NAN; pixels]; self.bands.len()],
+            counts: vec![u16::MAX; pixels],
+        };
+        let mut factors: Vec<usize> = self.bands.iter().map(|band| band.factor).collect();
+        factors.sort_unstable();
+        factors.dedup();
+        for factor in factors {
+            let whole = Rectangle::of(unit, factor);
+            for area in whole.parts(self.part) {
+                let clear: Vec<Option<Vec<u8>>> =
+                    masks.iter().map(|mask| mask.as_ref().map(|mask| cut(mask, &area, factor))).collect();
+                for band in 0..self.bands.len() {
+                    if self.bands[band].factor != factor {
+                        continue;
+                    }
+                    let offset = (area.column - whole.column, area.row - whole.row);
+                    match self.bands[band].depth {
+                        DataType::U8 => self.band::<u8>(band, &area, offset, &clear, &mut result)?,
+                        DataType::U16 => self.band::<u16>(band, &area, offset, &clear, &mut result)?,
+                        DataType::I16 => self.band::<i16>(band, &area, offset, &clear, &mut result)?,
+                        _ => self.band::<f32>(band, &area, offset, &clear, &mut result)?,
+                    }
+                }
+            }
+        }
+        drop(masks);
+        self.clip(unit, &mut result)?;
+        write(unit, &result, writer)
+    }
+
+    /// Masks of all scenes in a unit; `None` where a scene has no mask.
+    fn masks(&mut self, unit: &PixelWindow) -> Result<Vec<Option<MaskPlane>>, TaskError> {
+        let mut masks = Vec::with_capacity(self.plan.scenes.len());
+        for (scene, fit) in self.plan.scenes.iter().zip(self.mask_fits) {
+            let (Some(source), Some(fit)) = (&scene.mask, fit) else {
+                masks.push(None);
+                continue;
+            };
+            let factor = fit.factor();
+            let area = Rectangle::of(unit, factor);
+            let metres = self.plan.grid.metres();
+            let radius = |size: f64| self.plan.rule.dilation / (size * factor as f64);
+            let radius = (radius(metres.0), radius(metres.1));
+            let wide = area.grown(radius.0.ceil() as i64, radius.1.ceil() as i64);
+            let fill = source.nodata.map_or(0, |value| value as u16);
+            let mut values = vec![fill; wide.len()];
+            let covered = self.sampler.read(source, fit, factor, &wide, true, fill, &self.plan.grid, &mut values);
+            let covered = covered.map_err(|error| told_of(error, &scene.id, "mask"))?;
+            let clear = match covered {
+                None => vec![0; area.len()],
+                Some(covered) => {
+                    let nodata = source.nodata.filter(|v| (0.0..=65535.0).contains(v)).map(|v| v as u16);
+                    let mut classes = self.plan.rule.classify(&values, nodata);
+                    covered.blank(&wide, &mut classes, 2);
+                    let clear = super::mask::dilate(&classes, wide.width, wide.height, radius);
+                    wide.copy_part(&clear, &area)
+                }
+            };
+            masks.push(Some(MaskPlane { factor, area, clear }));
+        }
+        Ok(masks)
+    }
+
+    /// Reduces one band in `area` (in pixels of its factor) and lays it into the result.
+    fn band<T: Sample>(
+        &mut self,
+        band: usize,
+        area: &Rectangle,
+        offset: (i64, i64),
+        clear: &[Option<Vec<u8>>],
+        result: &mut UnitResult,
+    ) -> Result<(), TaskError> {
+        let plan = &self.bands[band];
+        let scenes = &self.plan.scenes;
+        struct Held<T> {
+            pixels: Vec<T>,
+            scene: usize,
+            merged: bool,
+        }
+        let mut held: Vec<Held<T>> = Vec::new();
+        let nodata_of = |scene: usize| nodata_in(scenes[scene].bands[band].nodata, plan.depth).map(T::from_f64);
+        for (index, scene) in scenes.iter().enumerate() {
+            if clear[index].as_ref().is_some_and(|clear| !clear.contains(&1)) {
+                continue;
+            }
+            let source = &scene.bands[band];
+            let fill = if T::TYPE.is_float() { T::from_f64(f64::NAN) } else { nodata_of(index).unwrap_or_default() };
+            let mut pixels = vec![fill; area.len()];
+            let fit = &plan.fits[index];
+            let read = self.sampler.read(source, fit, plan.factor, area, false, fill, &self.plan.grid, &mut pixels);
+            if read.map_err(|error| told_of(error, &scene.id, &self.plan.names[band]))?.is_none() {
+                continue;
+            }
+            let same = held.last().is_some_and(|last| scenes[last.scene].group == scene.group);
+            match held.last_mut() {
+                // A second item of the same acquisition fills what the first left open.
+                Some(last) if same => {
+                    let (first, nodata) = (last.scene, nodata_of(last.scene));
+                    let open = |pixel: T| Some(pixel) == nodata || pixel.to_f64().is_nan();
+                    if !last.merged {
+                        if let Some(clear) = &clear[first] {
+                            for (pixel, clear) in last.pixels.iter_mut().zip(clear) {
+                                *pixel = if *clear == 1 { *pixel } else { nodata.unwrap_or(fill) };
+                            }
+                        }
+                        last.merged = true;
+                    }
+                    let own = nodata_of(index);
+                    for (at, pixel) in last.pixels.iter_mut().enumerate() {
+                        let usable = clear[index].as_ref().is_none_or(|clear| clear[at] == 1);
+                        if open(*pixel) && usable && Some(pixels[at]) != own {
+                            *pixel = pixels[at];
+                        }
+                    }
+                }
+                _ => held.push(Held { pixels, scene: index, merged: false }),
+            }
+        }
+        let slots: Vec<Slot<T>> = held
+            .iter()
+            .map(|held| {
+                let source = &scenes[held.scene].bands[band];
+                let (gain, bias) = match plan.scale {
+                    Some(_) => (1.0, (source.offset / source.scale).round()),
+                    None => (source.scale, source.offset),
+                };
+                Slot {
+                    pixels: &held.pixels,
+                    clear: if held.merged { None } else { clear[held.scene].as_deref() },
+                    nodata: nodata_of(held.scene),
+                    gain,
+                    bias,
+                }
+            })
+            .collect();
+        let (mut values, mut counts) = (vec![0.0; area.len()], vec![0; area.len()]);
+        self.reducer.reduce(&slots, plan.scale.unwrap_or(1.0), &mut values, &mut counts);
+        let factor = plan.factor;
+        let (left, top) = (offset.0 as usize * factor, offset.1 as usize * factor);
+        let plane = &mut result.planes[band];
+        for row in top..(top + area.height * factor).min(result.height) {
+            let from = (row - top) / factor * area.width;
+            let to = row * result.width;
+            let end = (left + area.width * factor).min(result.width);
+            if factor == 1 {
+                plane[to + left..to + end].copy_from_slice(&values[from..from + end - left]);
+                for (total, count) in result.counts[to + left..to + end].iter_mut().zip(&counts[from..]) {
+                    *total = (*total).min(*count);
+                }
+                continue;
+            }
+            for column in left..end {
+                let at = from + (column - left) / factor;
+                plane[to + column] = values[at];
+                let total = &mut result.counts[to + column];
+                *total = (*total).min(counts[at]);
+            }
+        }
+        Ok(())
+    }
+
+    /// Blanks what lies outside of the area's polygons.
+    fn clip(&self, unit: &PixelWindow, result: &mut UnitResult) -> Result<(), TaskError> {
+        let Some(wkb) = &self.plan.clip else { return Ok(()) };
+        let geometry = Geometry::from_wkb(wkb).map_err(geo_fault)?;
+        let inside = rasterize(&[geometry], &self.plan.grid.crop(unit), true).map_err(geo_fault)?;
+        for (at, inside) in inside.iter().enumerate() {
+            if *inside == 0 {
+                result.counts[at] = 0;
+                for plane in &mut result.planes {
+                    plane[at] = f32::NAN;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The same error, with the scene and band it befell.
+fn told_of(error: TaskError, scene: &str, band: &str) -> TaskError {
+    let place = |fault: Fault| Fault { message: format!("scene `{scene}`, {band}: {}", fault.message), ..fault };
+    match error {
+        TaskError::Transient { fault, retry_after } => TaskError::Transient { fault: place(fault), retry_after },
+        TaskError::Permanent(fault) => TaskError::Permanent(place(fault)),
+        TaskError::Cancelled => TaskError::Cancelled,
+    }
+}
+
+/// The part of a mask that covers `area` of pixels `factor` output pixels wide, repeated where the mask is coarser.
+fn cut(mask: &MaskPlane, area: &Rectangle, factor: usize) -> Vec<u8> {
+    // A band's factor divides the mask's: it is the greatest common divisor of both.
+    let times = mask.factor / factor;
+    let mut out = Vec::with_capacity(area.len());
+    for row in area.row..area.row + area.height as i64 {
+        let line = (row / times as i64 - mask.area.row) as usize * mask.area.width;
+        let start = area.column / times as i64 - mask.area.column;
+        if times == 1 {
+            out.extend_from_slice(&mask.clear[line + start as usize..][..area.width]);
+            continue;
+        }
+        for column in area.column..area.column + area.width as i64 {
+            out.push(mask.clear[line + (column / times as i64 - mask.area.column) as usize]);
+        }
+    }
+    out
+}
+
+/// Writes a unit tile by tile; returns how many of its pixels have an observation.
+fn write(unit: &PixelWindow, result: &UnitResult, writer: &CogWriter<f32>) -> Result<u64, TaskError> {
+    let clear = result.counts.iter().filter(|count| **count > 0).count() as u64;
+    for top in (0..unit.height).step_by(TILE) {
+        for left in (0..unit.width).step_by(TILE) {
+            let (width, height) = (TILE.min(unit.width - left), TILE.min(unit.height - top));
+            let mut tile = Vec::with_capacity(width * height * (result.planes.len() + 1));
+            for plane in &result.planes {
+                for row in top..top + height {
+                    tile.extend_from_slice(&plane[row * unit.width + left..][..width]);
+                }
+            }
+            for row in top..top + height {
+                tile.extend(result.counts[row * unit.width + left..][..width].iter().map(|count| f32::from(*count)));
+            }
+            let window = PixelWindow::new(unit.column + left, unit.row + top, width, height);
+            writer.write_tile(&window, &tile).map_err(geo_fault)?;
+        }
+    }
+    Ok(clear)
+}

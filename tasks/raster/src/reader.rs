@@ -1,0 +1,82 @@
+//! Reading windows of files that may be far away: signed when opened, tried again when the network fails.
+
+use std::time::Duration;
+
+use swath_access::Signer;
+use swath_geo::{ErrorKind, GeoError, OpenOptions, Raster};
+use swath_task::{Context, TaskError};
+
+use crate::faults::geo_fault;
+
+/// Waits before the second, third and fourth attempt.
+const WAITS: [Duration; 3] = [Duration::from_millis(500), Duration::from_secs(2), Duration::from_secs(6)];
+
+/// Open rasters of one thread, the most recently used last.
+pub struct Reader<'a> {
+    signer: &'a Signer,
+    context: &'a Context,
+    open: Vec<(String, Raster)>,
+    capacity: usize,
+}
+
+impl<'a> Reader<'a> {
+    /// A reader that keeps up to `capacity` files open.
+    pub fn new(signer: &'a Signer, context: &'a Context, capacity: usize) -> Self {
+        Self { signer, context, open: Vec::new(), capacity: capacity.max(1) }
+    }
+
+    /// Runs `work` on the raster at `href`, opening it when needed. Failures that may pass are tried again with the
+    /// file opened anew, after a pause that ends when the step is cancelled.
+    pub fn with<R>(
+        &mut self,
+        href: &str,
+        size: Option<u64>,
+        mut work: impl FnMut(&Raster) -> Result<R, GeoError>,
+    ) -> Result<R, TaskError> {
+        let mut attempt = 0;
+        loop {
+            self.context.check_cancelled()?;
+            let error = match self.take(href, size)? {
+                Ok(raster) => match work(&raster) {
+                    Ok(value) => {
+                        self.keep(href, raster);
+                        return Ok(value);
+                    }
+                    Err(error) => error,
+                },
+                Err(error) => error,
+            };
+            if error.kind() == ErrorKind::Denied {
+                self.signer.forget(href);
+            }
+            let Some(wait) = WAITS.get(attempt).filter(|_| error.is_transient()) else { return Err(geo_fault(error)) };
+            tracing::warn!(attempt = attempt + 1, wait_ms = wait.as_millis() as u64, "{error}");
+            attempt += 1;
+            self.pause(*wait)?;
+        }
+    }
+
+    fn take(&mut self, href: &str, size: Option<u64>) -> Result<Result<Raster, GeoError>, TaskError> {
+        if let Some(at) = self.open.iter().position(|(name, _)| name == href) {
+            return Ok(Ok(self.open.remove(at).1));
+        }
+        let signed = self.signer.sign_blocking(href)?;
+        Ok(Raster::open_with(&signed, &OpenOptions { expected_size: size }))
+    }
+
+    fn keep(&mut self, href: &str, raster: Raster) {
+        if self.open.len() == self.capacity {
+            self.open.remove(0);
+        }
+        self.open.push((href.to_owned(), raster));
+    }
+
+    fn pause(&self, wait: Duration) -> Result<(), TaskError> {
+        let step = Duration::from_millis(100);
+        for _ in 0..wait.as_millis() / step.as_millis() {
+            self.context.check_cancelled()?;
+            std::thread::sleep(step);
+        }
+        self.context.check_cancelled()
+    }
+}

@@ -1,0 +1,197 @@
+//! Composites against numpy's masked median, and what is refused.
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use swath_geo::Raster;
+use swath_kinds::SceneList;
+use swath_raster::Composite;
+use swath_task::local::LocalHost;
+use swath_task::{Task, TaskError};
+
+/// A folder with the scenes of a case, made by the oracle.
+struct Stack {
+    folder: tempfile::TempDir,
+    host: Arc<LocalHost>,
+    case: &'static str,
+}
+
+impl Stack {
+    fn new(case: &'static str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        support::run_file("oracle_composite.py", &["make".as_ref(), case.as_ref(), folder.path().as_os_str()]);
+        let host = LocalHost::new(folder.path().join("host")).unwrap();
+        Self { folder, host, case }
+    }
+
+    fn scenes(&self) -> serde_json::Value {
+        serde_json::from_str(&std::fs::read_to_string(self.folder.path().join("scenes.json")).unwrap()).unwrap()
+    }
+
+    fn write(&self, scenes: &serde_json::Value) {
+        std::fs::write(self.folder.path().join("scenes.json"), scenes.to_string()).unwrap();
+    }
+
+    fn run(&self, params: serde_json::Value) -> Result<(PathBuf, u64, f64), TaskError> {
+        let task: Composite = serde_json::from_value(params).unwrap();
+        task.check().unwrap();
+        let scenes = self.host.import::<SceneList>(&self.folder.path().join("scenes.json")).unwrap();
+        let inputs = serde_json::from_value(serde_json::json!({ "scenes": scenes })).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let outputs = runtime.block_on(task.run(inputs, &self.host.context(2)))?;
+        Ok((self.host.path(outputs.raster.record()), outputs.scenes_used, outputs.clear_share))
+    }
+
+    fn agree(&self, cog: &Path) {
+        let arguments = ["check".as_ref(), self.case.as_ref(), self.folder.path().as_os_str(), cog.as_os_str()];
+        let told = support::run_file("oracle_composite.py", &arguments);
+        assert!(told.ends_with("agree"), "{told}");
+    }
+}
+
+fn message(error: &TaskError) -> (String, String) {
+    match error {
+        TaskError::Permanent(fault) | TaskError::Transient { fault, .. } => {
+            (fault.code.to_string(), fault.message.clone())
+        }
+        TaskError::Cancelled => panic!("cancelled"),
+    }
+}
+
+#[test]
+fn the_median_of_clear_pixels_equals_numpy_with_offset_no_data_and_both_resolutions() {
+    let stack = Stack::new("shared");
+    let (cog, scenes, share) = stack.run(serde_json::json!({ "bands": ["B04", "B11"] })).unwrap();
+    assert_eq!(scenes, 7);
+    assert!((0.3..1.0).contains(&share), "{share}");
+    stack.agree(&cog);
+}
+
+#[test]
+fn the_composite_does_not_depend_on_memory() {
+    let stack = Stack::new("shared");
+    let (wide, ..) = stack.run(serde_json::json!({ "bands": ["B04", "B11"] })).unwrap();
+    let (narrow, ..) = stack.run(serde_json::json!({ "bands": ["B04", "B11"], "memory": "64 MiB" })).unwrap();
+    assert_eq!(wide, narrow, "the path holds the digest");
+}
+
+#[test]
+fn the_mean_of_clear_pixels_equals_numpy() {
+    let stack = Stack::new("mean");
+    let (cog, ..) = stack.run(serde_json::json!({ "bands": ["B04", "B11"], "method": "mean" })).unwrap();
+    stack.agree(&cog);
+}
+
+#[test]
+fn dilated_clouds_equal_scipy() {
+    let stack = Stack::new("dilated");
+    let (cog, ..) = stack.run(serde_json::json!({ "bands": ["B04", "B11"], "cloud_dilation": 80.0 })).unwrap();
+    stack.agree(&cog);
+}
+
+#[test]
+fn scenes_of_differing_extent_are_laid_where_they_belong() {
+    let stack = Stack::new("extents");
+    let (cog, ..) = stack.run(serde_json::json!({ "bands": ["B04"] })).unwrap();
+    stack.agree(&cog);
+}
+
+#[test]
+fn two_zones_come_to_one_grid_and_shared_pixels_stay_untouched() {
+    let stack = Stack::new("zones");
+    for crs in ["EPSG:32633", "EPSG:32632"] {
+        let (cog, scenes, _) = stack.run(serde_json::json!({ "bands": ["B04"], "mask": "none", "crs": crs })).unwrap();
+        assert_eq!(scenes, 2);
+        stack.agree(&cog);
+    }
+}
+
+#[test]
+fn neighbouring_tiles_of_one_acquisition_count_once() {
+    let stack = Stack::new("tiles");
+    let (cog, ..) = stack.run(serde_json::json!({ "bands": ["B04"] })).unwrap();
+    stack.agree(&cog);
+}
+
+#[test]
+fn masks_by_values_and_by_bits_and_signed_pixels_are_taken() {
+    let stack = Stack::new("fmask");
+    let mask = serde_json::json!({ "asset": "qa", "clear": [0, 1] });
+    let (cog, ..) = stack.run(serde_json::json!({ "bands": ["red"], "mask": mask })).unwrap();
+    stack.agree(&cog);
+    let stack = Stack::new("bits");
+    let mask = serde_json::json!({ "asset": "qa", "cloudy_bits": [1, 3] });
+    let (cog, ..) = stack.run(serde_json::json!({ "bands": ["red"], "mask": mask })).unwrap();
+    stack.agree(&cog);
+}
+
+#[test]
+fn an_area_is_snapped_outward_to_the_pixels_of_the_scenes() {
+    let stack = Stack::new("shared");
+    let (whole, ..) = stack.run(serde_json::json!({ "bands": ["B04", "B11"] })).unwrap();
+    let whole = Raster::open_path(&whole).unwrap();
+    // Within the scenes, in degrees; its edges fall inside of pixels.
+    let area = [64.3081, 46.1760, 64.3450, 46.2085];
+    let (part, ..) = stack.run(serde_json::json!({ "bands": ["B04", "B11"], "area": area })).unwrap();
+    let part = Raster::open_path(&part).unwrap();
+    let (outer, inner) = (whole.grid().unwrap(), part.grid().unwrap());
+    let (column, row) = inner.offset_in(&outer).expect("the same pixels");
+    assert!(column > 0 && row > 0 && (column as usize + inner.width) < outer.width, "{column} {row} {inner:?}");
+    for band in 0..3 {
+        let window = swath_geo::PixelWindow::new(column as usize, row as usize, inner.width, inner.height);
+        let (mut a, mut b) = (vec![0.0_f32; window.len()], vec![0.0_f32; window.len()]);
+        whole.read(band, &window, &mut a).unwrap();
+        part.read(band, &inner.window(), &mut b).unwrap();
+        assert!(a.iter().zip(&b).all(|(a, b)| a == b || (a.is_nan() && b.is_nan())), "band {band}");
+    }
+    let error = stack.run(serde_json::json!({ "bands": ["B04"], "area": [10.0, 10.0, 11.0, 11.0] })).unwrap_err();
+    assert_eq!(message(&error).0, "R109");
+}
+
+#[test]
+fn a_scene_that_lacks_a_band_is_named_and_left_out_only_when_asked() {
+    let stack = Stack::new("extents");
+    let mut scenes = stack.scenes();
+    scenes["scenes"][1]["assets"].as_object_mut().unwrap().remove("B11");
+    stack.write(&scenes);
+    let params = serde_json::json!({ "bands": ["B04", "B11"] });
+    let error = stack.run(params).unwrap_err();
+    let (code, text) = message(&error);
+    assert_eq!(code, "R122");
+    assert!(text.contains("`S1`") && text.contains("`B11`") && text.contains("B04, SCL"), "{text}");
+    let (_, used, _) = stack.run(serde_json::json!({ "bands": ["B04", "B11"], "missing": "skip" })).unwrap();
+    assert_eq!(used, 4);
+}
+
+#[test]
+fn a_damaged_or_changed_file_is_an_error_that_names_scene_band_and_file() {
+    let stack = Stack::new("extents");
+    let path = stack.folder.path().join("2_B04.tif");
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &bytes[..bytes.len() - bytes.len() / 3]).unwrap();
+    let error = stack.run(serde_json::json!({ "bands": ["B04"] })).unwrap_err();
+    let (code, text) = message(&error);
+    assert!(code == "R103" || code == "R102", "{code} {text}");
+    assert!(text.contains("2_B04.tif"), "{text}");
+
+    std::fs::write(&path, &bytes).unwrap();
+    let mut scenes = stack.scenes();
+    scenes["scenes"][2]["assets"]["B04"]["size"] = (bytes.len() + 1).into();
+    stack.write(&scenes);
+    let error = stack.run(serde_json::json!({ "bands": ["B04"] })).unwrap_err();
+    assert_eq!(message(&error).0, "R114");
+}
+
+#[test]
+fn wrong_parameters_are_told_all_at_once() {
+    let task: Composite = serde_json::from_value(serde_json::json!({
+        "bands": ["B04", "B04", "count"], "memory": "1 MiB", "clip": true, "resolution": -1.0,
+        "mask": { "asset": "qa" }
+    }))
+    .unwrap();
+    let problems = task.check().unwrap_err();
+    let places: Vec<&str> = problems.iter().map(|problem| problem.at.as_str()).collect();
+    assert_eq!(places, ["/bands/1", "/bands/2", "/mask", "/resolution", "/memory", "/clip"]);
+}
