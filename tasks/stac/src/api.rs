@@ -11,7 +11,7 @@ use url::Url;
 
 use crate::collector::Collector;
 use crate::href::resolve;
-use crate::source::Source;
+use crate::source::{Source, take_features};
 
 /// Most pages of one search, and most empty pages in a row.
 const MOST_PAGES: usize = 20_000;
@@ -171,7 +171,7 @@ async fn pages(
         };
         let (page, address) = source.send(request).await?;
         let next = next_ask(&page, &address, &ask)?;
-        let (fresh, total) = take_features(page, &address, found)?;
+        let (fresh, total) = offer_features(page, &address, found)?;
         ctx.progress(found.funnel.seen, found.funnel.seen.max(total.unwrap_or(0)), "items");
         let Some(next) = next else { return Ok(()) };
         if paging.enough.is_some_and(|enough| found.len() >= enough) {
@@ -196,14 +196,13 @@ enum Fresh {
 }
 
 /// Offers the features of a page. S120: it is no item collection.
-fn take_features(mut page: Value, address: &str, found: &mut Collector) -> Result<(Fresh, Option<u64>), TaskError> {
+fn offer_features(page: Value, address: &str, found: &mut Collector) -> Result<(Fresh, Option<u64>), TaskError> {
     let total = page["numberMatched"].as_u64().or_else(|| page["context"]["matched"].as_u64());
-    let Value::Array(features) = page["features"].take() else {
-        let what = page["type"].as_str().map_or_else(|| "an object".to_owned(), |kind| format!("a {kind}"));
-        let said =
-            ["detail", "description", "message"].iter().find_map(|name| page[*name].as_str()).unwrap_or_default();
-        let said =
-            if said.is_empty() { String::new() } else { format!(" ({})", said.chars().take(200).collect::<String>()) };
+    let what = page["type"].as_str().map_or_else(|| "JSON".to_owned(), |kind| format!("a {kind}"));
+    let said = ["detail", "description", "message"].iter().find_map(|name| page[*name].as_str()).unwrap_or_default();
+    let said = said.chars().take(200).collect::<String>();
+    let said = if said.is_empty() { said } else { format!(" ({said})") };
+    let Some(features) = take_features(page) else {
         let message = format!("`{}` answered with {what} without `features`, not with items{said}", redact(address));
         return Err(Fault::new("S120", message)
             .help("check that `catalog` is the root of a STAC API, a catalogue or an item collection")
@@ -290,7 +289,7 @@ pub(crate) async fn item_collection(
     let remote = crate::href::is_address(address);
     // A saved page still carries the `next` link of the server it came from: a file has no next page.
     let next = if remote { next_ask(&page, address, &Ask::Get(address.to_owned()))? } else { None };
-    let Value::Array(features) = { page }["features"].take() else {
+    let Some(features) = take_features(page) else {
         let message = format!("`{}` is an item collection without `features`", redact(address));
         return Err(Fault::new("S120", message).permanent());
     };

@@ -11,7 +11,7 @@ use url::Url;
 
 use crate::collector::Collector;
 use crate::href::{is_address, resolve};
-use crate::source::Source;
+use crate::source::{Source, take_features};
 
 /// Documents read at the same time.
 const AT_ONCE: usize = 16;
@@ -76,8 +76,9 @@ fn open(
             return Ok(());
         }
         Some("FeatureCollection") => {
-            for feature in { document }["features"].take().as_array_mut().into_iter().flatten() {
-                found.offer(feature.take(), href, true, false)?;
+            let features = take_features(document).ok_or_else(|| not_stac(href))?;
+            for feature in features {
+                found.offer(feature, href, true, false)?;
             }
             return Ok(());
         }
@@ -85,9 +86,7 @@ fn open(
         // STAC 0.9 catalogues have no `type`; what has links and an id is taken for one.
         None if document["links"].is_array() && document["id"].is_string() => {}
         _ => {
-            return Err(Fault::new("S120", format!("`{}` is not a STAC document", redact(href)))
-                .help("a catalogue, collection, item or item collection has a `type` that says so")
-                .permanent());
+            return Err(not_stac(href));
         }
     }
     if depth >= DEEPEST {
@@ -126,4 +125,10 @@ fn open(
         }
     }
     Ok(())
+}
+
+fn not_stac(href: &str) -> TaskError {
+    Fault::new("S120", format!("`{}` is not a STAC document", redact(href)))
+        .help("a catalogue, collection, item or item collection has a `type` that says so")
+        .permanent()
 }

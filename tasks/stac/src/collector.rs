@@ -17,7 +17,8 @@ const MOST_SCENES: usize = 200_000;
 pub(crate) struct Collector {
     filter: Filter,
     choice: Choice,
-    kept: HashMap<String, (Identity, Scene)>,
+    kept: HashMap<String, Vec<(Identity, Scene)>>,
+    scenes: usize,
     ids: std::collections::HashSet<(String, String)>,
     /// How many items passed each condition.
     pub funnel: Funnel,
@@ -34,6 +35,7 @@ impl Collector {
             filter,
             choice,
             kept: HashMap::new(),
+            scenes: 0,
             ids: std::collections::HashSet::new(),
             funnel: Funnel::default(),
             duplicates: 0,
@@ -48,7 +50,7 @@ impl Collector {
 
     /// How many scenes are kept now.
     pub fn len(&self) -> usize {
-        self.kept.len()
+        self.scenes
     }
 
     /// Takes an item in, if it is wanted. `false`: it was told before. `placed`: a server has looked at the area.
@@ -64,14 +66,18 @@ impl Collector {
         }
         self.from_planetary_computer |= candidate.from_planetary_computer;
         let (identity, scene) = (candidate.identity, candidate.scene);
-        match self.kept.get(&identity.key) {
-            Some((older, _)) if older.rank >= identity.rank => self.twins += 1,
-            twin => {
-                self.twins += u64::from(twin.is_some());
-                self.kept.insert(identity.key.clone(), (identity, scene));
-            }
+        let group = self.kept.entry(identity.key.clone()).or_default();
+        if group.iter().any(|(other, _)| other.is_twin(&identity) && other.rank >= identity.rank) {
+            self.twins += 1;
+            return Ok(true);
         }
-        if self.kept.len() > MOST_SCENES {
+        let before = group.len();
+        group.retain(|(other, _)| !other.is_twin(&identity));
+        let replaced = before - group.len();
+        group.push((identity, scene));
+        self.twins += replaced as u64;
+        self.scenes = self.scenes + 1 - replaced;
+        if self.scenes > MOST_SCENES {
             return Err(Fault::new("S128", format!("more than {MOST_SCENES} scenes match"))
                 .help("narrow the area or the period, or set `max_items`")
                 .permanent());
@@ -81,7 +87,7 @@ impl Collector {
 
     /// The scenes: of each twin one, at most `max`, by `sort` the first; then sorted by time and id.
     pub fn finish(self, sort: Option<Sort>, max: Option<usize>) -> Vec<Scene> {
-        let mut scenes: Vec<Scene> = self.kept.into_values().map(|(_, scene)| scene).collect();
+        let mut scenes: Vec<Scene> = self.kept.into_values().flatten().map(|(_, scene)| scene).collect();
         let by_time =
             |a: &Scene, b: &Scene| (instant(a), &a.id, &a.collection).cmp(&(instant(b), &b.id, &b.collection));
         scenes.sort_by(by_time);

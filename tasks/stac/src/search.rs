@@ -19,7 +19,7 @@ use crate::filter::{Filter, Footprint};
 use crate::href::{is_address, normal};
 use crate::item::{self, Choice, is_planetary_computer};
 use crate::period::Period;
-use crate::source::{LARGEST_DOCUMENT, Source};
+use crate::source::{LARGEST_ANSWER, Source};
 
 /// Finds the scenes of an area and a period in a STAC API, a static catalogue or an item collection, local or remote.
 /// Each (tile, datatake) comes once, in its newest processing baseline. Items without cloud cover are kept.
@@ -409,7 +409,7 @@ impl Search {
             first_byte: total,
             idle: limits.idle.min(total),
             total,
-            body: Bytes(LARGEST_DOCUMENT),
+            body: LARGEST_ANSWER,
             ..limits
         }
     }

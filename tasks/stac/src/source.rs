@@ -4,13 +4,14 @@ use std::path::Path;
 
 use serde_json::Value;
 use swath_access::{Client, Limits, Request, redact, same_origin};
-use swath_task::{Fault, TaskError};
+use swath_task::{Bytes, Fault, TaskError};
 use url::Url;
 
 use crate::href::is_address;
 
-/// Largest document, local or remote.
-pub(crate) const LARGEST_DOCUMENT: u64 = 256 << 20;
+/// Largest local document, and largest answer of a server.
+const LARGEST_FILE: u64 = 256 << 20;
+pub(crate) const LARGEST_ANSWER: Bytes = Bytes::mib(64);
 
 /// Reads documents. Headers with keys go to the catalogue's own origin only.
 #[derive(Clone)]
@@ -57,6 +58,17 @@ impl Source {
     }
 }
 
+/// Takes the list `features` out of a document; `None` when it has none.
+pub(crate) fn take_features(document: Value) -> Option<Vec<Value>> {
+    match document {
+        Value::Object(mut members) => match members.remove("features") {
+            Some(Value::Array(features)) => Some(features),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
 fn read_file(path: &Path) -> Result<Value, TaskError> {
     let place = path.display();
     let failed = |error: std::io::Error| {
@@ -65,9 +77,9 @@ fn read_file(path: &Path) -> Result<Value, TaskError> {
             .permanent()
     };
     let size = std::fs::metadata(path).map_err(failed)?.len();
-    if size > LARGEST_DOCUMENT {
+    if size > LARGEST_FILE {
         let message =
-            format!("the catalogue file `{place}` has {} MiB, more than {} MiB", size >> 20, LARGEST_DOCUMENT >> 20);
+            format!("the catalogue file `{place}` has {} MiB, more than {} MiB", size >> 20, LARGEST_FILE >> 20);
         return Err(Fault::new("S109", message).help("split it into several item collections").permanent());
     }
     let bytes = std::fs::read(path).map_err(failed)?;

@@ -5,14 +5,31 @@ use stac::Item;
 /// What two items must share to be twins, and which of them stays.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {
-    /// Tile, datatake and data strip, or collection and id.
+    /// Tile and datatake, or collection and id.
     pub key: String,
+    /// Begin of the data strip, seconds since 1970, where it is told.
+    pub strip: Option<i64>,
     /// The greater stays: baseline, then time of processing, then id.
     pub rank: (Vec<u32>, String, String),
     /// Grid tile.
     pub tile: Option<String>,
     /// Processing baseline, `05.10`.
     pub baseline: Option<String>,
+}
+
+/// Begins of one data strip differ by seconds from baseline to baseline, those of two strips by minutes.
+const SAME_STRIP: u64 = 30;
+
+impl Identity {
+    /// Whether `other`, of the same key, holds the same pixels. One datatake may come down in two strips that share
+    /// a tile: neither replaces the other. Where strips are not told, another baseline tells reprocessing; two items
+    /// of one baseline are taken for two strips.
+    pub fn is_twin(&self, other: &Self) -> bool {
+        match (self.strip, other.strip) {
+            (Some(one), Some(two)) => one.abs_diff(two) <= SAME_STRIP,
+            _ => self.rank.0 != other.rank.0,
+        }
+    }
 }
 
 /// Reads tile, datatake and baseline off an item, from its properties or a Sentinel-2 product name.
@@ -47,13 +64,12 @@ pub(crate) fn identify(item: &Item) -> Identity {
     let datatake = text(&["s2:datatake_id", "sentinel2:datatake_id"])
         .map(|id| id.rsplit_once("_N").map_or(id.clone(), |(stem, _)| stem.to_owned()))
         .or_else(|| product.as_ref().map(|p| p.datatake.clone()));
-    // One datatake may come down in two strips that share a tile: neither replaces the other.
-    let strip = text(&["s2:datastrip_id"])
-        .and_then(|id| id.split('_').rev().find(|part| part.starts_with('S')).map(str::to_owned));
+    let strip =
+        text(&["s2:datastrip_id"]).and_then(|id| id.rsplit('_').find_map(|part| sensing(part.strip_prefix('S')?)));
 
     let collection = item.collection.clone().unwrap_or_default();
     let key = match (&tile, &datatake) {
-        (Some(tile), Some(datatake)) => format!("{collection}\n{tile}\n{datatake}\n{}", strip.unwrap_or_default()),
+        (Some(tile), Some(datatake)) => format!("{collection}\n{tile}\n{datatake}"),
         _ => format!("{collection}\n{}", item.id),
     };
     let processed = text(&["s2:generation_time", "processing:datetime"])
@@ -61,7 +77,13 @@ pub(crate) fn identify(item: &Item) -> Identity {
         .or_else(|| item.properties.updated.clone())
         .unwrap_or_default();
     let rank = (baseline.as_deref().map(numbers).unwrap_or_default(), processed, item.id.clone());
-    Identity { key, rank, tile, baseline }
+    Identity { key, strip, rank, tile, baseline }
+}
+
+/// `20190629T212530`, UTC, in seconds since 1970.
+fn sensing(text: &str) -> Option<i64> {
+    let at = jiff::civil::DateTime::strptime("%Y%m%dT%H%M%S", text).ok()?;
+    Some(jiff::tz::TimeZone::UTC.to_timestamp(at).ok()?.as_second())
 }
 
 fn numbers(text: &str) -> Vec<u32> {
@@ -123,23 +145,27 @@ mod tests {
         let tenth =
             identify(&item("S2A_MSIL2A_20200714T112121_N0510_R037_T28QCH_20230401T010101", serde_json::json!({})));
         assert_eq!(old.key, new.key);
+        assert!(old.is_twin(&new) && !old.is_twin(&old), "one baseline and no strip told: two strips");
         assert!(old.rank < new.rank && new.rank < tenth.rank);
         assert_eq!((old.tile.as_deref(), new.baseline.as_deref()), (Some("28QCH"), Some("05.00")));
     }
 
     #[test]
     fn tiles_and_strips_of_one_datatake_are_not_twins() {
-        let of = |tile: &str, strip: &str| {
+        let of = |tile: &str, strip: &str, baseline: &str| {
             identify(&item(
                 &format!("{tile}{strip}"),
-                serde_json::json!({"s2:mgrs_tile": tile, "s2:datatake_id": "GS2A_20200714T112121_026434_N02.09",
-                    "s2:datastrip_id": format!("S2A_OPER_MSI_L2A_DS_X_20201006T080532_S{strip}_N02.12")}),
+                serde_json::json!({"s2:mgrs_tile": tile, "s2:datatake_id": format!("GS2A_20200714T112121_026434_N{baseline}"),
+                    "s2:datastrip_id": format!("S2A_OPER_MSI_L2A_DS_X_20201006T080532_S{strip}_N{baseline}"),
+                    "s2:processing_baseline": baseline}),
             ))
-            .key
         };
-        assert_ne!(of("28QCH", "20200714T112121"), of("28QCJ", "20200714T112121"));
-        assert_ne!(of("28QCH", "20200714T112121"), of("28QCH", "20200714T112500"));
-        assert_eq!(of("28QCH", "20200714T112121"), of("T28QCH", "20200714T112121"));
+        let one = of("28QCH", "20200714T112121", "02.09");
+        assert_ne!(one.key, of("28QCJ", "20200714T112121", "02.09").key);
+        let later = of("T28QCH", "20200714T112500", "02.09");
+        assert!(one.key == later.key && !one.is_twin(&later));
+        let reprocessed = of("28QCH", "20200714T112122", "05.00");
+        assert!(one.key == reprocessed.key && one.is_twin(&reprocessed) && one.rank < reprocessed.rank);
     }
 
     #[test]

@@ -1,8 +1,6 @@
 //! Searches of catalogues on disk: a static catalogue with collections, an item collection, a single item.
 
-mod common;
-
-use common::{item, search, search_error, write_json};
+use crate::common::{item, search, search_error, write_json};
 use serde_json::json;
 use swath_stac::Search;
 use swath_task::{Purity, Task};
