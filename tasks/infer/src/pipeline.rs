@@ -1,14 +1,15 @@
-//! Reading, the network and writing, side by side: one thread prepares tiles, one runs the network, one stitches and
-//! writes. Bounded queues between them, so that the slowest sets the pace and memory stays as planned.
+//! Reading, the network and writing, side by side: one thread prepares tiles, one or two run the network, one stitches
+//! and writes. Bounded queues between them, so that the slowest sets the pace and memory stays as planned.
 //!
 //! Invariants:
-//! 1. Tiles are added to the mosaic in one order, whatever the threads do: equal input gives equal output.
+//! 1. Tiles are added to the mosaic in the order they were read, whoever ran them: equal input gives equal output.
 //! 2. When one thread stops, the queues break and all stop; the first failure is the one that is told.
 //! 3. A tile without data never reaches the network.
 
-use std::sync::Mutex;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use swath_kinds::OutputActivation;
@@ -67,6 +68,9 @@ enum Work {
     Final(usize),
 }
 
+/// Work and its place in the order of reading.
+type Numbered = (u64, Work);
+
 /// Buffers that were used and will be again: fresh ones would have to be cleared by the system, page by page.
 #[derive(Default)]
 struct Spare {
@@ -87,41 +91,82 @@ fn give<T>(heap: &Mutex<Vec<Vec<T>>>, buffer: Vec<T>) {
 /// How often a wish to stop is looked for while the network runs.
 const POLL: Duration = Duration::from_millis(50);
 
-/// Runs a job to its end.
+/// Tells every thread to stop: the engine wishes it, or another thread failed.
+struct Halt<'a> {
+    watch: &'a dyn Watch,
+    failed: AtomicBool,
+}
+
+impl Halt<'_> {
+    fn asked(&self) -> bool {
+        self.failed.load(Ordering::Relaxed) || self.watch.cancelled()
+    }
+
+    /// Does a thread's work; when it fails or panics, the others hear of it.
+    fn guard<T>(&self, work: impl FnOnce() -> Result<T, TaskError>) -> Result<T, TaskError> {
+        struct Alarm<'a>(&'a AtomicBool);
+        impl Drop for Alarm<'_> {
+            fn drop(&mut self) {
+                if std::thread::panicking() {
+                    self.0.store(true, Ordering::Relaxed);
+                }
+            }
+        }
+        let _alarm = Alarm(&self.failed);
+        let result = work();
+        if result.is_err() {
+            self.failed.store(true, Ordering::Relaxed);
+        }
+        result
+    }
+}
+
+/// Runs a job to its end. Each of `networks` has a thread of its own.
 pub(crate) fn run(
     job: &Job<'_>,
     source: &mut dyn Source,
-    backend: &dyn Backend,
+    networks: &[&dyn Backend],
     sink: &mut dyn Sink,
     watch: &dyn Watch,
 ) -> Result<Done, TaskError> {
     let (to_network, network_queue) = sync_channel(job.plan.input_queue);
     let (to_stitch, stitch_queue) = sync_channel(job.plan.output_queue);
+    // Owned by the network threads alone: with the last of them the queue breaks and the reader stops.
+    let network_queue = Arc::new(Mutex::new(network_queue));
     let spare = Spare::default();
     let skipped = AtomicU64::new(0);
+    let halt = Halt { watch, failed: AtomicBool::new(false) };
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let watcher = scope.spawn(|| {
+        let (spare, skipped, halt, over) = (&spare, &skipped, &halt, &over);
+        let watcher = scope.spawn(move || {
             while !over.load(Ordering::Acquire) {
                 if watch.cancelled() {
-                    backend.interrupt();
+                    networks.iter().for_each(|network| network.interrupt());
                     break;
                 }
                 std::thread::park_timeout(POLL);
             }
         });
-        let reader = scope.spawn(|| prepare(job, source, to_network, &spare, &skipped, watch));
-        let network = scope.spawn(|| compute(job, backend, network_queue, to_stitch, &spare, watch));
-        let stitched = stitch(job, stitch_queue, &spare, &skipped, sink, watch);
+        let reader = scope.spawn(move || halt.guard(|| prepare(job, source, to_network, spare, skipped, halt)));
+        let lanes: Vec<_> = networks
+            .iter()
+            .map(|network| {
+                let (queue, send) = (network_queue.clone(), to_stitch.clone());
+                scope.spawn(move || halt.guard(|| compute(job, *network, &queue, &send, spare, halt)))
+            })
+            .collect();
+        drop((network_queue, to_stitch));
+        let stitched = halt.guard(|| stitch(job, stitch_queue, spare, skipped, sink, halt));
         let read = joined(reader.join());
-        let computed = joined(network.join());
+        let computed: Vec<_> = lanes.into_iter().map(|lane| joined(lane.join())).collect();
         over.store(true, Ordering::Release);
         watcher.thread().unpark();
         if watch.cancelled() {
             return Err(TaskError::Cancelled);
         }
         read?;
-        computed?;
+        computed.into_iter().collect::<Result<(), _>>()?;
         Ok(Done { tiles: stitched?, skipped: skipped.load(Ordering::Relaxed) })
     })
 }
@@ -133,27 +178,30 @@ fn joined<T>(result: std::thread::Result<T>) -> T {
 fn prepare(
     job: &Job<'_>,
     source: &mut dyn Source,
-    send: SyncSender<Work>,
+    send: SyncSender<Numbered>,
     spare: &Spare,
     skipped: &AtomicU64,
-    watch: &dyn Watch,
+    halt: &Halt<'_>,
 ) -> Result<(), TaskError> {
-    let Sizes { rows, columns, tile, batch, .. } = job.sizes;
+    let Sizes { rows, columns, tile, batch, bands, .. } = job.sizes;
     let area = tile * tile;
     let mut panel = Panel::new((rows, columns), *tile, job.rules, job.fill, job.plan);
+    let mut numbers = 0..;
+    // False when nobody takes work any more.
+    let mut sent = |work: Work| send.send((numbers.next().unwrap_or(u64::MAX), work)).is_ok();
     for first in (0..rows.tiles()).step_by(job.plan.group) {
         let end = (first + job.plan.group).min(rows.tiles());
         panel.start(span(rows, first, job.plan.group));
         let mut filling: Option<Batch> = None;
         for column in 0..columns.tiles() {
-            if watch.cancelled() {
-                return Err(TaskError::Cancelled);
+            if halt.asked() {
+                return Ok(());
             }
             panel.reach(column, source)?;
             for row in first..end {
                 let current = filling.get_or_insert_with(|| empty_batch(job, spare));
                 let at = current.tiles.len();
-                let input = &mut current.numbers[at * area * job.sizes.bands..][..area * job.sizes.bands];
+                let input = &mut current.numbers[at * area * bands..][..area * bands];
                 if !panel.cut(row, column, input, &mut current.masks[at * area..][..area]) {
                     skipped.fetch_add(1, Ordering::Relaxed);
                     continue;
@@ -161,24 +209,25 @@ fn prepare(
                 current.tiles.push((row, column));
                 if current.tiles.len() == *batch
                     && let Some(full) = filling.take()
-                    && send.send(Work::Batch(full)).is_err()
+                    && !sent(Work::Batch(full))
                 {
                     return Ok(());
                 }
             }
         }
         if let Some(rest) = filling.take().filter(|rest| !rest.tiles.is_empty())
-            && send.send(Work::Batch(rest)).is_err()
+            && !sent(Work::Batch(rest))
         {
             return Ok(());
         }
-        if send.send(Work::Final(rows.finished(end - 1))).is_err() {
+        if !sent(Work::Final(rows.finished(end - 1))) {
             return Ok(());
         }
     }
     Ok(())
 }
 
+/// A batch from the heap of used buffers, or of new ones.
 fn empty_batch(job: &Job<'_>, spare: &Spare) -> Batch {
     let Sizes { tile, batch, bands, .. } = *job.sizes;
     let pixels = batch * tile * tile;
@@ -188,17 +237,19 @@ fn empty_batch(job: &Job<'_>, spare: &Spare) -> Batch {
 
 fn compute(
     job: &Job<'_>,
-    backend: &dyn Backend,
-    queue: Receiver<Work>,
-    send: SyncSender<Work>,
+    network: &dyn Backend,
+    queue: &Mutex<Receiver<Numbered>>,
+    send: &SyncSender<Numbered>,
     spare: &Spare,
-    watch: &dyn Watch,
+    halt: &Halt<'_>,
 ) -> Result<(), TaskError> {
     let Sizes { tile, batch: full, bands, classes, .. } = *job.sizes;
     let area = tile * tile;
-    for mut work in queue {
-        if watch.cancelled() {
-            return Err(TaskError::Cancelled);
+    // The lock is held while waiting: who gets it next is next to be served.
+    let next = || queue.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).recv();
+    while let Ok((number, mut work)) = next() {
+        if halt.asked() {
+            return Ok(());
         }
         if let Work::Batch(batch) = &mut work {
             let filled = batch.tiles.len();
@@ -206,11 +257,10 @@ fn compute(
             let mut output = take(&spare.outputs, full * area * classes);
             let input = &mut batch.numbers[..count * area * bands];
             input[filled * area * bands..].fill(0.0);
-            let result = backend.run(count, input, &mut output[..count * area * classes]);
-            result.map_err(|fault| if watch.cancelled() { TaskError::Cancelled } else { fault.permanent() })?;
+            network.run(count, input, &mut output[..count * area * classes]).map_err(Fault::permanent)?;
             give(&spare.inputs, std::mem::replace(&mut batch.numbers, output));
         }
-        if send.send(work).is_err() {
+        if send.send((number, work)).is_err() {
             return Ok(());
         }
     }
@@ -219,40 +269,44 @@ fn compute(
 
 fn stitch(
     job: &Job<'_>,
-    queue: Receiver<Work>,
+    queue: Receiver<Numbered>,
     spare: &Spare,
     skipped: &AtomicU64,
     sink: &mut dyn Sink,
-    watch: &dyn Watch,
+    halt: &Halt<'_>,
 ) -> Result<u64, TaskError> {
     let Sizes { rows, columns, tile, classes, .. } = job.sizes;
     let area = tile * tile;
     let total = (rows.tiles() * columns.tiles()) as u64;
     let mut mosaic = Mosaic::new((rows, columns), *tile, *classes, job.plan.rows, job.activation);
     let mut tiles = 0;
-    for work in queue {
-        match work {
-            Work::Batch(batch) => {
-                for (at, (row, column)) in batch.tiles.iter().enumerate() {
-                    let output = &batch.numbers[at * area * classes..][..area * classes];
-                    mosaic
-                        .add(*row, *column, output, &batch.masks[at * area..][..area])
-                        .map_err(|bad| bad_number(job, bad, (*row, *column)).permanent())?;
-                }
-                tiles += batch.tiles.len() as u64;
-                give(&spare.outputs, batch.numbers);
-                give(&spare.masks, batch.masks);
-                watch.progress(tiles + skipped.load(Ordering::Relaxed), total);
+    // Two networks may finish out of order.
+    let (mut early, mut next) = (BTreeMap::new(), 0);
+    for (number, work) in queue {
+        early.insert(number, work);
+        while let Some(work) = early.remove(&next) {
+            next += 1;
+            if halt.asked() {
+                return Ok(tiles);
             }
-            Work::Final(end) => {
-                if watch.cancelled() {
-                    return Err(TaskError::Cancelled);
+            match work {
+                Work::Batch(batch) => {
+                    for (at, (row, column)) in batch.tiles.iter().enumerate() {
+                        let output = &batch.numbers[at * area * classes..][..area * classes];
+                        mosaic
+                            .add(*row, *column, output, &batch.masks[at * area..][..area])
+                            .map_err(|bad| bad_number(job, bad, (*row, *column)).permanent())?;
+                    }
+                    tiles += batch.tiles.len() as u64;
+                    give(&spare.outputs, batch.numbers);
+                    give(&spare.masks, batch.masks);
+                    halt.watch.progress(tiles + skipped.load(Ordering::Relaxed), total);
                 }
-                mosaic.finish(end, sink)?;
+                Work::Final(end) => mosaic.finish(end, sink)?,
             }
         }
     }
-    watch.progress(tiles + skipped.load(Ordering::Relaxed), total);
+    halt.watch.progress(tiles + skipped.load(Ordering::Relaxed), total);
     Ok(tiles)
 }
 

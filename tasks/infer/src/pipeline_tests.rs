@@ -128,6 +128,7 @@ fn infer<F: Fn(&[f32], &mut [f32]) + Send + Sync>(
         bands,
         classes,
         block: (8, 8),
+        networks: 2,
         writer: 0,
     };
     let plan = Plan::of(&sizes, held.0, held.1);
@@ -143,7 +144,8 @@ fn infer<F: Fn(&[f32], &mut [f32]) + Send + Sync>(
     };
     let network = Network { tile, bands, classes, function, runs: AtomicUsize::new(0) };
     let mut rows = Rows { next: 0, values: vec![Vec::new(); classes] };
-    let done = run(&job, array, &network, &mut rows, watch)?;
+    let networks: [&dyn Backend; 2] = [&network, &network];
+    let done = run(&job, array, &networks, &mut rows, watch)?;
     assert_eq!(rows.next, array.height);
     assert_eq!(done.tiles + done.skipped, (sizes.rows.tiles() * sizes.columns.tiles()) as u64);
     Ok((rows.values, done, network.runs.into_inner()))
@@ -345,6 +347,7 @@ fn a_failing_source_or_network_or_sink_ends_everything_with_its_own_error() {
         bands: 1,
         classes: 1,
         block: (64, 64),
+        networks: 2,
         writer: 0,
     };
     let plan = Plan::of(&sizes, 1, 64);
@@ -364,11 +367,27 @@ fn a_failing_source_or_network_or_sink_ends_everything_with_its_own_error() {
         other => panic!("{other:?}"),
     };
     let watch = Quiet::default();
+    // The network that fails leaves a gap in the order: the other must not work on for ever.
     let mut array = Array::new(500, 500, 1, pattern);
     let mut rows = Rows { next: 0, values: vec![Vec::new()] };
-    assert_eq!(code(run(&job, &mut Broken, &network, &mut rows, &watch)), "R103");
-    assert_eq!(code(run(&job, &mut array, &Broken, &mut rows, &watch)), "M112");
-    assert_eq!(code(run(&job, &mut array, &network, &mut Broken, &watch)), "R111");
+    let network: &dyn Backend = &network;
+    assert_eq!(code(run(&job, &mut Broken, &[network], &mut rows, &watch)), "R103");
+    assert_eq!(code(run(&job, &mut array, &[network, &Broken], &mut rows, &watch)), "M112");
+    assert_eq!(code(run(&job, &mut array, &[network, network], &mut Broken, &watch)), "R111");
+}
+
+#[test]
+fn two_networks_at_odds_in_speed_give_the_same_numbers_as_one() {
+    let mut array = Array::new(150, 150, 1, pattern);
+    let slow_at_times = |input: &[f32], output: &mut [f32]| {
+        if input[0] > 0.7 {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        positional(16)(input, output);
+    };
+    let (even, ..) = infer(&mut array, SETTING, &as_is(1), 1, positional(16), &Quiet::default()).unwrap();
+    let (odd, ..) = infer(&mut array, SETTING, &as_is(1), 1, slow_at_times, &Quiet::default()).unwrap();
+    assert_eq!(even, odd);
 }
 
 #[test]

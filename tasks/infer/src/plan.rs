@@ -11,7 +11,7 @@ use swath_task::{Bytes, Fault};
 
 use crate::tiling::Axis;
 
-/// Batches that wait for the network: one being computed, one ready, one in the making.
+/// Batches that wait for the network, besides those it computes and the one in the making.
 const INPUT_QUEUE: usize = 2;
 /// What may wait for stitching, so that the network goes on while finished rows are compressed.
 const OUTPUT_QUEUE_BYTES: u64 = 16 << 20;
@@ -39,6 +39,8 @@ pub(crate) struct Sizes {
     pub classes: usize,
     /// Width and height of the blocks the raster is stored in.
     pub block: (usize, usize),
+    /// How many networks run side by side.
+    pub networks: usize,
     /// What the writer and GDAL's block cache hold, bytes.
     pub writer: u64,
 }
@@ -110,8 +112,8 @@ impl Plan {
         let input_tile = area * (bands * 4 + 1) * sizes.batch as u64;
         let output_tile = area * (classes * 4 + 1) * sizes.batch as u64;
         let output_queue = (OUTPUT_QUEUE_BYTES / output_tile.max(1)).clamp(2, 256) as usize;
-        let inputs = input_tile * (INPUT_QUEUE as u64 + 2);
-        let outputs = output_tile * (output_queue as u64 + 2);
+        let inputs = input_tile * (INPUT_QUEUE + sizes.networks + 1) as u64;
+        let outputs = output_tile * (output_queue + 2 * sizes.networks + 1) as u64;
         let bytes = panel + reading + mosaic + writing + inputs + outputs + sizes.writer;
         Self { group, rows, chunk, width, slab, input_queue: INPUT_QUEUE, output_queue, bytes }
     }
@@ -144,6 +146,7 @@ mod tests {
             bands,
             classes,
             block: (512, 512),
+            networks: 2,
             writer: 96 << 20,
         }
     }

@@ -12,7 +12,7 @@ use crate::model::Model;
 use crate::pipeline::{self, Done, Job, Watch};
 use crate::plan::{Plan, Sizes};
 use crate::prepare::{Rule, Source, Window};
-use crate::session::{Backend, OrtBackend};
+use crate::session::{Backend, OrtBackend, lanes};
 use crate::stitch::Sink;
 use crate::tiling::{Axis, Blend, Edges};
 
@@ -232,7 +232,7 @@ struct Work {
     bands: Vec<usize>,
     rules: Vec<Rule>,
     fill: f32,
-    backend: OrtBackend,
+    networks: Vec<OrtBackend>,
     sizes: Sizes,
     plan: Plan,
     threads: usize,
@@ -256,10 +256,13 @@ impl Work {
         let (rules, fill) = rules(&manifest, info, &bands, limits.as_ref());
         let tile = choose_tile(settings, &manifest)?;
         let threads = settings.threads.map_or(cpus, |threads| threads as usize);
-        let backend = match settings.backend {
-            BackendChoice::Auto | BackendChoice::Ort => OrtBackend::open(&model, tile as usize, threads)?,
+        let networks = match settings.backend {
+            BackendChoice::Auto | BackendChoice::Ort => lanes(threads).into_iter().enumerate(),
         };
-        let batch = choose_batch(settings, &backend)?;
+        let networks = networks.map(|(lane, threads)| OrtBackend::open(&model, tile as usize, threads, lane));
+        let networks = networks.collect::<Result<Vec<_>, _>>()?;
+        let fixed_batch = networks.iter().find_map(OrtBackend::fixed_batch);
+        let batch = choose_batch(settings, fixed_batch)?;
         let axis = |length| Axis::new(length, tile as usize, settings.overlap as usize, settings.edges, settings.blend);
         let classes = manifest.classes.len();
         let sizes = Sizes {
@@ -270,29 +273,30 @@ impl Work {
             bands: bands.len(),
             classes,
             block: info.block,
+            networks: networks.len(),
             writer: BLOCK_CACHE + (STRIP * 2 * info.width * classes * 4) as u64,
         };
         let plan = Plan::new(&sizes, settings.memory)?;
         tracing::debug!(?plan, threads, batch, "planned");
-        Ok(Self { settings: settings.clone(), manifest, raster, bands, rules, fill, backend, sizes, plan, threads })
+        Ok(Self { settings: settings.clone(), manifest, raster, bands, rules, fill, networks, sizes, plan, threads })
     }
 
     fn run(self, path: &Path, ctx: &Context) -> Result<Done, TaskError> {
         let grid = self.raster.grid().map_err(geo_error)?;
         let pixels = grid.window().len() as f64;
         let mut sink = Writer::create(path, &self.raster, &self.settings, &self.manifest)?;
-        let backend: &dyn Backend = &self.backend;
+        let networks: Vec<&dyn Backend> = self.networks.iter().map(|network| network as &dyn Backend).collect();
         let job = Job {
             sizes: &self.sizes,
             plan: &self.plan,
             rules: &self.rules,
             fill: self.fill,
             activation: self.manifest.activation,
-            full_batches: self.backend.fixed_batch().is_some(),
+            full_batches: self.networks.iter().any(|network| network.fixed_batch().is_some()),
             classes: &self.manifest.classes,
         };
         let mut source = Bands { raster: self.raster, bands: self.bands };
-        let done = pipeline::run(&job, &mut source, backend, &mut sink, &Watched(ctx))?;
+        let done = pipeline::run(&job, &mut source, &networks, &mut sink, &Watched(ctx))?;
         sink.finish()?;
         if done.tiles == 0 {
             tracing::warn!(raster = %source.raster.info().name, "the raster holds no data: nothing was predicted");
@@ -442,8 +446,8 @@ fn choose_tile(settings: &Segment, manifest: &ModelManifest) -> Result<u32, Faul
     }
 }
 
-fn choose_batch(settings: &Segment, backend: &OrtBackend) -> Result<usize, Fault> {
-    match (settings.batch, backend.fixed_batch()) {
+fn choose_batch(settings: &Segment, fixed_batch: Option<usize>) -> Result<usize, Fault> {
+    match (settings.batch, fixed_batch) {
         (Batch::Auto(_), fixed) => Ok(fixed.unwrap_or(1)),
         (Batch::Count(count), Some(fixed)) if count as usize != fixed => {
             let message = format!("the network was exported for batches of {fixed} tiles, not {count}");

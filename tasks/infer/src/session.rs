@@ -2,6 +2,9 @@
 //!
 //! A session is shared within the process by all that use the same network with the same number of threads, so that a
 //! step lifted over a list loads it once. It is dropped with its last user.
+//!
+//! Threads are spread over two sessions side by side: the threads of one wait for each other at the end of every
+//! operator, those of two do not, and while one tile is between operators the other keeps the cores busy.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -27,6 +30,11 @@ pub(crate) trait Backend: Send + Sync {
     fn interrupt(&self) {}
 }
 
+/// How threads are spread over sessions.
+pub(crate) fn lanes(threads: usize) -> Vec<usize> {
+    if threads < 2 { vec![1] } else { vec![threads.div_ceil(2), threads / 2] }
+}
+
 /// A network loaded into ONNX Runtime, for tiles of one size.
 pub(crate) struct OrtBackend {
     session: Arc<Mutex<Session>>,
@@ -40,9 +48,10 @@ pub(crate) struct OrtBackend {
 }
 
 impl OrtBackend {
-    /// Loads a network, or finds it loaded, and checks its ends against the manifest and the tile.
-    pub fn open(model: &Model, tile: usize, threads: usize) -> Result<Self, Fault> {
-        let session = shared_session(model, threads)?;
+    /// Loads a network, or finds it loaded, and checks its ends against the manifest and the tile. Two backends with
+    /// different `lane`s run side by side; with the same, one waits for the other.
+    pub fn open(model: &Model, tile: usize, threads: usize, lane: usize) -> Result<Self, Fault> {
+        let session = shared_session(model, threads, lane)?;
         let place = model.folder.join(&model.manifest.file).display().to_string();
         let fixed_batch = check_ends(&lock(&session), model, &place, tile)?;
         let options = RunOptions::new().map_err(|error| not_run(&place, &error.to_string()))?;
@@ -84,15 +93,16 @@ fn lock(session: &Mutex<Session>) -> MutexGuard<'_, Session> {
     session.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-type Sessions = HashMap<(Digest, usize), Weak<Mutex<Session>>>;
+/// By digest of the network, threads and lane.
+type Sessions = HashMap<(Digest, usize, usize), Weak<Mutex<Session>>>;
 
-fn shared_session(model: &Model, threads: usize) -> Result<Arc<Mutex<Session>>, Fault> {
+fn shared_session(model: &Model, threads: usize, lane: usize) -> Result<Arc<Mutex<Session>>, Fault> {
     static SESSIONS: Mutex<Option<Sessions>> = Mutex::new(None);
     // Held while loading: who comes second waits for the session instead of loading the network again.
     let mut sessions = SESSIONS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let sessions = sessions.get_or_insert_default();
     sessions.retain(|_, session| session.strong_count() > 0);
-    let key = (model.manifest.digest, threads);
+    let key = (model.manifest.digest, threads, lane);
     if let Some(session) = sessions.get(&key).and_then(Weak::upgrade) {
         return Ok(session);
     }
@@ -221,10 +231,10 @@ mod tests {
     #[test]
     fn a_network_is_loaded_once_for_all_who_use_it_and_dropped_with_the_last() {
         let model = model("shared");
-        let first = OrtBackend::open(&model, 4, 1).unwrap();
-        let second = OrtBackend::open(&model, 8, 1).unwrap();
+        let first = OrtBackend::open(&model, 4, 1, 0).unwrap();
+        let second = OrtBackend::open(&model, 8, 1, 0).unwrap();
         assert!(Arc::ptr_eq(&first.session, &second.session));
-        let more_threads = OrtBackend::open(&model, 4, 2).unwrap();
+        let more_threads = OrtBackend::open(&model, 4, 2, 0).unwrap();
         assert!(!Arc::ptr_eq(&first.session, &more_threads.session));
         let weak = Arc::downgrade(&first.session);
         drop((first, second));
@@ -234,7 +244,7 @@ mod tests {
     #[test]
     fn an_interrupted_backend_runs_no_more_and_the_others_do() {
         let model = model("interrupted");
-        let (one, other) = (OrtBackend::open(&model, 4, 1).unwrap(), OrtBackend::open(&model, 4, 1).unwrap());
+        let (one, other) = (OrtBackend::open(&model, 4, 1, 0).unwrap(), OrtBackend::open(&model, 4, 1, 0).unwrap());
         let (input, mut output) = ([0.25; 16], [0.0; 16]);
         one.run(1, &input, &mut output).unwrap();
         assert_eq!(input, output);
