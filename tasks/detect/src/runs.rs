@@ -48,29 +48,46 @@ impl RunRows {
         })
     }
 
-    /// Appends a row: the stretches of `row` where the value is greater than `threshold` (never so for NaN).
-    pub fn push_row(&mut self, row: &[f32], threshold: f32) {
-        let mut open: Option<u32> = None;
-        let mut carry = 0u64;
-        for (index, chunk) in row.chunks(64).enumerate() {
-            let base = index as u32 * 64;
-            let mask = above(chunk, threshold);
-            // A set bit marks a column whose state differs from the column before it.
-            let mut edges = mask ^ ((mask << 1) | carry);
-            carry = mask >> 63;
-            while edges != 0 {
-                let column = base + edges.trailing_zeros();
-                edges &= edges - 1;
-                match open.take() {
-                    None => open = Some(column),
-                    Some(start) => self.runs.push(run(row, start, column)),
-                }
+    /// Appends a row.
+    pub fn push(&mut self, row: &[Run]) {
+        self.runs.extend_from_slice(row);
+        self.ends.push(self.runs.len() as u32);
+    }
+}
+
+/// Appends the stretches of `values` that are greater than `threshold` (NaN never is). `values` is the part of a row
+/// that begins at `column`; a stretch that goes on from the part before it becomes one with it.
+pub fn append(runs: &mut Vec<Run>, values: &[f32], column: u32, threshold: f32) {
+    let mut open: Option<u32> = None;
+    let mut carry = 0u64;
+    let mut close = |start: u32, end: u32| {
+        let run = run(values, start, end, column);
+        match runs.last_mut() {
+            Some(last) if last.end == run.start => {
+                last.end = run.end;
+                last.max = last.max.max(run.max);
+                last.sum += run.sum;
+            }
+            _ => runs.push(run),
+        }
+    };
+    for (index, chunk) in values.chunks(64).enumerate() {
+        let base = index as u32 * 64;
+        let mask = above(chunk, threshold);
+        // A set bit marks a pixel whose state differs from the pixel before it.
+        let mut edges = mask ^ ((mask << 1) | carry);
+        carry = mask >> 63;
+        while edges != 0 {
+            let at = base + edges.trailing_zeros();
+            edges &= edges - 1;
+            match open.take() {
+                None => open = Some(at),
+                Some(start) => close(start, at),
             }
         }
-        if let Some(start) = open {
-            self.runs.push(run(row, start, row.len() as u32));
-        }
-        self.ends.push(self.runs.len() as u32);
+    }
+    if let Some(start) = open {
+        close(start, values.len() as u32);
     }
 }
 
@@ -84,11 +101,11 @@ fn above(chunk: &[f32], threshold: f32) -> u64 {
     }
 }
 
-fn run(row: &[f32], start: u32, end: u32) -> Run {
-    let values = &row[start as usize..end as usize];
-    let sum = values.iter().map(|value| f64::from(*value)).sum();
-    let max = values.iter().fold(f32::NEG_INFINITY, |max, value| max.max(*value));
-    Run { start, end, max, sum }
+fn run(values: &[f32], start: u32, end: u32, column: u32) -> Run {
+    let inside = &values[start as usize..end as usize];
+    let sum = inside.iter().map(|value| f64::from(*value)).sum();
+    let max = inside.iter().fold(f32::NEG_INFINITY, |max, value| max.max(*value));
+    Run { start: column + start, end: column + end, max, sum }
 }
 
 /// The first value that is no probability: its index and itself. NaN is no value.
@@ -113,9 +130,21 @@ mod tests {
     use super::*;
 
     fn stretches(row: &[f32], threshold: f32) -> Vec<(u32, u32)> {
-        let mut rows = RunRows::default();
-        rows.push_row(row, threshold);
-        rows.iter().flatten().map(|run| (run.start, run.end)).collect()
+        let mut runs = Vec::new();
+        append(&mut runs, row, 0, threshold);
+        runs.iter().map(|run| (run.start, run.end)).collect()
+    }
+
+    #[test]
+    fn a_row_in_parts_has_the_runs_of_the_whole() {
+        let row: Vec<f32> = (0..300).map(|x| if (x / 7) % 3 == 0 || x > 250 { 0.75 } else { 0.25 }).collect();
+        let mut whole = Vec::new();
+        append(&mut whole, &row, 0, 0.5);
+        for part in [1, 5, 64, 100, 299] {
+            let mut runs = Vec::new();
+            row.chunks(part).enumerate().for_each(|(at, values)| append(&mut runs, values, (at * part) as u32, 0.5));
+            assert_eq!(runs, whole, "{part}");
+        }
     }
 
     #[test]

@@ -1,20 +1,23 @@
 //! Reads a band in strips on several threads and traces it on one: decoding ahead while tracing.
 //!
 //! Each reader has the raster open for itself and takes every n-th strip of block rows; what goes through the channels
-//! is runs, not pixels. Memory is one strip for each reader and the tracer's own, whatever the size of the raster.
+//! is runs, not pixels. A reader holds one panel of a strip (a block, or some) and the strip's runs: memory does not
+//! depend on the size of the raster.
 
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-use swath_geo::{PixelWindow, Raster};
+use swath_geo::{DataType, PixelWindow, Raster};
 use swath_task::{Context, Fault, TaskError};
 
 use crate::faults::geo_fault;
-use crate::runs::{RunRows, not_a_probability};
+use crate::runs::{self, Run, RunRows, not_a_probability};
 use crate::trace::{self, Component, Connectivity, Limits, Tracer};
 
-/// A strip takes at most this many pixels, or one row.
-const STRIP_PIXELS: usize = 8 << 20;
+/// Most pixels of a panel. Larger blocks are read in parts.
+const PANEL_PIXELS: usize = 8 << 20;
+/// Pixels of a strip that make it worth sending.
+const STRIP_PIXELS: usize = 512 << 10;
 /// Runs sent at once; a strip without noise has fewer.
 const BATCH: usize = 32 << 10;
 
@@ -53,7 +56,7 @@ struct Batch {
 pub fn scan(scan: &Scan, ctx: &Context) -> Result<Found, TaskError> {
     let first = open(scan)?;
     let (width, height) = (first.info().width, first.info().height);
-    let strip = strip_rows(width, first.info().block.1);
+    let strip = strip_rows(width, first.info().block);
     let readers = ctx.cpus().min(height.div_ceil(strip));
     std::thread::scope(|scope| {
         let mut raster = Some(first);
@@ -81,14 +84,13 @@ fn open(scan: &Scan) -> Result<Raster, TaskError> {
     Raster::open_path(scan.path).map_err(geo_fault)
 }
 
-/// Rows of a strip: whole rows of blocks, as many as make up half a megapixel and more where blocks are low.
-fn strip_rows(width: usize, block: usize) -> usize {
-    let block = block.max(1);
-    if width * block > STRIP_PIXELS {
-        return (STRIP_PIXELS / width).max(1);
+/// Rows of a strip: whole rows of blocks, several where they are low or the raster is narrow.
+fn strip_rows(width: usize, (block_width, block_height): (usize, usize)) -> usize {
+    if block_width * block_height > PANEL_PIXELS {
+        return (PANEL_PIXELS / block_width).max(1);
     }
-    let wanted = (512 << 10) / width.max(1);
-    block * wanted.div_ceil(block).clamp(1, (STRIP_PIXELS / (width * block)).max(1))
+    let wanted = STRIP_PIXELS.div_ceil(width).min(PANEL_PIXELS / block_width);
+    block_height * (wanted / block_height).max(1)
 }
 
 /// Reads strips into runs. Stops without an error when nobody listens any more.
@@ -100,36 +102,27 @@ fn read(
     sender: &SyncSender<Result<Batch, TaskError>>,
 ) -> Result<(), TaskError> {
     let info = raster.info();
-    let band = &info.bands[scan.band];
-    let nodata = band.nodata.map(|value| value as f32).filter(|value| !value.is_nan());
-    let (scale, offset) = (band.scale as f32, band.offset as f32);
-    let mut pixels = vec![0f32; info.width * strip.min(info.height)];
+    let block_width = info.block.0.min(info.width);
+    // Several narrow blocks make a panel.
+    let panel = (block_width * (256 / block_width).max(1)).min(info.width);
+    let mut pixels = vec![0f32; panel * strip.min(info.height)];
     let mut block = Vec::new();
+    let mut lines: Vec<Vec<Run>> = vec![Vec::new(); strip.min(info.height)];
     for row in strips {
         let rows = strip.min(info.height - row);
-        let pixels = &mut pixels[..info.width * rows];
-        fill(raster, scan.band, row, rows, pixels, &mut block)?;
-        if let Some(nodata) = nodata {
-            pixels.iter_mut().for_each(|value| *value = if *value == nodata { f32::NAN } else { *value });
-        }
-        if (scale, offset) != (1.0, 0.0) {
-            pixels.iter_mut().for_each(|value| *value = *value * scale + offset);
-        }
-        if let Some((index, value)) = not_a_probability(pixels) {
-            let (column, row) = (index % info.width, row + index / info.width);
-            let message = format!(
-                "band {} of `{}` holds {value} at column {column}, row {row}: probabilities lie between 0 and 1",
-                scan.band + 1,
-                info.name
-            );
-            let help = "connect the probabilities of `infer.segment`; logits need a sigmoid, bytes a scale of 1/255, \
-                        and a no-data value must be told in the file";
-            return Err(Fault::new("D101", message).help(help).permanent());
-        }
         let mut batch = Batch { rows: RunRows::default(), valid: 0 };
-        for row in pixels.chunks_exact(info.width) {
-            batch.rows.push_row(row, scan.threshold);
-            batch.valid += row.iter().map(|value| u64::from(!value.is_nan())).sum::<u64>();
+        for column in (0..info.width).step_by(panel) {
+            let window = PixelWindow::new(column, row, panel.min(info.width - column), rows);
+            let pixels = &mut pixels[..window.len()];
+            fill(raster, scan.band, &window, pixels, &mut block)?;
+            batch.valid += probabilities(scan, raster, &window, pixels)?;
+            for (values, line) in pixels.chunks_exact(window.width).zip(&mut lines) {
+                runs::append(line, values, column as u32, scan.threshold);
+            }
+        }
+        for line in &mut lines[..rows] {
+            batch.rows.push(line);
+            line.clear();
             if batch.rows.len() >= BATCH {
                 let full = std::mem::replace(&mut batch, Batch { rows: RunRows::default(), valid: 0 });
                 if sender.send(Ok(full)).is_err() {
@@ -137,36 +130,64 @@ fn read(
                 }
             }
         }
-        if batch.rows.rows() > 0 && sender.send(Ok(batch)).is_err() {
+        if sender.send(Ok(batch)).is_err() {
             return Ok(());
         }
     }
     Ok(())
 }
 
-/// Reads rows of a band. Whole blocks of floats go past GDAL's cache: each is read once.
+/// Turns pixels into probabilities, NaN where there is no data. Returns how many have a value.
+fn probabilities(scan: &Scan, raster: &Raster, window: &PixelWindow, pixels: &mut [f32]) -> Result<u64, TaskError> {
+    let info = raster.info();
+    let band = &info.bands[scan.band];
+    if let Some(nodata) = band.nodata.map(|value| value as f32).filter(|value| !value.is_nan()) {
+        pixels.iter_mut().for_each(|value| *value = if *value == nodata { f32::NAN } else { *value });
+    }
+    let (scale, offset) = (band.scale as f32, band.offset as f32);
+    if (scale, offset) != (1.0, 0.0) {
+        pixels.iter_mut().for_each(|value| *value = *value * scale + offset);
+    }
+    if let Some((index, value)) = not_a_probability(pixels) {
+        let (column, row) = (window.column + index % window.width, window.row + index / window.width);
+        let message = format!(
+            "band {} of `{}` holds {value} at column {column}, row {row}: probabilities lie between 0 and 1",
+            scan.band + 1,
+            info.name
+        );
+        let help = "connect the probabilities of `infer.segment`; logits need a sigmoid, bytes a scale of 1/255, \
+                    and a no-data value must be told in the file";
+        return Err(Fault::new("D101", message).help(help).permanent());
+    }
+    Ok(pixels.iter().map(|value| u64::from(!value.is_nan())).sum())
+}
+
+/// Reads a window of a band. Whole blocks of floats go past GDAL's cache: each is read once.
 fn fill(
     raster: &Raster,
     band: usize,
-    row: usize,
-    rows: usize,
+    window: &PixelWindow,
     pixels: &mut [f32],
     block: &mut Vec<f32>,
 ) -> Result<(), TaskError> {
     let info = raster.info();
     let (block_width, block_height) = info.block;
-    let whole = row.is_multiple_of(block_height) && (rows.is_multiple_of(block_height) || row + rows == info.height);
-    let direct = info.bands[band].data_type == swath_geo::DataType::F32 && !info.pixel_interleaved;
-    if !whole || !direct || block_width * block_height > STRIP_PIXELS {
-        return raster.read(band, &PixelWindow::new(0, row, info.width, rows), pixels).map_err(geo_fault);
+    let (right, bottom) = (window.column + window.width, window.row + window.height);
+    let whole = window.column.is_multiple_of(block_width)
+        && window.row.is_multiple_of(block_height)
+        && (right.is_multiple_of(block_width) || right == info.width)
+        && (bottom.is_multiple_of(block_height) || bottom == info.height);
+    let floats = info.bands[band].data_type == DataType::F32 && !info.pixel_interleaved;
+    if !whole || !floats || block_width * block_height > PANEL_PIXELS {
+        return raster.read(band, window, pixels).map_err(geo_fault);
     }
     block.resize(block_width * block_height, 0.0);
-    for top in (row..row + rows).step_by(block_height) {
-        for left in (0..info.width).step_by(block_width) {
+    for top in (window.row..bottom).step_by(block_height) {
+        for left in (window.column..right).step_by(block_width) {
             raster.read_block(band, left / block_width, top / block_height, block).map_err(geo_fault)?;
-            let width = block_width.min(info.width - left);
-            for line in 0..block_height.min(row + rows - top) {
-                let to = (top - row + line) * info.width + left;
+            let width = block_width.min(right - left);
+            for line in 0..block_height.min(bottom - top) {
+                let to = (top - window.row + line) * window.width + left - window.column;
                 pixels[to..to + width].copy_from_slice(&block[line * block_width..][..width]);
             }
         }
@@ -220,7 +241,34 @@ fn limit_fault(error: trace::Error, scan: &Scan) -> TaskError {
                 scan.threshold
             ),
         )
-        .help("this is noise rather than objects: raise `threshold`, or smooth the probabilities; `max_corners` costs about 40 bytes a corner"),
+        .help("this is noise rather than objects: raise `threshold`, or smooth the probabilities"),
     }
     .permanent()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strips_are_whole_rows_of_blocks_and_panels_are_bounded() {
+        for (width, block) in [
+            (4096, (512, 512)),
+            (1_000_000, (512, 512)),
+            (1, (1, 1)),
+            (1, (1, 8)),
+            (100_000, (100_000, 1)),
+            (900, (900, 9)),
+            (300, (16, 16)),
+            (11_000, (11_000, 11_000)),
+            (i32::MAX as usize, (i32::MAX as usize, 1)),
+        ] {
+            let strip = strip_rows(width, block);
+            assert!(
+                strip > 0 && (strip.is_multiple_of(block.1) || block.0 * block.1 > PANEL_PIXELS),
+                "{width} {block:?}"
+            );
+            assert!(strip * block.0 <= PANEL_PIXELS || strip == 1, "{width} {block:?}: {strip}");
+        }
+    }
 }

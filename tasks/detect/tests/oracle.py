@@ -31,7 +31,8 @@ CASES = {
     "speckle_8": (32719, (400000, 10, 7000000), (300, 333), "float32", 128, None, {"connectivity": 8, "min_pixels": 1, "merge": {"eps_m": 25}}),
     "striped": (32633, (500000, 20, 5300000), (401, 513), "float32", 0, -1.0, {"connectivity": 4, "min_pixels": 3, "merge": {"method": "none"}}),
     "degrees": (4326, (68.0, 0.0001, 46.5), (512, 600), "float32", 256, float("nan"), {"connectivity": 4, "min_pixels": 10, "threshold": 0.4, "merge": {"eps_m": 200}}),
-    "bytes": (32633, (500000, 10, 5300000), (512, 512), "uint8", 256, 255, {"connectivity": 8, "min_pixels": 12, "merge": {"eps_m": 180, "min_samples": 3}}),
+    "bytes": (32633, (500000, 10, 5300000), (512, 520), "uint8", 16, 255, {"connectivity": 8, "min_pixels": 12, "merge": {"eps_m": 180, "min_samples": 3}}),
+    "interleaved": (32633, (500000, 10, 5300000), (300, 650), "float32", 64, -9999.0, {"connectivity": 4, "min_pixels": 4, "merge": {"eps_m": 100}, "band": 2}),
     "antimeridian": (32660, (830500, 10, 5000), (500, 700), "float32", 256, None, {"connectivity": 4, "min_pixels": 10, "merge": {"method": "none"}}),
 }
 
@@ -53,10 +54,12 @@ def make(folder):
             p[rng.random(p.shape) < 0.01] = nodata
             p[: rows // 8, : columns // 8] = nodata
         tiling = dict(tiled=True, blockxsize=block, blockysize=block) if block else {}
-        profile = dict(driver="GTiff", height=rows, width=columns, count=1, dtype=dtype, crs=f"EPSG:{epsg}", nodata=nodata,
+        bands = CASES[name][-1].get("band", 1)
+        profile = dict(driver="GTiff", height=rows, width=columns, count=bands, interleave="pixel", dtype=dtype, crs=f"EPSG:{epsg}", nodata=nodata,
                        transform=Affine(pixel, 0, left, 0, -pixel, top), compress="deflate", **tiling)
         with rasterio.open(folder / f"{name}.tif", "w", **profile) as out:
-            out.write(p, 1)
+            for band in range(1, bands + 1):
+                out.write(p if band == bands else p[::-1], band)
             if dtype == "uint8":
                 out.scales = (1 / 200,)
     (folder / "cases.json").write_text(json.dumps({name: case[-1] for name, case in CASES.items()}))
@@ -64,7 +67,7 @@ def make(folder):
 
 def expected(folder, name, parameters):
     with rasterio.open(folder / f"{name}.tif") as raster:
-        raw, scale, nodata = raster.read(1), raster.scales[0], raster.nodata
+        raw, scale, nodata = raster.read(parameters.get("band", 1)), raster.scales[0], raster.nodata
         transform, crs = raster.transform, raster.crs
     p = raw.astype("f4") * np.float32(scale) if scale != 1 else raw
     if nodata is not None and not np.isnan(nodata):

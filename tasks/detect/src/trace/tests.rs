@@ -4,18 +4,22 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::rings::doubled_area;
-use crate::runs::RunRows;
+use crate::runs::append;
 
 const ALL: Limits = Limits { min_pixels: 1, candidates: u64::MAX, corners: u64::MAX };
 
 fn trace(values: &[Vec<f32>], connectivity: Connectivity, limits: Limits) -> Result<(Vec<Component>, u64), Error> {
-    let mut rows = RunRows::default();
-    values.iter().for_each(|row| rows.push_row(row, 0.5));
     let mut tracer = Tracer::new(connectivity, limits);
-    for runs in rows.iter() {
-        tracer.push_row(runs)?;
+    for row in values {
+        tracer.push_row(&runs_of(row))?;
     }
     tracer.finish()
+}
+
+fn runs_of(row: &[f32]) -> Vec<Run> {
+    let mut runs = Vec::new();
+    append(&mut runs, row, 0, 0.5);
+    runs
 }
 
 fn picture(rows: &[&str]) -> Vec<Vec<f32>> {
@@ -184,14 +188,10 @@ fn a_ring_closed_by_a_corner_is_an_exterior_and_a_hole() {
 #[test]
 fn noise_leaves_no_memory_behind() {
     let mut tracer = Tracer::new(Connectivity::Four, Limits { min_pixels: 2, ..ALL });
-    let mut rows = RunRows::default();
-    for row in 0..2 {
-        rows.push_row(&(0..512).map(|column| ((row + column) % 2) as f32).collect::<Vec<_>>(), 0.5);
-    }
+    let rows: Vec<Vec<Run>> =
+        (0..2).map(|row| runs_of(&(0..512).map(|column| ((row + column) % 2) as f32).collect::<Vec<_>>())).collect();
     for _ in 0..500 {
-        for runs in rows.iter() {
-            tracer.push_row(runs).unwrap();
-        }
+        rows.iter().for_each(|runs| tracer.push_row(runs).unwrap());
     }
     assert!(tracer.nodes.values.len() < 4 * 512 && tracer.labels.values.len() < 2 * 512);
     let (kept, all) = tracer.finish().unwrap();
