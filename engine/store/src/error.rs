@@ -84,7 +84,7 @@ pub enum Error {
     #[error("run `{0}` exists already")]
     RunExists(String),
     /// The instance has a result already, and results are immutable.
-    #[error("a result recorded by run `{run}` exists already; results are immutable")]
+    #[error("a step instance of run `{run}` has a result already; results are immutable")]
     ResultExists {
         /// Id of the run.
         run: String,

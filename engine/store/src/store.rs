@@ -21,7 +21,7 @@ use crate::record::{
 /// - I21: log lines of an attempt are read in the order they were written.
 /// - Dropping the future of a write does not undo it: it may still be committed.
 ///
-/// `tests/conformance.rs` checks this on every implementation.
+/// `tests/store/conformance.rs` checks this on every implementation.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// Pins a new run. Creating the same run again (same content) succeeds.

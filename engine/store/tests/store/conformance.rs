@@ -1,11 +1,9 @@
 //! What every [`Store`] must do. Each check takes a store that may hold other runs; a new backend adds itself to
 //! `conformance!` below.
 
-mod support;
-
 use std::sync::Arc;
 
-use support::{all_events, append, key, new_run, record, result};
+use crate::support::{all_events, append, key, new_run, record, result};
 use swath_store::{
     Access, Append, CacheTerms, Error, LONGEST_TEXT, LogBatch, LogFilter, LogLine, Metric, NewEvent, Retention,
     RunFilter, RunUpdate, SqliteStore, Store,
@@ -85,14 +83,15 @@ async fn events_are_dense_and_in_order(store: Shared) {
     assert_eq!(events.len() as u64, seq);
     for (index, stored) in events.iter().enumerate() {
         let n = index as u64 + 1;
-        let given = support::event(n);
+        let given = crate::support::event(n);
         assert_eq!(stored.seq, n);
         assert_eq!((&stored.kind, &stored.step, &stored.payload), (&given.kind, &given.step, &given.payload));
     }
     assert_eq!(store.get_run("r").await.unwrap().row.seq, seq);
     assert_eq!(store.load_events("r", 3, 2).await.unwrap().iter().map(|e| e.seq).collect::<Vec<_>>(), [4, 5]);
     assert!(store.load_events("r", seq, 10).await.unwrap().is_empty());
-    let nul = Append { events: vec![NewEvent { payload: "\0".into(), ..support::event(1) }], ..append("r", seq, 0) };
+    let nul =
+        Append { events: vec![NewEvent { payload: "\0".into(), ..crate::support::event(1) }], ..append("r", seq, 0) };
     assert!(matches!(store.append(nul).await, Err(Error::Record { .. })));
     // Everything else that a text can hold comes back as it was.
     let odd = "\u{1}\u{7f}\"\\\u{2028}\u{10ffff}\r\n\t'; DROP TABLE event; --";

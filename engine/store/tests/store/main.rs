@@ -1,0 +1,7 @@
+//! The store from outside, in one binary: it is linked once.
+
+mod artifacts;
+mod conformance;
+mod crash;
+mod opening;
+mod support;
