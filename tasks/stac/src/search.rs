@@ -263,17 +263,15 @@ impl Task for Search {
         Needs { memory: Bytes::mib(256), ..Needs::waiting() }
     }
 
-    /// A local catalogue gives the same scenes as long as its files are the same.
+    /// A local catalogue gives the same scenes as long as all below its folder is the same. The rasters of an item
+    /// collection or a single item may lie anywhere: whether they have changed is found out by looking again.
     fn purity(&self) -> Purity {
-        if self.catalog.is_remote() { Purity::Volatile } else { Purity::Pure }
+        if self.folder().is_some() { Purity::Pure } else { Purity::Volatile }
     }
 
     /// A catalogue or collection is read with all below its folder; another file is read alone.
     fn reads(&self) -> Vec<PathBuf> {
-        let catalog = self.catalog.local().map(|path| match path.file_name().and_then(|name| name.to_str()) {
-            Some("catalog.json" | "collection.json") => path.parent().unwrap_or(Path::new("/")).to_owned(),
-            _ => path.to_owned(),
-        });
+        let catalog = self.folder().or_else(|| self.catalog.local().map(Path::to_owned));
         catalog.into_iter().chain(self.area.as_ref().and_then(Area::file)).collect()
     }
 
@@ -309,6 +307,15 @@ fn write(path: &Path, scenes: &Scenes) -> Result<(), TaskError> {
 }
 
 impl Search {
+    /// The folder of a local static catalogue, by its name alone.
+    fn folder(&self) -> Option<PathBuf> {
+        let path = self.catalog.local()?;
+        match path.file_name().and_then(|name| name.to_str()) {
+            Some("catalog.json" | "collection.json") => Some(path.parent().unwrap_or(Path::new("/")).to_owned()),
+            _ => path.extension().is_none().then(|| path.to_owned()),
+        }
+    }
+
     async fn search(&self, ctx: &Context) -> Result<Scenes, TaskError> {
         let filter = self.filter(ctx).await?;
         let mut found =

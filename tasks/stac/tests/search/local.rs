@@ -200,14 +200,17 @@ async fn a_catalogue_that_contains_itself_ends() {
 }
 
 #[test]
-fn a_local_search_is_pure_and_reads_its_catalogue_and_area() {
+fn a_local_catalogue_is_pure_and_reads_its_folder_and_area() {
     let of = |value: serde_json::Value| serde_json::from_value::<Search>(value).unwrap();
+    let paths = |all: &[&str]| all.iter().map(std::path::PathBuf::from).collect::<Vec<_>>();
     let local = of(json!({"catalog": "/data/stac/catalog.json", "area": "/data/area.geojson"}));
-    assert_eq!(local.purity(), Purity::Pure);
-    assert_eq!(local.reads(), ["/data/stac", "/data/area.geojson"].map(std::path::PathBuf::from));
-    assert_eq!(of(json!({"catalog": "/data/items.json"})).reads(), [std::path::PathBuf::from("/data/items.json")]);
+    assert_eq!((local.purity(), local.reads()), (Purity::Pure, paths(&["/data/stac", "/data/area.geojson"])));
+    let folder = of(json!({"catalog": "/data/stac"}));
+    assert_eq!((folder.purity(), folder.reads()), (Purity::Pure, paths(&["/data/stac"])));
+    let items = of(json!({"catalog": "/data/items.json"}));
+    assert_eq!((items.purity(), items.reads()), (Purity::Volatile, paths(&["/data/items.json"])));
     let remote = of(json!({"catalog": "https://host/stac"}));
-    assert_eq!((remote.purity(), remote.reads().len()), (Purity::Volatile, 0));
+    assert_eq!((remote.purity(), remote.reads()), (Purity::Volatile, paths(&[])));
 }
 
 #[test]
