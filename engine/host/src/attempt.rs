@@ -1,0 +1,130 @@
+//! One attempt of one step: the task's context, its timeout, its end.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde_json::Value;
+use swath_store::Artifacts;
+use swath_task::{ArtifactRecord, Context, ErasedTask, Fault, Host, Staged, TaskError};
+use tokio_util::sync::CancellationToken;
+
+use crate::observe::{AttemptId, Observer, Update};
+
+/// How long an attempt that was told to stop may take before its future is dropped.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// What an attempt needs, besides the task.
+pub(crate) struct Attempt {
+    pub id: AttemptId,
+    pub run: String,
+    pub inputs: Value,
+    pub cpus: usize,
+    pub timeout: Option<Duration>,
+    pub cancel: CancellationToken,
+    pub scratch: PathBuf,
+    pub secrets: Arc<std::collections::BTreeMap<String, String>>,
+}
+
+/// How it ended.
+pub(crate) struct AttemptEnd {
+    pub result: Result<Value, AttemptError>,
+    pub metrics: Vec<(&'static str, f64)>,
+}
+
+/// Why it did not succeed.
+pub(crate) enum AttemptError {
+    Task(TaskError),
+    TimedOut,
+}
+
+/// Runs a task to its end. Never panics, never hangs past its timeout or its cancellation by more than the grace.
+pub(crate) async fn run(
+    task: Arc<dyn ErasedTask>,
+    attempt: Attempt,
+    artifacts: Arc<Artifacts>,
+    observer: Arc<dyn Observer>,
+) -> AttemptEnd {
+    let host = Arc::new(AttemptHost {
+        id: attempt.id.clone(),
+        scratch: attempt.scratch,
+        artifacts,
+        observer,
+        secrets: attempt.secrets,
+        metrics: Mutex::default(),
+    });
+    if let Err(error) = tokio::fs::create_dir_all(&host.scratch).await {
+        let message = format!("cannot create the scratch folder `{}`: {error}", host.scratch.display());
+        let fault = Fault::new("E201", message).help("free disk space, or set `--home` to a disk that has some");
+        return AttemptEnd { result: Err(AttemptError::Task(fault.transient(None))), metrics: Vec::new() };
+    }
+    let key = format!("{}/{}/{}", attempt.run, attempt.id.step, attempt.id.instance);
+    let stop = attempt.cancel.child_token();
+    let context = Context::new(host.clone(), stop.clone(), attempt.cpus, key);
+    let work = task.run(attempt.inputs, context);
+    tokio::pin!(work);
+    let timeout = async {
+        match attempt.timeout {
+            Some(limit) => tokio::time::sleep(limit).await,
+            None => std::future::pending().await,
+        }
+    };
+    let result = tokio::select! {
+        result = &mut work => result.map_err(AttemptError::Task),
+        () = timeout => {
+            stop.cancel();
+            // Give it the chance to clean up; what it returns now is too late to count.
+            let _ = tokio::time::timeout(GRACE, &mut work).await;
+            Err(AttemptError::TimedOut)
+        }
+        () = attempt.cancel.cancelled() => match tokio::time::timeout(GRACE, &mut work).await {
+            // It finished all the same: its work is not thrown away.
+            Ok(Ok(outputs)) => Ok(outputs),
+            _ => Err(AttemptError::Task(TaskError::Cancelled)),
+        },
+    };
+    if let Err(error) = tokio::fs::remove_dir_all(&host.scratch).await {
+        tracing::debug!(%error, scratch = %host.scratch.display(), "the scratch folder stays until the next collection");
+    }
+    let metrics = std::mem::take(&mut *host.metrics.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
+    AttemptEnd { result, metrics }
+}
+
+/// The engine's side of a [`Context`].
+struct AttemptHost {
+    id: AttemptId,
+    scratch: PathBuf,
+    artifacts: Arc<Artifacts>,
+    observer: Arc<dyn Observer>,
+    secrets: Arc<std::collections::BTreeMap<String, String>>,
+    metrics: Mutex<Vec<(&'static str, f64)>>,
+}
+
+#[async_trait]
+impl Host for AttemptHost {
+    fn scratch(&self) -> &Path {
+        &self.scratch
+    }
+
+    async fn locate(&self, artifact: &ArtifactRecord) -> Result<PathBuf, TaskError> {
+        self.artifacts.locate(artifact).await.map_err(|error| error.fault().permanent())
+    }
+
+    async fn commit(&self, staged: Staged) -> Result<ArtifactRecord, TaskError> {
+        let stored = self.artifacts.commit(&staged.path, &staged.name, staged.kind).await;
+        stored.map_err(|error| error.fault().transient(None))
+    }
+
+    fn progress(&self, done: u64, total: u64, unit: &'static str) {
+        self.observer.update(&Update::Progress { at: self.id.clone(), done, total, unit });
+    }
+
+    fn metric(&self, name: &'static str, value: f64) {
+        self.metrics.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push((name, value));
+    }
+
+    fn secret(&self, name: &str) -> Option<String> {
+        self.secrets.get(name).cloned()
+    }
+}

@@ -1,0 +1,194 @@
+//! Slots: how much of the machine the running attempts hold, and who may start next.
+//!
+//! Invariant I10: what is in use never exceeds what there is, except that one attempt which asks for more than the
+//! machine has is admitted alone (it would wait for ever otherwise).
+
+use std::collections::BTreeMap;
+
+use swath_task::{Bytes, Needs};
+
+/// What the machine (or the operator) gives to all attempts together.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Capacity {
+    /// CPU cores.
+    pub cpu: f32,
+    /// Memory.
+    pub memory: Bytes,
+    /// GPUs.
+    pub gpu: f32,
+    /// Named limits; a name that is not listed is not limited.
+    pub limits: BTreeMap<String, u32>,
+}
+
+impl Capacity {
+    /// What this machine has: its cores, and the memory that the kernel says is available now.
+    pub fn of_this_machine() -> Self {
+        let cpu = std::thread::available_parallelism().map_or(1, |n| n.get());
+        let available = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+            let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
+            line.split_whitespace().nth(1)?.parse::<u64>().ok()
+        });
+        let memory = Bytes(available.unwrap_or(4 << 20) << 10);
+        Self { cpu: cpu as f32, memory, gpu: 0.0, limits: BTreeMap::new() }
+    }
+}
+
+/// What one attempt holds; given back with [`Slots::release`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Held {
+    needs: Needs,
+    /// Threads the attempt may keep busy.
+    pub cpus: usize,
+}
+
+/// The ledger.
+#[derive(Debug)]
+pub struct Slots {
+    capacity: Capacity,
+    cpu: f32,
+    memory: u64,
+    gpu: f32,
+    limits: BTreeMap<String, u32>,
+    holders: usize,
+}
+
+impl Slots {
+    /// All free.
+    pub fn new(capacity: Capacity) -> Self {
+        Self { capacity, cpu: 0.0, memory: 0, gpu: 0.0, limits: BTreeMap::new(), holders: 0 }
+    }
+
+    /// Takes `needs` if they are free. `Err` names what is missing, for "why is it not running".
+    pub fn take(&mut self, needs: &Needs) -> Result<Held, Missing> {
+        let mut needs = needs.clone();
+        // A wish beyond the machine is a wish for all of it.
+        needs.cpu = needs.cpu.clamp(0.0, self.capacity.cpu);
+        let alone = self.holders == 0;
+        if self.cpu + needs.cpu > self.capacity.cpu + 1e-4 {
+            return Err(Missing::Cpu);
+        }
+        if self.memory.saturating_add(needs.memory.0) > self.capacity.memory.0 && !alone {
+            return Err(Missing::Memory);
+        }
+        if self.gpu + needs.gpu > self.capacity.gpu + 1e-4 && needs.gpu > 0.0 {
+            return Err(Missing::Gpu);
+        }
+        for (name, amount) in &needs.limits {
+            let Some(limit) = self.capacity.limits.get(name) else { continue };
+            if self.limits.get(name).copied().unwrap_or(0).saturating_add(*amount) > *limit {
+                return Err(Missing::Limit(name.clone()));
+            }
+        }
+        self.cpu += needs.cpu;
+        self.memory = self.memory.saturating_add(needs.memory.0);
+        self.gpu += needs.gpu;
+        for (name, amount) in &needs.limits {
+            *self.limits.entry(name.clone()).or_default() += amount;
+        }
+        self.holders += 1;
+        Ok(Held { cpus: (needs.cpu.round() as usize).max(1), needs })
+    }
+
+    /// Whether `needs` can ever be met: a step that waits for a GPU on a machine without one never starts.
+    pub fn possible(&self, needs: &Needs) -> Result<(), Missing> {
+        if needs.gpu > self.capacity.gpu {
+            return Err(Missing::Gpu);
+        }
+        let beyond = needs
+            .limits
+            .iter()
+            .find(|(name, amount)| self.capacity.limits.get(*name).is_some_and(|limit| *amount > limit));
+        beyond.map_or(Ok(()), |(name, _)| Err(Missing::Limit(name.clone())))
+    }
+
+    /// Gives back what an attempt held.
+    pub fn release(&mut self, held: Held) {
+        self.cpu = (self.cpu - held.needs.cpu).max(0.0);
+        self.memory = self.memory.saturating_sub(held.needs.memory.0);
+        self.gpu = (self.gpu - held.needs.gpu).max(0.0);
+        for (name, amount) in &held.needs.limits {
+            if let Some(used) = self.limits.get_mut(name) {
+                *used = used.saturating_sub(*amount);
+            }
+        }
+        self.holders -= 1;
+        if self.holders == 0 {
+            // Sums of floats drift; an empty ledger is exactly empty.
+            (self.cpu, self.gpu) = (0.0, 0.0);
+        }
+    }
+
+    /// Attempts that hold something now.
+    pub fn holders(&self) -> usize {
+        self.holders
+    }
+}
+
+/// What an attempt waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// CPU cores.
+    Cpu,
+    /// Memory.
+    Memory,
+    /// A GPU.
+    Gpu,
+    /// A named limit.
+    Limit(String),
+}
+
+impl std::fmt::Display for Missing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+            Self::Memory => f.write_str("memory"),
+            Self::Gpu => f.write_str("gpu"),
+            Self::Limit(name) => write!(f, "limit `{name}`"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slots() -> Slots {
+        let limits = BTreeMap::from([("server".to_owned(), 2)]);
+        Slots::new(Capacity { cpu: 4.0, memory: Bytes::mib(1000), gpu: 1.0, limits })
+    }
+
+    #[test]
+    fn what_is_in_use_never_exceeds_what_there_is() {
+        let mut slots = slots();
+        let half = Needs { gpu: 0.5, ..Needs::new(1.5, Bytes::mib(400)) };
+        let first = slots.take(&half).unwrap();
+        let second = slots.take(&half).unwrap();
+        assert_eq!(slots.take(&half), Err(Missing::Cpu));
+        assert_eq!(slots.take(&Needs::new(1.0, Bytes::mib(400))), Err(Missing::Memory));
+        assert_eq!(slots.take(&Needs { gpu: 0.5, ..Needs::waiting() }), Err(Missing::Gpu));
+        slots.release(first);
+        let third = slots.take(&half).unwrap();
+        for held in [second, third] {
+            slots.release(held);
+        }
+        assert_eq!(slots.holders(), 0);
+        let all = slots.take(&Needs::all_cores(Bytes::mib(5000))).unwrap();
+        assert_eq!(all.cpus, 4, "a wish beyond the machine is admitted alone, with all it has");
+        assert!(slots.take(&Needs::default()).is_err());
+        slots.take(&Needs::waiting()).unwrap();
+    }
+
+    #[test]
+    fn a_named_limit_counts_over_all_holders() {
+        let mut slots = slots();
+        let needs = |n| Needs { limits: BTreeMap::from([("server".to_owned(), n)]), ..Needs::waiting() };
+        let one = slots.take(&needs(1)).unwrap();
+        assert_eq!(slots.take(&needs(2)), Err(Missing::Limit("server".into())));
+        slots.take(&needs(1)).unwrap();
+        assert_eq!(slots.take(&needs(1)), Err(Missing::Limit("server".into())));
+        slots.release(one);
+        slots.take(&needs(1)).unwrap();
+        assert_eq!(slots.possible(&needs(3)), Err(Missing::Limit("server".into())));
+        assert_eq!(slots.possible(&Needs { gpu: 2.0, ..Needs::waiting() }), Err(Missing::Gpu));
+    }
+}
