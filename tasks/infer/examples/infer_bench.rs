@@ -112,13 +112,16 @@ fn task(folder: &str, raster: &str, threads: usize, memory: &str) -> Outcome {
 fn report(bench: &str, tiles: usize, start: Instant) {
     let seconds = start.elapsed().as_secs_f64();
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let load = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let ticks: Vec<f64> = load.split(' ').skip(13).take(2).filter_map(|ticks| ticks.parse().ok()).collect();
     let peak =
         status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
     println!(
         "{}",
         json!({
             "bench": bench, "tiles": tiles, "seconds": (seconds * 1000.0).round() / 1000.0,
-            "tiles_per_second": (tiles as f64 / seconds * 100.0).round() / 100.0, "peak_mib": peak.map(|kib| kib / 1024)
+            "tiles_per_second": (tiles as f64 / seconds * 100.0).round() / 100.0, "cpu_seconds": ticks.iter().sum::<f64>() / 100.0,
+            "peak_mib": peak.map(|kib| kib / 1024)
         })
     );
 }

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
+use std::thread::{Builder, Scope, ScopedJoinHandle};
 use std::time::Duration;
 
 use swath_kinds::OutputActivation;
@@ -139,7 +140,7 @@ pub(crate) fn run(
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let (spare, skipped, halt, over) = (&spare, &skipped, &halt, &over);
-        let watcher = scope.spawn(move || {
+        let watcher = named(scope, "infer-watch", move || {
             while !over.load(Ordering::Acquire) {
                 if watch.cancelled() {
                     networks.iter().for_each(|network| network.interrupt());
@@ -148,12 +149,13 @@ pub(crate) fn run(
                 std::thread::park_timeout(POLL);
             }
         });
-        let reader = scope.spawn(move || halt.guard(|| prepare(job, source, to_network, spare, skipped, halt)));
+        let reader =
+            named(scope, "infer-read", move || halt.guard(|| prepare(job, source, to_network, spare, skipped, halt)));
         let lanes: Vec<_> = networks
             .iter()
             .map(|network| {
                 let (queue, send) = (network_queue.clone(), to_stitch.clone());
-                scope.spawn(move || halt.guard(|| compute(job, *network, &queue, &send, spare, halt)))
+                named(scope, "infer-network", move || halt.guard(|| compute(job, *network, &queue, &send, spare, halt)))
             })
             .collect();
         drop((network_queue, to_stitch));
@@ -169,6 +171,16 @@ pub(crate) fn run(
         computed.into_iter().collect::<Result<(), _>>()?;
         Ok(Done { tiles: stitched?, skipped: skipped.load(Ordering::Relaxed) })
     })
+}
+
+/// A thread that debuggers and profilers show by name.
+fn named<'s, 'e, T: Send + 's>(
+    scope: &'s Scope<'s, 'e>,
+    name: &str,
+    work: impl FnOnce() -> T + Send + 's,
+) -> ScopedJoinHandle<'s, T> {
+    // As `Scope::spawn` does: a system that gives no thread leaves nothing to go on with.
+    Builder::new().name(name.to_owned()).spawn_scoped(scope, work).expect("a thread can be started")
 }
 
 fn joined<T>(result: std::thread::Result<T>) -> T {
