@@ -38,11 +38,14 @@ pub fn find_asset<'a>(scene: &'a Scene, name: &str) -> Option<(&'a SceneAsset, O
         let (asset, index) = *listing.first()?;
         Some((asset, (asset.bands.len() > 1).then_some(index)))
     };
-    let aliases = || {
-        let known = SENTINEL_2.iter().filter(|(band, common)| same(band, name) || common.iter().any(|c| same(c, name)));
-        known.flat_map(|(band, common)| std::iter::once(*band).chain(common.iter().copied()))
-    };
-    by_name(name).or_else(|| aliases().find_map(by_name))
+    by_name(name).or_else(|| aliases(name).find_map(by_name))
+}
+
+/// All names of the band that has this name, number first.
+pub fn aliases(name: &str) -> impl Iterator<Item = &'static str> {
+    let same = |other: &&str| other.eq_ignore_ascii_case(name);
+    let known = SENTINEL_2.iter().find(|(band, common)| same(band) || common.iter().any(same));
+    known.into_iter().flat_map(|(band, common)| std::iter::once(*band).chain(common.iter().copied()))
 }
 
 #[cfg(test)]

@@ -4,14 +4,31 @@
 //! beside them. Pixels are read and written through `swath-geo`; no GDAL, no HTTP here.
 
 mod bands;
+mod chips;
 mod composite;
+mod expression;
 mod faults;
 mod fit;
+mod indices;
+mod normalise;
+mod preview;
 mod reader;
+mod values;
 
+pub use chips::ChipRaster;
 pub use composite::{AssetMask, BandResampling, COUNT_BAND, Composite, Mask, Method, Missing, NamedMask};
+
+pub use indices::{CustomIndex, Index, Indices, KnownIndex};
+pub use normalise::Normalise;
+pub use preview::Preview;
 
 use swath_task::TaskDef;
 
 /// The tasks of this crate.
-pub const TASKS: &[TaskDef] = &[TaskDef::of::<Composite>()];
+pub const TASKS: &[TaskDef] = &[
+    TaskDef::of::<Composite>(),
+    TaskDef::of::<Indices>(),
+    TaskDef::of::<Normalise>(),
+    TaskDef::of::<ChipRaster>(),
+    TaskDef::of::<Preview>(),
+];
