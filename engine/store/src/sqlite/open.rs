@@ -80,6 +80,7 @@ pub(super) async fn writer(
         .synchronous(SqliteSynchronous::Full)
         .pragma("wal_autocheckpoint", "4000")
         .pragma("cache_size", "-16000")
+        .pragma("temp_store", "memory")
         .thread_name(|_| "swath-journal".to_owned());
     // Before WAL is switched on: a file of another program must not be changed at all.
     if path.is_file() && std::fs::metadata(path).is_ok_and(|data| data.len() > 0) {
@@ -96,6 +97,8 @@ pub(super) async fn writer(
     if schema_of(&mut connection, path).await? < known_schema() {
         migrate(&mut connection, path).await?;
     }
+    let group = sqlx::raw_sql(include_str!("group.sql")).execute(&mut connection).await;
+    group.map_err(|error| database(path, error))?;
     Ok((connection, lock))
 }
 

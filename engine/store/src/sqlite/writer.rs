@@ -1,17 +1,17 @@
 //! The one writer of a process: takes requests from a queue and makes them durable, all that wait in one commit.
 //!
-//! A group goes to SQLite as one text of statements, `BEGIN IMMEDIATE; ...; COMMIT`, whose rows are passed as JSON
-//! arrays: one hop to sqlx's thread and back, whatever the size of the group. The compare-and-set is a `NOT NULL`
-//! constraint: the head of a run that is not where the writer thinks becomes NULL, and nothing is committed. When a
-//! group fails for such a reason its members are tried one by one, so that each gets its own answer.
+//! A group goes to SQLite as one statement, whose rows are passed as JSON arrays and distributed to the tables by a
+//! trigger (`group.sql`): one hop to sqlx's thread and back, and one commit, whatever the size of the group. The
+//! compare-and-set is a `NOT NULL` constraint: the head of a run that is not where the writer thinks becomes NULL, and
+//! the statement is undone as a whole. When a group fails for such a reason its members are tried one by one, so that
+//! each gets its own answer.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use serde_json::{Value, json};
 use sqlx::sqlite::{SqliteArguments, SqliteConnection};
-use sqlx::{Arguments, AssertSqlSafe, Connection, Row};
+use sqlx::{Arguments, Connection, Row};
 use swath_task::Digest;
 use tokio::sync::{mpsc, oneshot};
 
@@ -44,7 +44,7 @@ pub(super) enum Request {
 
 /// Serves until the queue is closed or a request says so.
 pub(super) async fn run(connection: SqliteConnection, path: PathBuf, mut inbox: mpsc::Receiver<Request>) {
-    let mut writer = Writer { connection, path, runs: HashMap::new(), texts: HashMap::new() };
+    let mut writer = Writer { connection, path, runs: HashMap::new() };
     let mut waiting = Vec::with_capacity(GROUP);
     let mut closing = None;
     while closing.is_none() && inbox.recv_many(&mut waiting, GROUP).await > 0 {
@@ -92,8 +92,6 @@ struct Writer {
     path: PathBuf,
     /// Row numbers of run ids. Only a collection removes runs, and it holds the store alone.
     runs: HashMap<String, i64>,
-    /// Statement texts by which tables they write to.
-    texts: HashMap<u8, Arc<str>>,
 }
 
 impl Writer {
@@ -156,17 +154,11 @@ impl Writer {
         }
     }
 
-    /// One group, one commit. After an error nothing of it is stored.
+    /// One group, one statement, one commit. After an error nothing of it is stored.
     async fn execute(&mut self, rows: Rows) -> Result<(), sqlx::Error> {
-        let mask = rows.mask();
-        let text = self.texts.entry(mask).or_insert_with(|| statements(mask).into()).clone();
         let arguments = rows.arguments().map_err(sqlx::Error::Encode)?;
-        let done = sqlx::query_with(AssertSqlSafe(text), arguments).execute(&mut self.connection).await;
-        if done.is_err() {
-            // Fails when the error was at BEGIN, or when SQLite has rolled back itself: both are what is wanted.
-            let _ = sqlx::query("ROLLBACK").execute(&mut self.connection).await;
-        }
-        done.map(drop)
+        let insert = "INSERT INTO group_commit VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+        sqlx::query_with(insert, arguments).execute(&mut self.connection).await.map(drop)
     }
 
     async fn append_alone(&mut self, append: &Append) -> Result<u64, Error> {
@@ -370,15 +362,12 @@ impl Table {
         }
     }
 
-    fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    fn finish(mut self) -> String {
-        if !self.0.is_empty() {
-            self.0.push(']');
+    fn finish(mut self) -> Option<String> {
+        if self.0.is_empty() {
+            return None;
         }
-        self.0
+        self.0.push(']');
+        Some(self.0)
     }
 }
 
@@ -511,12 +500,6 @@ impl Rows {
         }
     }
 
-    fn mask(&self) -> u8 {
-        let tables = [&self.events, &self.results, &self.lineage, &self.cache, &self.metrics, &self.logs];
-        let used = tables.iter().enumerate().filter(|(_, table)| !table.is_empty());
-        used.fold(u8::from(!self.heads.is_empty()), |mask, (index, _)| mask | (2 << index))
-    }
-
     fn arguments(self) -> Result<SqliteArguments, sqlx::error::BoxDynError> {
         let heads: Vec<Value> = self
             .heads
@@ -526,7 +509,8 @@ impl Rows {
             })
             .collect();
         let mut arguments = SqliteArguments::default();
-        arguments.add(json!(heads).to_string())?;
+        // NULL is a table without rows.
+        arguments.add((!heads.is_empty()).then(|| json!(heads).to_string()))?;
         for table in [self.events, self.results, self.lineage, self.cache, self.metrics, self.logs] {
             arguments.add(table.finish())?;
         }
@@ -544,43 +528,4 @@ fn check(append: &Append) -> Result<(), Error> {
         }
         None => Ok(()),
     }
-}
-
-/// The statements that write to the tables in `mask`. `$1` to `$7` are JSON arrays of rows.
-fn statements(mask: u8) -> String {
-    const TABLES: [&str; 7] = [
-        // The compare-and-set (I4): NULL breaks the constraint on `seq`.
-        "UPDATE run SET seq = iif(run.seq = h.value ->> 1, h.value ->> 2, NULL), updated_at = h.value ->> 3, \
-         state = coalesce(h.value ->> 4, run.state), started_at = coalesce(run.started_at, h.value ->> 5), \
-         ended_at = iif(h.value ->> 4 IS NULL, run.ended_at, h.value ->> 6), \
-         error = iif(h.value ->> 4 IS NULL, run.error, h.value ->> 7), \
-         summary = coalesce(h.value ->> 8, run.summary) \
-         FROM json_each($1) AS h WHERE run.n = h.value ->> 0;",
-        "INSERT INTO event (run, seq, at, kind, step, payload, transition) \
-         SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6 \
-         FROM json_each($2);",
-        "INSERT INTO result (run, step, instance, attempt, at, outputs, key, parts, reused_from) \
-         SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, \
-         value ->> 7, value ->> 8 FROM json_each($3);",
-        "INSERT OR IGNORE INTO lineage (digest, name, run, step, instance, attempt, at, record) \
-         SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, \
-         value ->> 7 FROM json_each($4);",
-        "INSERT OR REPLACE INTO cache \
-         (key, run, step, instance, outputs, artifacts, created_at, used_at, expires_at) \
-         SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, \
-         value ->> 6, value ->> 7 FROM json_each($5);",
-        "INSERT INTO metric (run, step, instance, attempt, name, value) \
-         SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5 FROM json_each($6);",
-        "INSERT INTO log (run, step, instance, attempt, at, level, target, message, fields, dropped) \
-         SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, \
-         value ->> 7, value ->> 8, value ->> 9 FROM json_each($7);",
-    ];
-    let mut text = String::from("BEGIN IMMEDIATE;");
-    for (index, table) in TABLES.iter().enumerate() {
-        if mask & (1 << index) != 0 {
-            text.push_str(table);
-        }
-    }
-    text.push_str("COMMIT");
-    text
 }
