@@ -1,11 +1,14 @@
 //! Components to candidates: placed on the globe, measured, scored and named.
 
+use geo::{LineString, MultiPolygon, Polygon, SimplifyVwPreserve, Validation};
 use swath_geo::{Crs, Grid, Transform};
 use swath_task::{Context, Digest, TaskError};
 
 use crate::faults::geo_fault;
 use crate::globe::{self, Ring};
+use crate::rings;
 use crate::trace::Component;
+use crate::write;
 
 /// Components placed at once: one call of the projection for many of them.
 const CORNERS_AT_ONCE: usize = 32 << 10;
@@ -91,6 +94,49 @@ impl<'a> Placer<'a> {
             placed.push(polygons);
         }
         Ok(placed)
+    }
+
+    /// The polygons of one component with corners left out that span less than `metres` squared with their neighbours
+    /// (Visvalingam and Whyatt 1993, kept free of crossings). As it was where that would not be valid, or where it
+    /// spans much of the globe.
+    pub fn place_simplified(&self, component: &Component, metres: f64) -> Result<Vec<Vec<Ring>>, TaskError> {
+        let exact = self.place(std::slice::from_ref(component))?.remove(0);
+        let corners = component.polygons.iter().flat_map(|polygon| &polygon.rings).map(Vec::len);
+        let densified = exact.iter().flatten().map(Vec::len).zip(corners).any(|(placed, corners)| placed != corners);
+        if metres == 0.0 || densified {
+            return Ok(exact);
+        }
+        let (width, height) = self.grid.metres();
+        let line = |ring: &rings::Ring| LineString::from_iter(ring.iter().map(|c| (f64::from(c[0]), f64::from(c[1]))));
+        let polygon = |polygon: &rings::Polygon| {
+            let mut lines = polygon.rings.iter().map(line);
+            Polygon::new(lines.next().unwrap_or_else(|| LineString(Vec::new())), lines.collect())
+        };
+        let whole = MultiPolygon(component.polygons.iter().map(polygon).collect());
+        let simple = whole.simplify_vw_preserve(metres * metres / (width * height));
+        let mut polygons = Vec::with_capacity(simple.0.len());
+        for polygon in &simple.0 {
+            let mut rings = Vec::with_capacity(1 + polygon.interiors().len());
+            for ring in std::iter::once(polygon.exterior()).chain(polygon.interiors()) {
+                let open = &ring.0[..ring.0.len() - 1];
+                let mut xs: Vec<f64> = open.iter().map(|corner| self.x(corner.x)).collect();
+                let mut ys: Vec<f64> = open.iter().map(|corner| self.y(corner.y)).collect();
+                self.transform.points(&mut xs, &mut ys).map_err(geo_fault)?;
+                let mut own: Ring = xs.into_iter().zip(ys).map(|(x, y)| [x, y.clamp(-90.0, 90.0)]).collect();
+                if !self.geographic {
+                    globe::unwrap(&mut own);
+                }
+                rings.push(own);
+            }
+            polygons.push(rings);
+        }
+        // Asked of what is written: an edge through a corner of another may cross it once projected and rounded.
+        let line = |ring: &Ring| LineString::from_iter(ring.iter().map(|point| point.map(write::rounded_coordinate)));
+        let written = MultiPolygon::from_iter(polygons.iter().map(|rings| {
+            let mut lines = rings.iter().map(line);
+            Polygon::new(lines.next().unwrap_or_else(|| LineString(Vec::new())), lines.collect())
+        }));
+        Ok(if written.is_valid() { polygons } else { exact })
     }
 
     fn x(&self, column: f64) -> f64 {

@@ -57,6 +57,11 @@ pub struct Polygons {
     /// Which detections are one object. The one with the best score stays for all of them.
     #[serde(default)]
     pub merge: Merge,
+    /// Straightens outlines: corners that stand out by less than about this many metres are left out, without making
+    /// an outline cross itself. 0 keeps every pixel edge. Measures, score and id are those of the pixel edges anyway.
+    #[serde(default)]
+    #[schemars(range(min = 0.0))]
+    pub simplify_m: f64,
     /// What is looked for; part of every detection and of its id.
     #[serde(default = "defaults::class")]
     #[schemars(length(min = 1, max = 200))]
@@ -173,6 +178,7 @@ impl Default for Polygons {
             weights: Weights::default(),
             ideal_area_km2: defaults::ideal_area_km2(),
             merge: Merge::default(),
+            simplify_m: 0.0,
             class: defaults::class(),
             max_candidates: defaults::max_candidates(),
             max_corners: defaults::max_corners(),
@@ -250,6 +256,11 @@ impl Task for Polygons {
             (0.0..=1.0).contains(&self.merge.iou),
             "/merge/iou",
             format!("{} is not an overlap between 0 and 1", shown(self.merge.iou)),
+        );
+        demand(
+            self.simplify_m >= 0.0 && self.simplify_m.is_finite(),
+            "/simplify_m",
+            format!("{} is not a length in metres", shown(self.simplify_m)),
         );
         demand(
             !self.class.trim().is_empty() && self.class.len() <= 200,
@@ -384,7 +395,7 @@ impl Polygons {
         for &(at, count) in merged {
             let candidate = &candidates[at];
             let component = &components[candidate.component];
-            let placed = placer.place(std::slice::from_ref(component))?.remove(0);
+            let placed = placer.place_simplified(component, self.simplify_m)?;
             let properties = DetectionProperties {
                 class: self.class.clone(),
                 score: rounded(candidate.score, 1e6),

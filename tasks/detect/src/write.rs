@@ -15,6 +15,11 @@ pub fn rounded(value: f64, factor: f64) -> f64 {
     (value * factor).round() / factor + 0.0
 }
 
+/// A coordinate as it is written.
+pub fn rounded_coordinate(value: f64) -> f64 {
+    rounded(value, DECIMALS)
+}
+
 #[derive(Serialize)]
 struct Feature<'a> {
     #[serde(rename = "type")]
@@ -74,7 +79,7 @@ impl<W: Write> Collection<W> {
 
 /// A ring as GeoJSON has it: rounded, its first point repeated.
 fn closed(mut ring: Ring) -> Ring {
-    ring.iter_mut().for_each(|point| *point = point.map(|value| rounded(value, DECIMALS)));
+    ring.iter_mut().for_each(|point| *point = point.map(rounded_coordinate));
     ring.push(ring[0]);
     ring
 }

@@ -158,6 +158,11 @@ def check(folder):
             assert abs(longitude - other["longitude"]) < 1e-7, f"{place}: centroid"
             apart = geometry.symmetric_difference(other["geometry"].buffer(0)).area / geometry.length
             assert apart < 1e-8, f"{place}: outlines are {apart} degrees apart on average"
+        simple = json.loads((folder / f"{name}.simple.geojson").read_text())["features"]
+        for exact, feature in zip(got, simple, strict=True):
+            a, b = shape(exact["geometry"]), shape(feature["geometry"])
+            assert b.is_valid, f"{name} {feature['id']} simplified: {shapely.is_valid_reason(b)}"
+            assert abs(a.area - b.area) < 0.35 * a.area or exact["properties"]["pixels"] < 200, f"{name} {feature['id']}: {a.area} {b.area}"
         assert name != "antimeridian" or crossed > 0, "nothing crossed the antimeridian"
         print(f"{name}: {len(got)} detections of {total} components agree")
 

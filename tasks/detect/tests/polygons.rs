@@ -56,6 +56,10 @@ async fn detections_equal_those_of_scipy_rasterio_and_scikit_learn() {
         let raster = folder.path().join(format!("{name}.tif"));
         let (text, _) = run_on(folder.path(), &raster, parameters.clone(), 2).await.unwrap();
         std::fs::write(folder.path().join(format!("{name}.geojson")), &text).unwrap();
+        let mut simple = parameters.clone();
+        simple["simplify_m"] = json!(15);
+        let (simplified, _) = run_on(folder.path(), &raster, simple, 2).await.unwrap();
+        std::fs::write(folder.path().join(format!("{name}.simple.geojson")), simplified).unwrap();
         for cpus in [1, 3] {
             let (again, _) = run_on(folder.path(), &raster, parameters.clone(), cpus).await.unwrap();
             assert!(again == text, "{name}: {cpus} threads give other bytes");
@@ -134,6 +138,25 @@ async fn small_areas_are_dropped_by_pixels_and_by_square_metres() {
         let found = detect(&Tiff::of(30, 10, value), parameters.clone()).await.unwrap();
         assert_eq!(found.len(), count, "{parameters}");
     }
+}
+
+#[tokio::test]
+async fn simplified_outlines_have_fewer_corners_and_the_same_measures() {
+    // A disc of 200 m with a hole of 60 m: nothing but stairs.
+    let value = |x: u32, y: u32| {
+        let radius = (f64::from(x) - 30.0).hypot(f64::from(y) - 30.0);
+        if (6.0..20.0).contains(&radius) { 0.9 } else { 0.0 }
+    };
+    let exact = detect(&Tiff::of(60, 60, value), json!({})).await.unwrap();
+    let simple = detect(&Tiff::of(60, 60, value), json!({ "simplify_m": 12 })).await.unwrap();
+    assert_eq!((exact[0].id.as_str(), &exact[0].properties), (simple[0].id.as_str(), &simple[0].properties));
+    let corners = |detection: &Detection| {
+        let rings = detection.geometry["coordinates"].as_array().unwrap();
+        rings.iter().map(|ring| ring.as_array().unwrap().len()).collect::<Vec<_>>()
+    };
+    let (before, after) = (corners(&exact[0]), corners(&simple[0]));
+    assert_eq!(after.len(), 2, "the hole stays");
+    assert!(after[0] * 2 < before[0] && after.iter().all(|count| *count >= 4), "{before:?} {after:?}");
 }
 
 #[tokio::test]
@@ -225,6 +248,7 @@ fn parameters_without_a_meaning_are_told_before_anything_runs() {
         (json!({ "merge": { "eps_m": -5 } }), "/merge/eps_m"),
         (json!({ "merge": { "min_samples": 0 } }), "/merge/min_samples"),
         (json!({ "merge": { "iou": 2 } }), "/merge/iou"),
+        (json!({ "simplify_m": -1 }), "/simplify_m"),
         (json!({ "class": " " }), "/class"),
         (json!({ "band": 0 }), "/band"),
         (json!({ "max_candidates": 0 }), "/max_candidates"),
