@@ -12,11 +12,13 @@
 mod address;
 mod body;
 mod client;
+mod custom;
 mod failure;
 mod signer;
 
 pub use address::{redact, same_origin};
 pub use body::Body;
 pub use client::{Client, Limits, Request};
+pub use custom::{SignHref, register_signing};
 pub use failure::{MAXIMUM_RETRY_AFTER, retry_after, status_error};
 pub use signer::{PLANETARY_COMPUTER_TOKENS, Signer};

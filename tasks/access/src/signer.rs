@@ -10,6 +10,7 @@ use swath_kinds::Signing;
 use swath_task::{Bytes, Fault, TaskError};
 use url::Url;
 
+use crate::custom::{SignHref, registered};
 use crate::{Client, Limits, Request, redact};
 
 /// Token endpoint of Planetary Computer.
@@ -23,30 +24,30 @@ const PUBLIC_ACCOUNTS: &[&str] = &["ai4edatasetspublicassets"];
 
 /// Signs hrefs as [`Signing`] says. Cheap to clone; clones share their tokens.
 ///
-/// Invariants: one request at a time for a storage account and container, whoever asks; a token is used until
+/// For Planetary Computer: one request at a time for a storage account and container, whoever asks; a token is used until
 /// five minutes before `msft:expiry` (half of its life when it lives shorter) and then renewed.
-#[derive(Clone, Debug)]
-pub struct Signer(Arc<Inner>);
+#[derive(Clone)]
+pub struct Signer(Arc<Way>);
 
-#[derive(Debug)]
-struct Inner {
-    signing: Signing,
-    client: Option<Client>,
+enum Way {
+    /// Hrefs are readable as they are.
+    None,
+    Tokens(Tokens),
+    Custom(Arc<dyn SignHref>),
+}
+
+/// Tokens of a Planetary Computer endpoint, by storage account and container.
+struct Tokens {
+    endpoint: String,
+    client: Client,
     slots: Mutex<HashMap<(String, String), Slot>>,
 }
 
 type Slot = Arc<tokio::sync::Mutex<Option<Token>>>;
 
-#[derive(Clone)]
 struct Token {
     query: String,
     renew_at: Timestamp,
-}
-
-impl std::fmt::Debug for Token {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Token(renewed at {})", self.renew_at)
-    }
 }
 
 #[derive(Deserialize)]
@@ -71,16 +72,60 @@ impl Signer {
 
     /// A signer whose token requests have these limits.
     pub fn with_limits(signing: &Signing, limits: Limits) -> Result<Self, TaskError> {
-        let client = match signing {
-            Signing::None => None,
-            Signing::PlanetaryComputer { .. } => Some(Client::unpooled(limits)?),
+        let way = match signing {
+            Signing::None => Way::None,
+            Signing::PlanetaryComputer { endpoint } => Way::Tokens(Tokens {
+                endpoint: endpoint.trim_end_matches('/').to_owned(),
+                client: Client::unpooled(limits)?,
+                slots: Mutex::default(),
+            }),
+            Signing::Custom(name) => Way::Custom(registered(name)?),
         };
-        Ok(Self(Arc::new(Inner { signing: signing.clone(), client, slots: Mutex::default() })))
+        Ok(Self(Arc::new(way)))
     }
 
     /// `href` made readable. Paths, addresses elsewhere and addresses that carry a signature are returned as they are.
     pub async fn sign(&self, href: &str) -> Result<String, TaskError> {
-        let Signing::PlanetaryComputer { endpoint } = &self.0.signing else { return Ok(href.to_owned()) };
+        match &*self.0 {
+            Way::None => Ok(href.to_owned()),
+            Way::Tokens(tokens) => tokens.sign(href).await,
+            Way::Custom(signer) => {
+                let (signer, href) = (signer.clone(), href.to_owned());
+                let signed = tokio::task::spawn_blocking(move || signer.sign(&href)).await;
+                signed
+                    .unwrap_or_else(|error| Err(Fault::new("S112", format!("the signing failed: {error}")).permanent()))
+            }
+        }
+    }
+
+    /// [`Signer::sign`] for threads without an async runtime. Call it from worker threads only: it waits.
+    pub fn sign_blocking(&self, href: &str) -> Result<String, TaskError> {
+        match &*self.0 {
+            Way::None => Ok(href.to_owned()),
+            Way::Tokens(tokens) => tokens.sign_blocking(href),
+            Way::Custom(signer) => signer.sign(href),
+        }
+    }
+
+    /// Forgets the token of `href`: after a 403 the next [`Signer::sign`] asks for a new one.
+    pub fn forget(&self, href: &str) {
+        match &*self.0 {
+            Way::None => {}
+            Way::Tokens(tokens) => tokens.forget(href),
+            Way::Custom(signer) => signer.forget(href),
+        }
+    }
+}
+
+impl std::fmt::Debug for Signer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Tokens are secrets.
+        f.write_str("Signer")
+    }
+}
+
+impl Tokens {
+    async fn sign(&self, href: &str) -> Result<String, TaskError> {
         let Some((account, container)) = container_of(href) else { return Ok(href.to_owned()) };
         let slot = self.slot(&account, &container);
         // Held while the token is fetched: who comes meanwhile waits and finds it.
@@ -88,17 +133,13 @@ impl Signer {
         if let Some(token) = token.as_ref().filter(|token| Timestamp::now() < token.renew_at) {
             return Ok(with_query(href, &token.query));
         }
-        let fresh = self.fetch(endpoint, &account, &container).await?;
+        let fresh = self.fetch(&account, &container).await?;
         let signed = with_query(href, &fresh.query);
         *token = Some(fresh);
         Ok(signed)
     }
 
-    /// [`Signer::sign`] for threads without an async runtime. Call it from worker threads only: it waits.
-    pub fn sign_blocking(&self, href: &str) -> Result<String, TaskError> {
-        if self.0.signing == Signing::None {
-            return Ok(href.to_owned());
-        }
+    fn sign_blocking(&self, href: &str) -> Result<String, TaskError> {
         let Some((account, container)) = container_of(href) else { return Ok(href.to_owned()) };
         if let Ok(token) = self.slot(&account, &container).try_lock()
             && let Some(token) = token.as_ref().filter(|token| Timestamp::now() < token.renew_at)
@@ -117,24 +158,20 @@ impl Signer {
         })
     }
 
-    /// Forgets the token of `href`: after a 403 the next [`Signer::sign`] asks for a new one.
-    pub fn forget(&self, href: &str) {
+    fn forget(&self, href: &str) {
         if let Some(key) = container_of(href) {
-            self.0.slots.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+            self.slots.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
         }
     }
 
     fn slot(&self, account: &str, container: &str) -> Slot {
-        let mut slots = self.0.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         slots.entry((account.to_owned(), container.to_owned())).or_default().clone()
     }
 
-    async fn fetch(&self, endpoint: &str, account: &str, container: &str) -> Result<Token, TaskError> {
-        let address = format!("{}/token/{account}/{container}", endpoint.trim_end_matches('/'));
-        let Some(client) = &self.0.client else {
-            return Err(Fault::new("S112", "a signer without a client was asked to sign").permanent());
-        };
-        let answer: TokenAnswer = client.fetch(Request::get(&address)?).await?.json()?;
+    async fn fetch(&self, account: &str, container: &str) -> Result<Token, TaskError> {
+        let address = format!("{}/token/{account}/{container}", self.endpoint);
+        let answer: TokenAnswer = self.client.fetch(Request::get(&address)?).await?.json()?;
         let now = Timestamp::now();
         let life = answer.expiry.duration_since(now);
         if answer.token.trim().is_empty() || life <= SignedDuration::ZERO {

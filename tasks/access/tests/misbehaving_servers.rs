@@ -233,4 +233,20 @@ mod signing {
             assert!(error.to_string().contains(code), "{code}: {error}");
         }
     }
+
+    #[tokio::test]
+    async fn a_binary_brings_its_own_signing_by_name() {
+        struct Append;
+        impl swath_access::SignHref for Append {
+            fn sign(&self, href: &str) -> Result<String, TaskError> {
+                Ok(format!("{href}?key=1"))
+            }
+        }
+        swath_access::register_signing("append", std::sync::Arc::new(Append));
+        let signer = Signer::new(&Signing::Custom("append".into())).unwrap();
+        assert_eq!(signer.sign("https://x/y.tif").await.unwrap(), "https://x/y.tif?key=1");
+        assert_eq!(signer.sign_blocking("https://x/y.tif").unwrap(), "https://x/y.tif?key=1");
+        let error = Signer::new(&Signing::Custom("apend".into())).unwrap_err();
+        assert!(error.to_string().contains("`apend`") && error.to_string().contains("S115"), "{error}");
+    }
 }

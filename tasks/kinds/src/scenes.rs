@@ -25,6 +25,8 @@ pub enum Signing {
         /// Base address of the token endpoint.
         endpoint: String,
     },
+    /// What the binary registered under this name (`swath_access::register_signing`).
+    Custom(String),
 }
 
 /// One scene: a STAC item, reduced to what reading pixels needs.

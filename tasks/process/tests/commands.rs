@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use swath_kinds::File;
 use swath_process::{RunCommand, TASKS};
 use swath_task::local::LocalHost;
-use swath_task::{Fault, PortType, Purity, Task, TaskError};
+use swath_task::{ArtifactRecord, Context, Fault, Host, PortType, Purity, Staged, Task, TaskError};
 use tokio_util::sync::CancellationToken;
 
 async fn run(params: Value, inputs: Value, host: &std::sync::Arc<LocalHost>) -> Result<Value, TaskError> {
@@ -225,6 +225,40 @@ async fn a_flood_of_output_is_bounded() {
     let failed = fault(json!({"command": ["sh", "-c", script]})).await;
     assert!(failed.message.len() < 16_000, "{}", failed.message.len());
     assert!(failed.message.contains("line 2999"), "{}", &failed.message[..200]);
+}
+
+/// A host that knows one secret.
+struct Keeper(std::sync::Arc<LocalHost>);
+
+#[async_trait::async_trait]
+impl Host for Keeper {
+    fn scratch(&self) -> &std::path::Path {
+        self.0.scratch()
+    }
+    async fn locate(&self, artifact: &ArtifactRecord) -> Result<std::path::PathBuf, TaskError> {
+        self.0.locate(artifact).await
+    }
+    async fn commit(&self, staged: Staged) -> Result<ArtifactRecord, TaskError> {
+        self.0.commit(staged).await
+    }
+    fn progress(&self, _: u64, _: u64, _: &'static str) {}
+    fn metric(&self, _: &'static str, _: f64) {}
+    fn secret(&self, name: &str) -> Option<String> {
+        (name == "database_password").then(|| "hunter2-hunter2".to_owned())
+    }
+}
+
+#[tokio::test]
+async fn a_secret_reaches_the_program_and_is_not_repeated() {
+    let (_folder, host) = host();
+    let context = Context::new(std::sync::Arc::new(Keeper(host)), CancellationToken::new(), 1, "key");
+    let script = "test \"$PGPASSWORD\" = hunter2-hunter2 && echo \"login with $PGPASSWORD failed\" >&2; exit 1";
+    let params = |secret: &str| json!({"command": ["sh", "-c", script], "secret_env": {"PGPASSWORD": secret}});
+    let task = TASKS[0].bind(params("database_password")).unwrap();
+    let error = task.run(json!({}), context.clone()).await.unwrap_err();
+    assert!(error.to_string().contains("login with *** failed"), "{error}");
+    let error = TASKS[0].bind(params("unknown")).unwrap().run(json!({}), context).await.unwrap_err();
+    assert!(error.to_string().contains("C109"), "{error}");
 }
 
 #[test]

@@ -122,7 +122,7 @@ pub enum Sort {
 }
 
 /// How hrefs become readable.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SignWith {
     /// `planetary_computer` for catalogues and items of Planetary Computer, `none` elsewhere.
@@ -132,6 +132,8 @@ pub enum SignWith {
     None,
     /// A token a storage account and container from the token endpoint.
     PlanetaryComputer,
+    /// What this binary registered under a name: `{ custom: my_archive }`.
+    Custom(String),
 }
 
 /// A condition on one property; all that are given must hold. An item without the property fails.
@@ -433,8 +435,9 @@ impl Search {
 
     fn signing(&self, location: &str, found_there: bool) -> Signing {
         let there = found_there || Url::parse(location).is_ok_and(|url| is_planetary_computer(&url));
-        match self.signing {
+        match &self.signing {
             SignWith::None => Signing::None,
+            SignWith::Custom(name) => Signing::Custom(name.clone()),
             SignWith::Auto if !there => Signing::None,
             SignWith::Auto | SignWith::PlanetaryComputer => Signing::PlanetaryComputer {
                 endpoint: self.token_endpoint.clone().unwrap_or_else(|| PLANETARY_COMPUTER_TOKENS.to_owned()),
@@ -442,7 +445,7 @@ impl Search {
         }
     }
 
-    /// S124 with the funnel, or S130 when a collection that was asked for does not exist.
+    /// S131 with the funnel, or S130 when a collection that was asked for does not exist.
     async fn nothing_found(
         &self,
         source: &Source,

@@ -101,7 +101,8 @@ async fn an_item_collection_and_a_single_item_are_catalogues_too() {
     assert_eq!((found.scenes.len(), found.metric("duplicates")), (1, Some(1.0)));
     assert_eq!(found.scenes[0].assets["B04"].href, folder.path().join("s2/c/B04.tif").to_string_lossy());
 
-    let found = search(json!({"catalog": folder.path()})).await;
+    let found = search(json!({"catalog": folder.path(), "signing": {"custom": "my_archive"}})).await;
+    assert_eq!(found.signing, swath_kinds::Signing::Custom("my_archive".into()));
     assert_eq!(found.scenes.len(), 6, "a folder is its catalog.json");
 }
 
