@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::Value;
-use swath_store::Artifacts;
-use swath_task::{ArtifactRecord, Context, ErasedTask, Fault, Host, Staged, TaskError};
+use swath_task::{ArtifactRecord, Context, ErasedTask, Host, Staged, TaskError};
 use tokio_util::sync::CancellationToken;
 
-use crate::observe::{AttemptId, Observer, Update};
+use crate::Engine;
+use crate::observe::{AttemptId, Update};
 
 /// How long an attempt that was told to stop may take before its future is dropped.
 const GRACE: Duration = Duration::from_secs(5);
@@ -23,8 +23,6 @@ pub(crate) struct Attempt {
     pub cpus: usize,
     pub timeout: Option<Duration>,
     pub cancel: CancellationToken,
-    pub scratch: PathBuf,
-    pub secrets: Arc<std::collections::BTreeMap<String, String>>,
 }
 
 /// How it ended.
@@ -40,25 +38,17 @@ pub(crate) enum AttemptError {
 }
 
 /// Runs a task to its end. Never panics, never hangs past its timeout or its cancellation by more than the grace.
-pub(crate) async fn run(
-    task: Arc<dyn ErasedTask>,
-    attempt: Attempt,
-    artifacts: Arc<Artifacts>,
-    observer: Arc<dyn Observer>,
-) -> AttemptEnd {
-    let host = Arc::new(AttemptHost {
-        id: attempt.id.clone(),
-        scratch: attempt.scratch,
-        artifacts,
-        observer,
-        secrets: attempt.secrets,
-        metrics: Mutex::default(),
-    });
-    if let Err(error) = tokio::fs::create_dir_all(&host.scratch).await {
-        let message = format!("cannot create the scratch folder `{}`: {error}", host.scratch.display());
-        let fault = Fault::new("E201", message).help("free disk space, or set `--home` to a disk that has some");
-        return AttemptEnd { result: Err(AttemptError::Task(fault.transient(None))), metrics: Vec::new() };
-    }
+pub(crate) async fn run(engine: &Arc<Engine>, task: Arc<dyn ErasedTask>, attempt: Attempt) -> AttemptEnd {
+    let AttemptId { step, instance, attempt: number } = &attempt.id;
+    let scratch = match engine.home.scratch(&attempt.run, step, instance, *number) {
+        Ok(scratch) => scratch,
+        Err(error) => {
+            let result = Err(AttemptError::Task(error.fault().transient(None)));
+            return AttemptEnd { result, metrics: Vec::new() };
+        }
+    };
+    let host =
+        Arc::new(AttemptHost { id: attempt.id.clone(), scratch, engine: engine.clone(), metrics: Mutex::default() });
     let key = format!("{}/{}/{}", attempt.run, attempt.id.step, attempt.id.instance);
     let stop = attempt.cancel.child_token();
     let context = Context::new(host.clone(), stop.clone(), attempt.cpus, key);
@@ -84,7 +74,7 @@ pub(crate) async fn run(
             _ => Err(AttemptError::Task(TaskError::Cancelled)),
         },
     };
-    if let Err(error) = tokio::fs::remove_dir_all(&host.scratch).await {
+    if let Err(error) = engine.home.discard_scratch(&host.scratch) {
         tracing::debug!(%error, scratch = %host.scratch.display(), "the scratch folder stays until the next collection");
     }
     let metrics = std::mem::take(&mut *host.metrics.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
@@ -95,9 +85,7 @@ pub(crate) async fn run(
 struct AttemptHost {
     id: AttemptId,
     scratch: PathBuf,
-    artifacts: Arc<Artifacts>,
-    observer: Arc<dyn Observer>,
-    secrets: Arc<std::collections::BTreeMap<String, String>>,
+    engine: Arc<Engine>,
     metrics: Mutex<Vec<(&'static str, f64)>>,
 }
 
@@ -108,16 +96,16 @@ impl Host for AttemptHost {
     }
 
     async fn locate(&self, artifact: &ArtifactRecord) -> Result<PathBuf, TaskError> {
-        self.artifacts.locate(artifact).await.map_err(|error| error.fault().permanent())
+        self.engine.artifacts.locate(artifact).await.map_err(|error| error.fault().permanent())
     }
 
     async fn commit(&self, staged: Staged) -> Result<ArtifactRecord, TaskError> {
-        let stored = self.artifacts.commit(&staged.path, &staged.name, staged.kind).await;
+        let stored = self.engine.artifacts.commit(&staged.path, &staged.name, staged.kind).await;
         stored.map_err(|error| error.fault().transient(None))
     }
 
     fn progress(&self, done: u64, total: u64, unit: &'static str) {
-        self.observer.update(&Update::Progress { at: self.id.clone(), done, total, unit });
+        self.engine.observer.update(&Update::Progress { at: self.id.clone(), done, total, unit });
     }
 
     fn metric(&self, name: &'static str, value: f64) {
@@ -125,6 +113,6 @@ impl Host for AttemptHost {
     }
 
     fn secret(&self, name: &str) -> Option<String> {
-        self.secrets.get(name).cloned()
+        self.engine.secrets.get(name).cloned()
     }
 }

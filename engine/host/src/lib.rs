@@ -1,1 +1,93 @@
-//! The event loop: workers, timers, slots, heartbeats.
+//! The event loop: drives runs over a store, one process for each run, any number of runs in a process.
+//!
+//! [`Engine`] holds what all runs share: store, artifacts, slots. [`Engine::drive`] takes a run from where its journal
+//! ends to where it ends. The loop acts only on what is durable: inputs -> events -> one append -> starts.
+//! What may happen next is decided by `swath-run`; what a step needs of the flow comes from a [`Program`].
+
+mod attempt;
+mod drive;
+mod files;
+mod observe;
+mod outputs;
+mod program;
+mod reuse;
+mod slots;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use swath_store::{Artifacts, Home, SqliteStore, Store};
+use tokio_util::sync::CancellationToken;
+
+pub use drive::{DriveError, Ending, SCHEDULING_PROBLEM};
+pub use observe::{AttemptId, Ended, Observer, Unobserved, Update};
+pub use program::{Action, Bound, CachePolicy, Items, Outputs, Program};
+pub use slots::{Capacity, Held, Missing, Slots};
+
+/// What all runs of a process share.
+pub struct Engine {
+    pub(crate) store: Arc<SqliteStore>,
+    pub(crate) artifacts: Arc<Artifacts>,
+    pub(crate) home: Home,
+    pub(crate) slots: Mutex<Slots>,
+    pub(crate) freed: tokio::sync::Notify,
+    pub(crate) files: Arc<files::FileDigests>,
+    pub(crate) observer: Arc<dyn Observer>,
+    pub(crate) secrets: Arc<BTreeMap<String, String>>,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Engine {
+    /// An engine over a store in `home`. `stop` ends every drive soon, cleanly, and leaves the runs resumable.
+    pub fn new(
+        store: Arc<SqliteStore>,
+        artifacts: Arc<Artifacts>,
+        capacity: Capacity,
+        observer: Arc<dyn Observer>,
+        secrets: BTreeMap<String, String>,
+        stop: CancellationToken,
+    ) -> Self {
+        let home = Home::new(store.home());
+        Self {
+            store,
+            artifacts,
+            home,
+            slots: Mutex::new(Slots::new(capacity)),
+            freed: tokio::sync::Notify::new(),
+            files: Arc::default(),
+            observer,
+            secrets: Arc::new(secrets),
+            stop,
+        }
+    }
+
+    /// The store.
+    pub fn store(&self) -> &dyn Store {
+        self.store.as_ref()
+    }
+
+    /// Asks whoever drives `run`, in this process or another, to cancel it soon.
+    pub fn ask_to_cancel(home: &std::path::Path, run: &str) -> std::io::Result<()> {
+        std::fs::write(cancel_mark(home, run), b"")
+    }
+
+    /// Whether somebody asked to cancel `run`. The question is taken down once it has been heard.
+    fn cancel_asked(&self, run: &str) -> bool {
+        std::fs::remove_file(cancel_mark(self.home.path(), run)).is_ok()
+    }
+
+    /// The artifacts.
+    pub fn artifacts(&self) -> &Artifacts {
+        &self.artifacts
+    }
+}
+
+/// Milliseconds since 1970 UTC.
+pub(crate) fn now() -> u64 {
+    let elapsed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn cancel_mark(home: &std::path::Path, run: &str) -> std::path::PathBuf {
+    home.join("runs").join(format!("{run}.cancel"))
+}

@@ -31,6 +31,13 @@ impl Machine {
                     Vec::new()
                 }
             },
+            Input::Stopped { step, index, epoch } => match self.running.get(&(step, index)) {
+                Some(running) if running.epoch == epoch && self.dropping() => {
+                    vec![Event::Cancelled { s: step, i: index, epoch }]
+                }
+                Some(running) if running.epoch == epoch => vec![Event::Released { s: step, i: index, epoch }],
+                _ => Vec::new(),
+            },
             Input::TimerDue => self.due_events(now),
             Input::Recovered => self.lost_events(now),
             Input::Cancel { deadline } if matches!(self.state, RunState::Running | RunState::Pending) => {

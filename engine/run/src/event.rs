@@ -89,6 +89,15 @@ pub enum Input {
         /// How.
         outcome: Result<(), Failure>,
     },
+    /// An attempt was stopped because its process shuts down in good order: it starts over later and counts for nothing.
+    Stopped {
+        /// The step.
+        step: u32,
+        /// The instance.
+        index: u32,
+        /// Epoch it was started with.
+        epoch: u64,
+    },
     /// Time passed: something may be due.
     TimerDue,
     /// The process that drove the run is gone; attempts that were running are lost.
@@ -199,6 +208,15 @@ pub enum Event {
         /// Not before.
         until: u64,
     },
+    /// An attempt was stopped in good order; its instance is ready again.
+    Released {
+        /// The step.
+        s: u32,
+        /// The instance.
+        i: u32,
+        /// Epoch of the attempt.
+        epoch: u64,
+    },
     /// A wait is over.
     Readied {
         /// The step.
@@ -271,6 +289,7 @@ impl Event {
             Self::Started { .. } => "started",
             Self::Succeeded { .. } => "succeeded",
             Self::Retried { .. } => "retried",
+            Self::Released { .. } => "released",
             Self::Readied { .. } => "readied",
             Self::Failed { .. } => "failed",
             Self::Cancelled { .. } => "cancelled",
@@ -291,6 +310,7 @@ impl Event {
             | Self::Started { s, .. }
             | Self::Succeeded { s, .. }
             | Self::Retried { s, .. }
+            | Self::Released { s, .. }
             | Self::Readied { s, .. }
             | Self::Failed { s, .. }
             | Self::Cancelled { s, .. } => Some(*s),

@@ -43,6 +43,11 @@ impl Machine {
                 self.backoff.insert((*s, *i), *until);
                 self.due.insert((*until, *s, *i));
             }
+            Event::Released { s, i, .. } => {
+                self.running.remove(&(*s, *i));
+                self.set(*s, *i, InstanceState::Ready);
+                self.ready.push(*s, *i, *i + 1);
+            }
             Event::Readied { s, i } => {
                 self.end_backoff(*s, *i);
                 self.set(*s, *i, InstanceState::Ready);

@@ -10,6 +10,7 @@
 //!            Waiting -> Skipped | UpstreamFailed | Cancelled
 //! instance:  Ready -> Running -> Succeeded | Failed | Cancelled
 //!            Running -> Backoff -> Ready          Ready -> Succeeded (reused)
+//!            Running -> Ready (its process shut down in good order)
 //! run:       Pending -> Running -> Completed | Failed      Running -> Cancelling -> Cancelled
 //!            Failed | Cancelled -> Running (a new generation)
 //! ```

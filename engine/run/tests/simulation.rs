@@ -157,6 +157,11 @@ impl World {
             4 => self.offer(Input::Claim { step, index }),
             5 => self.offer(Input::Evaluated { step, outcome: Ok(Some(2)) }),
             6 => self.offer(Input::Begin),
+            7 if !self.workers.is_empty() => {
+                let at = self.rng.random_range(0..self.workers.len());
+                let (step, index, epoch) = self.workers.swap_remove(at);
+                self.offer(Input::Stopped { step, index, epoch });
+            }
             // A late or repeated answer from a worker that may have lost its lease long ago.
             _ if !self.epochs.is_empty() => {
                 let epoch = self.epochs[self.rng.random_range(0..self.epochs.len())];
