@@ -19,6 +19,7 @@ mod library;
 mod session;
 
 mod segment;
+mod write;
 
 pub use library::{OLDEST_MINOR, locate_onnx_runtime, onnx_runtime_version};
 pub use model::read_manifest;

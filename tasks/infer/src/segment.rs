@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use swath_geo::{BandInfo, BandSpec, CogOptions, CogWriter, GeoError, PixelWindow, Raster, RasterInfo};
+use swath_geo::{BandInfo, GeoError, PixelWindow, Raster, RasterInfo};
 use swath_kinds::{Cog, Model as ModelFolder, ModelManifest, Normalisation, Stretch, StretchFile};
 use swath_task::{Artifact, Bytes, Context, Fault, LocalPath, Needs, Problem, Purity, Task, TaskError};
 
@@ -13,8 +13,8 @@ use crate::pipeline::{self, Done, Job, Watch};
 use crate::plan::{Plan, Sizes};
 use crate::prepare::{Rule, Source, Window};
 use crate::session::{Backend, OrtBackend, lanes};
-use crate::stitch::Sink;
 use crate::tiling::{Axis, Blend, Edges};
+use crate::write::{self, Writer};
 
 /// Runs a segmentation network over a raster of any size and writes a probability a pixel and class.
 ///
@@ -274,7 +274,7 @@ impl Work {
             classes,
             block: info.block,
             networks: networks.len(),
-            writer: BLOCK_CACHE + (STRIP * 2 * info.width * classes * 4) as u64,
+            writer: BLOCK_CACHE + write::held(info.width, classes, threads),
         };
         let plan = Plan::new(&sizes, settings.memory)?;
         tracing::debug!(?plan, threads, batch, "planned");
@@ -284,7 +284,14 @@ impl Work {
     fn run(self, path: &Path, ctx: &Context) -> Result<Done, TaskError> {
         let grid = self.raster.grid().map_err(geo_error)?;
         let pixels = grid.window().len() as f64;
-        let mut sink = Writer::create(path, &self.raster, &self.settings, &self.manifest)?;
+        let mut sink = Writer::create(
+            path,
+            &grid,
+            self.settings.values,
+            &self.manifest.classes,
+            metadata(&self.settings, &self.manifest),
+            self.threads,
+        )?;
         let networks: Vec<&dyn Backend> = self.networks.iter().map(|network| network as &dyn Backend).collect();
         let job = Job {
             sizes: &self.sizes,
@@ -311,10 +318,9 @@ impl Work {
 
 /// GDAL's block cache, as `swath-geo` sets it.
 const BLOCK_CACHE: u64 = 64 << 20;
-/// Rows that the COG writer holds.
-const STRIP: usize = 512;
 
-fn geo_error(error: GeoError) -> TaskError {
+/// A raster's error as a fault of the step.
+pub(crate) fn geo_error(error: GeoError) -> TaskError {
     let fault = Fault::new(error.code(), error.message()).help(error.help());
     if error.is_transient() { fault.transient(None) } else { fault.permanent() }
 }
@@ -471,73 +477,19 @@ impl Source for Bands {
     }
 }
 
-/// The COG being written.
-enum Writer {
-    Float32(CogWriter<f32>),
-    Uint8(CogWriter<u8>, Vec<u8>),
-    Uint16(CogWriter<u16>, Vec<u16>),
-}
-
-/// Integer steps from 0 to 1: powers of ten's kin, so that the scale is a short decimal.
-const STEPS_U8: f32 = 250.0;
-const STEPS_U16: f32 = 50_000.0;
-
-impl Writer {
-    fn create(path: &Path, raster: &Raster, settings: &Segment, manifest: &ModelManifest) -> Result<Self, TaskError> {
-        let grid = raster.grid().map_err(geo_error)?;
-        let (scale, nodata) = match settings.values {
-            Values::Float32 => (None, f64::NAN),
-            Values::Uint8 => (Some(1.0 / f64::from(STEPS_U8)), f64::from(u8::MAX)),
-            Values::Uint16 => (Some(1.0 / f64::from(STEPS_U16)), f64::from(u16::MAX)),
-        };
-        let band = |class: &String| BandSpec { scale, offset: scale.map(|_| 0.0), ..BandSpec::new(class) };
-        let mut options = CogOptions::new(manifest.classes.iter().map(band).collect(), Some(nodata));
-        options.metadata = [
-            ("SWATH_MODEL", manifest.name.clone()),
-            ("SWATH_MODEL_VERSION", manifest.version.to_string()),
-            ("SWATH_MODEL_DIGEST", manifest.digest.to_string()),
-            ("SWATH_TILE", settings.tile.unwrap_or(manifest.tile.size).to_string()),
-            ("SWATH_OVERLAP", settings.overlap.to_string()),
-            ("SWATH_BLEND", settings.blend.word().to_owned()),
-            ("SWATH_EDGES", settings.edges.word().to_owned()),
-        ]
-        .map(|(key, value)| (key.to_owned(), value))
-        .to_vec();
-        let writer = match settings.values {
-            Values::Float32 => CogWriter::create(path, &grid, options).map(Self::Float32),
-            Values::Uint8 => CogWriter::create(path, &grid, options).map(|cog| Self::Uint8(cog, Vec::new())),
-            Values::Uint16 => CogWriter::create(path, &grid, options).map(|cog| Self::Uint16(cog, Vec::new())),
-        };
-        writer.map_err(geo_error)
-    }
-
-    fn finish(self) -> Result<(), TaskError> {
-        match self {
-            Self::Float32(cog) => cog.finish(),
-            Self::Uint8(cog, _) => cog.finish(),
-            Self::Uint16(cog, _) => cog.finish(),
-        }
-        .map_err(geo_error)
-    }
-}
-
-impl Sink for Writer {
-    fn write(&mut self, _: usize, rows: usize, values: &[f32]) -> Result<(), TaskError> {
-        match self {
-            Self::Float32(cog) => cog.write_rows(rows, values),
-            Self::Uint8(cog, steps) => {
-                steps.clear();
-                steps.extend(values.iter().map(|v| if v.is_nan() { u8::MAX } else { (v * STEPS_U8).round() as u8 }));
-                cog.write_rows(rows, steps)
-            }
-            Self::Uint16(cog, steps) => {
-                steps.clear();
-                steps.extend(values.iter().map(|v| if v.is_nan() { u16::MAX } else { (v * STEPS_U16).round() as u16 }));
-                cog.write_rows(rows, steps)
-            }
-        }
-        .map_err(geo_error)
-    }
+/// What the file says of how it was made.
+fn metadata(settings: &Segment, manifest: &ModelManifest) -> Vec<(String, String)> {
+    [
+        ("SWATH_MODEL", manifest.name.clone()),
+        ("SWATH_MODEL_VERSION", manifest.version.to_string()),
+        ("SWATH_MODEL_DIGEST", manifest.digest.to_string()),
+        ("SWATH_TILE", settings.tile.unwrap_or(manifest.tile.size).to_string()),
+        ("SWATH_OVERLAP", settings.overlap.to_string()),
+        ("SWATH_BLEND", settings.blend.word().to_owned()),
+        ("SWATH_EDGES", settings.edges.word().to_owned()),
+    ]
+    .map(|(key, value)| (key.to_owned(), value))
+    .to_vec()
 }
 
 struct Watched<'a>(&'a Context);
