@@ -210,11 +210,10 @@ impl Table {
                 Json::Number(id) => id.to_string(),
                 _ => return Err(format!("feature {index} has no id")),
             };
-            let geometry = match &row.geometry {
-                Json::Object(_) => Geometry::from_geojson(&row.geometry.to_string()),
-                _ => return Err(format!("feature {index} (`{id}`) has no geometry")),
-            };
-            let geometry = geometry.map_err(|error| format!("feature {index} (`{id}`): {error}"))?;
+            let place = |why: String| format!("feature {index} (`{id}`): {why}");
+            let polygons = row.geometry.ok_or_else(|| format!("feature {index} (`{id}`) has no geometry"))?;
+            let wkb = polygons.wkb().map_err(place)?;
+            let geometry = Geometry::from_wkb(&wkb).map_err(|error| place(error.to_string()))?;
             let mut properties = row.properties.unwrap_or_default();
             for (name, value) in &properties {
                 match columns.iter_mut().position(|(column, _)| column == name) {

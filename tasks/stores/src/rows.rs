@@ -16,12 +16,68 @@ pub struct Row {
     /// Its id: text, or a number as text.
     #[serde(default)]
     pub id: Value,
-    /// GeoJSON geometry.
+    /// Its geometry.
     #[serde(default)]
-    pub geometry: Value,
+    pub geometry: Option<Polygons>,
     /// Its properties.
     #[serde(default)]
     pub properties: Option<Map<String, Value>>,
+}
+
+/// A polygon: rings of longitude and latitude, the exterior first.
+pub type Rings = Vec<Vec<[f64; 2]>>;
+
+/// The geometry of a detection.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "type", content = "coordinates")]
+pub enum Polygons {
+    /// One polygon.
+    Polygon(Rings),
+    /// Several.
+    MultiPolygon(Vec<Rings>),
+}
+
+impl Polygons {
+    /// Well-known binary, or what is wrong with the geometry. Metres that pass for degrees are found here.
+    pub fn wkb(&self) -> Result<Vec<u8>, String> {
+        let mut out = Vec::new();
+        match self {
+            Self::Polygon(rings) => polygon(&mut out, rings)?,
+            Self::MultiPolygon(polygons) => {
+                header(&mut out, 6, polygons.len());
+                polygons.iter().try_for_each(|rings| polygon(&mut out, rings))?;
+            }
+        }
+        Ok(out)
+    }
+}
+
+/// Little-endian, the type of geometry, how many parts it has.
+fn header(out: &mut Vec<u8>, kind: u32, parts: usize) {
+    out.push(1);
+    out.extend(kind.to_le_bytes());
+    out.extend((parts as u32).to_le_bytes());
+}
+
+fn polygon(out: &mut Vec<u8>, rings: &Rings) -> Result<(), String> {
+    if rings.is_empty() {
+        return Err("a polygon has no ring".to_owned());
+    }
+    header(out, 3, rings.len());
+    for ring in rings {
+        if ring.len() < 4 || ring.first() != ring.last() {
+            return Err("a ring is not closed, or has fewer than four points".to_owned());
+        }
+        out.extend((ring.len() as u32).to_le_bytes());
+        for [longitude, latitude] in ring {
+            if !(-180.0..=180.0).contains(longitude) || !(-90.0..=90.0).contains(latitude) {
+                return Err(format!("[{longitude}, {latitude}] is not longitude and latitude in degrees"));
+            }
+            out.extend(longitude.to_le_bytes());
+            out.extend(latitude.to_le_bytes());
+        }
+    }
+    Ok(())
 }
 
 /// Calls `each` for every feature of a FeatureCollection, holding one at a time. Returns how many there were.

@@ -166,12 +166,15 @@ async fn other_properties_become_columns_of_the_type_that_holds_them() {
     let bench = Bench::new();
     let path = bench.path("more.gpkg");
     let (mut a, mut b) = (detection("a", 10.0, 0.9), detection("b", 11.0, 0.8));
+    let coordinates = a["geometry"]["coordinates"].clone();
+    a["geometry"] = json!({ "type": "MultiPolygon", "coordinates": [coordinates, b["geometry"]["coordinates"]] });
     a["properties"]["depth"] = json!(3);
     b["properties"]["depth"] = json!(3.5);
     a["properties"]["seen"] = json!(true);
     b["properties"]["tags"] = json!(["x"]);
     bench.store(json!({ "path": path }), bench.inputs(&[a, b])).await.unwrap();
     let rows = look(&path, "detections")["rows"].clone();
+    assert_eq!(rows[0]["geom"], json!([10.0, 11.01, 47.0, 47.01]), "both polygons");
     assert_eq!((&rows[0]["depth"], &rows[1]["depth"]), (&json!(3.0), &json!(3.5)));
     assert_eq!((&rows[0]["seen"], &rows[1]["seen"]), (&json!(1), &Value::Null));
     assert_eq!(rows[1]["tags"], json!("[\"x\"]"));
@@ -231,6 +234,12 @@ async fn what_are_no_detections_is_told_and_makes_no_file() {
     nameless.as_object_mut().unwrap().remove("id");
     let mut placeless = detection("a", 10.0, 0.9);
     placeless["geometry"] = Value::Null;
+    let mut metres = detection("a", 10.0, 0.9);
+    metres["geometry"]["coordinates"] = json!([[[5e5, 5e6], [5.1e5, 5e6], [5.1e5, 5.1e6], [5e5, 5e6]]]);
+    let mut open = detection("a", 10.0, 0.9);
+    open["geometry"]["coordinates"] = json!([[[1, 1], [2, 1], [2, 2], [1, 2]]]);
+    let mut point = detection("a", 10.0, 0.9);
+    point["geometry"] = json!({ "type": "Point", "coordinates": [1, 1] });
     let mut odd = detection("a", 10.0, 0.9);
     odd["properties"]["pixels"] = json!("many");
     let collection = |features: Value| json!({ "type": "FeatureCollection", "features": features }).to_string();
@@ -241,6 +250,9 @@ async fn what_are_no_detections_is_told_and_makes_no_file() {
         ("{}".to_owned(), "features"),
         (collection(json!([nameless])), "no id"),
         (collection(json!([placeless])), "no geometry"),
+        (collection(json!([metres])), "degrees"),
+        (collection(json!([open])), "closed"),
+        (collection(json!([point])), "MultiPolygon"),
         (collection(json!([odd])), "pixels"),
         (collection(json!([detection("a", 1.0, 0.1), detection("a", 2.0, 0.1)])), "two features"),
     ] {
