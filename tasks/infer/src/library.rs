@@ -7,8 +7,9 @@
 
 use std::ffi::CStr;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
+use ort::logging::LogLevel;
 use swath_task::Fault;
 
 /// Oldest minor version of ONNX Runtime 1.x whose C API is the one that is called.
@@ -149,9 +150,14 @@ pub(crate) fn environment() -> Result<&'static ort::environment::Environment, Fa
         let message = format!("ONNX Runtime {version} at `{}` does not start: {reason}", path.display());
         Fault::new("X102", message).help("run `make setup`, or let ORT_DYLIB_PATH name another version")
     };
+    // What ONNX Runtime would print becomes a log line; errors come back as values besides.
+    let logger = |level: LogLevel, category: &str, _: &str, place: &str, message: &str| {
+        tracing::debug!(target: "onnxruntime", ?level, category, place, "{message}");
+    };
     let builder = ort::init_from(&path).map_err(|error| refused(error.to_string()))?;
-    let environment =
-        builder.with_name("swath").with_telemetry(false).build().map_err(|error| refused(error.to_string()))?;
+    let environment = builder.with_name("swath").with_telemetry(false).with_logger(Arc::new(logger)).build();
+    let environment = environment.map_err(|error| refused(error.to_string()))?;
+    environment.set_log_level(LogLevel::Warning);
     tracing::debug!(path = %path.display(), version, "ONNX Runtime started");
     Ok(ENVIRONMENT.get_or_init(|| environment))
 }

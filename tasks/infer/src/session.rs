@@ -9,6 +9,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
+use ort::logging::LogLevel;
 use ort::session::{RunOptions, Session, builder::GraphOptimizationLevel, builder::SessionBuilder};
 use ort::value::{Outlet, TensorElementType, TensorRef, ValueType};
 use swath_kinds::TensorSpec;
@@ -133,6 +134,7 @@ fn configure(builder: SessionBuilder, threads: usize) -> Result<SessionBuilder, 
     let builder = builder.with_optimization_level(GraphOptimizationLevel::All).map_err(text)?;
     // Reading and writing run beside the network on the same cores: threads that wait must not burn them.
     let builder = builder.with_intra_op_spinning(false).map_err(text)?;
+    let builder = builder.with_log_level(LogLevel::Warning).map_err(text)?;
     builder.with_config_entry("session.load_model_format", "ONNX").map_err(text)
 }
 

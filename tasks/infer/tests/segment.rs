@@ -287,6 +287,30 @@ async fn what_does_not_suit_the_model_is_told_with_both_sides() {
 }
 
 #[tokio::test]
+async fn equal_input_gives_the_same_file_on_any_number_of_threads() {
+    let bench = Bench::new();
+    let model = bench.model("wide", |_| {});
+    let mut digests = Vec::new();
+    for threads in [1, 2, 2, 3] {
+        let with = json!({ "model": model, "overlap": 16, "threads": threads, "blend": "smooth" });
+        let (output, _) = bench.run(with, "large").await.unwrap();
+        digests.push(Digest::of(&std::fs::read(output).unwrap()));
+    }
+    assert!(digests.iter().all(|digest| *digest == digests[0]), "{digests:?}");
+}
+
+#[test]
+fn the_manifest_of_the_guide_is_a_valid_one() {
+    let guide = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/model-folder.md");
+    let text = std::fs::read_to_string(guide).unwrap();
+    let manifest = text.split("```json\n").nth(1).unwrap().split("```").next().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("manifest.json"), manifest).unwrap();
+    let manifest = swath_infer::read_manifest(folder.path()).unwrap();
+    assert_eq!((manifest.bands.len(), manifest.tile.size), (3, 256));
+}
+
+#[tokio::test]
 async fn a_model_can_come_from_a_step_before() {
     let bench = Bench::new();
     let model: Artifact<Model> = bench.host.import(&bench.model("identity", |_| {})).unwrap();
