@@ -14,6 +14,7 @@
 
 mod cog;
 mod crs;
+mod direct;
 mod error;
 mod ffi;
 mod geometry;

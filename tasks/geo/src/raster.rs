@@ -7,6 +7,7 @@ use std::path::Path;
 use gdal_sys::{CPLErr, GDALDataType, GDALDatasetH, GDALRIOResampleAlg, GDALRWFlag, GDALRasterBandH};
 
 use crate::crs::Crs;
+use crate::direct::Direct;
 use crate::error::{ErrorKind, GeoError, Result, without_queries};
 use crate::ffi::{Message, Options, cstring, failed, start, text, told, watched};
 use crate::grid::{Grid, PixelWindow};
@@ -100,6 +101,8 @@ pub trait Pixel: sealed::Sealed + Copy + Default + Send + Sync + 'static {
     fn predict(row: &[Self], bytes: &mut [u8]);
     /// The inverse of [`Pixel::predict`].
     fn restore(bytes: &mut [u8], row: &mut [Self]);
+    /// One row of little-endian pixels without a predictor.
+    fn plain(bytes: &[u8], row: &mut [Self]);
 }
 
 macro_rules! integers {
@@ -125,6 +128,11 @@ macro_rules! integers {
                 for (value, bytes) in row.iter_mut().zip(bytes.as_chunks::<{ size_of::<Self>() }>().0) {
                     before = before.wrapping_add(Self::from_le_bytes(*bytes));
                     *value = before;
+                }
+            }
+            fn plain(bytes: &[u8], row: &mut [Self]) {
+                for (value, bytes) in row.iter_mut().zip(bytes.as_chunks::<{ size_of::<Self>() }>().0) {
+                    *value = Self::from_le_bytes(*bytes);
                 }
             }
         }
@@ -167,6 +175,11 @@ macro_rules! floats {
                 let length = row.len();
                 for (index, value) in row.iter_mut().enumerate() {
                     *value = Self::from_be_bytes(std::array::from_fn(|plane| bytes[plane * length + index]));
+                }
+            }
+            fn plain(bytes: &[u8], row: &mut [Self]) {
+                for (value, bytes) in row.iter_mut().zip(bytes.as_chunks::<{ size_of::<Self>() }>().0) {
+                    *value = Self::from_le_bytes(*bytes);
                 }
             }
         }
@@ -306,6 +319,8 @@ pub struct Raster {
     handle: GDALDatasetH,
     info: RasterInfo,
     remote: bool,
+    /// A way around GDAL for plain local files.
+    direct: Option<Direct>,
 }
 
 // SAFETY: a GDAL dataset may be used by any one thread at a time; `Raster` is not `Sync` and not `Clone`.
@@ -410,12 +425,15 @@ impl Raster {
             block: (0, 0),
             pixel_interleaved: false,
         };
-        let mut raster = Self { handle, info: empty, remote };
+        let mut raster = Self { handle, info: empty, remote, direct: None };
         if remote && let Some(expected) = options.expected_size {
             raster.check_remote_size(&path, expected)?;
         }
         let (info, _) = watched(|| raster.describe(name));
         raster.info = info?;
+        if !remote {
+            raster.direct = Direct::open(Path::new(&path), &raster.info);
+        }
         Ok(raster)
     }
 
@@ -527,6 +545,9 @@ impl Raster {
     /// Reads a window of one band (index from 0) into `buffer`, row by row. The buffer holds exactly the window.
     pub fn read<T: Pixel>(&self, band: usize, window: &PixelWindow, buffer: &mut [T]) -> Result<()> {
         self.check_request(band, window, window.len(), buffer.len())?;
+        if let Some(direct) = self.direct.as_ref().filter(|direct| direct.gives::<T>()) {
+            return direct.read(&self.info.name, band, window, buffer);
+        }
         self.raster_io(band, window, (window.width, window.height), Resampling::Nearest, buffer)
     }
 

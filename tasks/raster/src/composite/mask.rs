@@ -36,12 +36,12 @@ impl Rule {
     }
 
     /// Clear pixels become 1, masked ones 0, those without data (`nodata`) 2: nothing spreads from them.
-    pub fn classify(&self, values: &[u16], nodata: Option<u16>) -> Vec<u8> {
+    pub fn classify<T: Copy + PartialEq + Into<u16>>(&self, values: &[T], nodata: Option<T>) -> Vec<u8> {
         let one = |value: u16| match &self.test {
             Test::Values(table) => u8::from(table[usize::from(value)]),
             Test::Bits(bits) => u8::from(value & bits == 0),
         };
-        values.iter().map(|value| if nodata == Some(*value) { 2 } else { one(*value) }).collect()
+        values.iter().map(|value| if nodata == Some(*value) { 2 } else { one((*value).into()) }).collect()
     }
 }
 

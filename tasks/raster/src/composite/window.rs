@@ -276,16 +276,13 @@ impl Worker<'_> {
             let radius = |size: f64| self.plan.rule.dilation / (size * factor as f64);
             let radius = (radius(metres.0), radius(metres.1));
             let wide = area.grown(radius.0.ceil() as i64, radius.1.ceil() as i64);
-            let fill = source.nodata.map_or(0, |value| value as u16);
-            let mut values = vec![fill; wide.len()];
-            let covered = self.sampler.read(source, fit, factor, &wide, true, fill, &self.plan.grid, &mut values);
-            let covered = covered.map_err(|error| told_of(error, &scene.id, "mask"))?;
-            let clear = match covered {
+            let classes = match source.data_type {
+                DataType::U8 => self.classes::<u8>(source, fit, &wide),
+                _ => self.classes::<u16>(source, fit, &wide),
+            };
+            let clear = match classes.map_err(|error| told_of(error, &scene.id, "mask"))? {
                 None => vec![0; area.len()],
-                Some(covered) => {
-                    let nodata = source.nodata.filter(|v| (0.0..=65535.0).contains(v)).map(|v| v as u16);
-                    let mut classes = self.plan.rule.classify(&values, nodata);
-                    covered.blank(&wide, &mut classes, 2);
+                Some(classes) => {
                     let clear = super::mask::dilate(&classes, wide.width, wide.height, radius);
                     wide.copy_part(&clear, &area)
                 }
@@ -293,6 +290,24 @@ impl Worker<'_> {
             masks.push(Some(MaskPlane { factor, area, clear }));
         }
         Ok(masks)
+    }
+
+    /// What a mask says in `area`, see [`super::mask::Rule::classify`]; `None` when it has no pixel there.
+    fn classes<T: Sample + Into<u16>>(
+        &mut self,
+        source: &Source,
+        fit: &Fit,
+        area: &Rectangle,
+    ) -> Result<Option<Vec<u8>>, TaskError> {
+        let nodata = nodata_in(source.nodata, T::TYPE).map(T::from_f64);
+        let fill = nodata.unwrap_or_default();
+        let mut values = vec![fill; area.len()];
+        let covered = self.sampler.read(source, fit, fit.factor(), area, true, fill, &self.plan.grid, &mut values)?;
+        Ok(covered.map(|covered| {
+            let mut classes = self.plan.rule.classify(&values, nodata);
+            covered.blank(area, &mut classes, 2);
+            classes
+        }))
     }
 
     /// Reduces one band in `area` (in pixels of its factor) and lays it into the result.
