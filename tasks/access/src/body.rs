@@ -26,11 +26,18 @@ impl Body {
     /// Reads the content as JSON. S110: it is something else (an HTML page). S111: it is broken JSON; a body that
     /// ends too early may come whole the next time.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, TaskError> {
+        serde_json::from_slice(self.text()).map_err(|error| self.json_error(&error))
+    }
+
+    /// The content without a byte order mark.
+    pub fn text(&self) -> &[u8] {
+        self.bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&self.bytes)
+    }
+
+    /// What it means that [`Body::text`] could not be read as JSON, for those who read it themselves.
+    pub fn json_error(&self, error: &serde_json::Error) -> TaskError {
         let place = redact(self.url.as_str());
-        let start = self.bytes.iter().position(|byte| !byte.is_ascii_whitespace());
-        let first = start.map(|at| self.bytes[at]);
-        let bytes = self.bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&self.bytes);
-        serde_json::from_slice(bytes).map_err(|error| match first {
+        match self.text().iter().find(|byte| !byte.is_ascii_whitespace()) {
             None => {
                 Fault::new("S111", format!("`{place}` answered {} with an empty body", self.status)).transient(None)
             }
@@ -48,6 +55,6 @@ impl Body {
                 let text = excerpt(&String::from_utf8_lossy(&self.bytes[..self.bytes.len().min(400)]));
                 Fault::new("S110", format!("`{place}` did not answer with JSON ({error}): {text}")).permanent()
             }
-        })
+        }
     }
 }

@@ -10,8 +10,9 @@ use swath_task::{Context, Fault, TaskError};
 use url::Url;
 
 use crate::collector::Collector;
+use crate::document::{Document, Features, take_in};
 use crate::href::resolve;
-use crate::source::{Source, take_features};
+use crate::source::Source;
 
 /// Most pages of one search, and most empty pages in a row.
 const MOST_PAGES: usize = 20_000;
@@ -36,7 +37,11 @@ pub(crate) struct Paging {
 }
 
 /// The search endpoint of a landing page; `None` for a static catalogue.
-pub(crate) fn endpoint(landing: &Value, address: &str) -> Option<Endpoint> {
+pub(crate) fn endpoint(landing: &Document) -> Option<Endpoint> {
+    let (landing, address) = (&landing.members, landing.href.as_str());
+    if !crate::href::is_address(address) {
+        return None;
+    }
     let links = landing["links"].as_array()?;
     let searches: Vec<&Value> =
         links.iter().filter(|link| link["rel"] == "search" && link["href"].is_string()).collect();
@@ -169,60 +174,44 @@ async fn pages(
             Ask::Post(address, body) => Request::post(address, body)?,
             Ask::Get(address) => Request::get(address)?,
         };
-        let (page, address) = source.send(request).await?;
-        let next = next_ask(&page, &address, &ask)?;
-        let (fresh, total) = offer_features(page, &address, found)?;
+        let page = take_in(source.send(request).await?, true, found, ctx).await?;
+        let Some(features) = page.features else { return Err(no_items(&page)) };
+        let total = page.members["numberMatched"].as_u64().or_else(|| page.members["context"]["matched"].as_u64());
         ctx.progress(found.funnel.seen, found.funnel.seen.max(total.unwrap_or(0)), "items");
+        let next = next_ask(&page, &ask)?;
         let Some(next) = next else { return Ok(()) };
         if paging.enough.is_some_and(|enough| found.len() >= enough) {
             return Ok(());
         }
-        match fresh {
-            Fresh::Some => empty_pages = 0,
-            Fresh::Empty if empty_pages < MOST_EMPTY_PAGES => empty_pages += 1,
-            Fresh::Empty => return Err(looping(&next, "page after page is empty")),
-            Fresh::None => {
+        match features {
+            Features { count: 0, .. } if empty_pages < MOST_EMPTY_PAGES => empty_pages += 1,
+            Features { count: 0, .. } => return Err(looping(&next, "page after page is empty")),
+            Features { fresh: 0, .. } => {
                 return Err(looping(&next, "a page repeats items that were on the pages before and nothing else"));
             }
+            Features { .. } => empty_pages = 0,
         }
         ask = next;
     }
 }
 
-enum Fresh {
-    Some,
-    None,
-    Empty,
-}
-
-/// Offers the features of a page. S120: it is no item collection.
-fn offer_features(page: Value, address: &str, found: &mut Collector) -> Result<(Fresh, Option<u64>), TaskError> {
-    let total = page["numberMatched"].as_u64().or_else(|| page["context"]["matched"].as_u64());
-    let what = page["type"].as_str().map_or_else(|| "JSON".to_owned(), |kind| format!("a {kind}"));
-    let said = ["detail", "description", "message"].iter().find_map(|name| page[*name].as_str()).unwrap_or_default();
+/// S120: a page is no item collection. What it says may tell why.
+fn no_items(page: &Document) -> TaskError {
+    let members = &page.members;
+    let what = members["type"].as_str().map_or_else(|| "JSON".to_owned(), |kind| format!("a {kind}"));
+    let said = ["detail", "description", "message"].iter().find_map(|name| members[*name].as_str()).unwrap_or_default();
     let said = said.chars().take(200).collect::<String>();
     let said = if said.is_empty() { said } else { format!(" ({said})") };
-    let Some(features) = take_features(page) else {
-        let message = format!("`{}` answered with {what} without `features`, not with items{said}", redact(address));
-        return Err(Fault::new("S120", message)
-            .help("check that `catalog` is the root of a STAC API, a catalogue or an item collection")
-            .permanent());
-    };
-    if features.is_empty() {
-        return Ok((Fresh::Empty, total));
-    }
-    let mut fresh = Fresh::None;
-    for feature in features {
-        if found.offer(feature, address, true, true)? {
-            fresh = Fresh::Some;
-        }
-    }
-    Ok((fresh, total))
+    let message = format!("`{}` answered with {what} without `features`, not with items{said}", redact(&page.href));
+    Fault::new("S120", message)
+        .help("check that `catalog` is the root of a STAC API, a catalogue or an item collection")
+        .permanent()
 }
 
 /// What the `next` link of a page asks for. S123: it leads to another host.
-fn next_ask(page: &Value, address: &str, current: &Ask) -> Result<Option<Ask>, TaskError> {
-    let links = page["links"].as_array().into_iter().flatten();
+fn next_ask(page: &Document, current: &Ask) -> Result<Option<Ask>, TaskError> {
+    let address = page.href.as_str();
+    let links = page.members["links"].as_array().into_iter().flatten();
     let Some(link) = links.filter(|link| link["rel"] == "next").find(|link| link["href"].is_string()) else {
         return Ok(None);
     };
@@ -277,26 +266,19 @@ fn looping(ask: &Ask, why: &str) -> TaskError {
         .permanent()
 }
 
-/// Offers an item collection that was given directly (a file, or the `items` page of a server) and follows its pages.
-pub(crate) async fn item_collection(
+/// Follows the pages of an item collection that was given directly (the `items` page of a server). A saved page still
+/// carries the `next` link of the server it came from: a file has no next page.
+pub(crate) async fn further_pages(
     source: &Source,
-    page: Value,
-    address: &str,
+    page: &Document,
     paging: &Paging,
     found: &mut Collector,
     ctx: &Context,
 ) -> Result<(), TaskError> {
-    let remote = crate::href::is_address(address);
-    // A saved page still carries the `next` link of the server it came from: a file has no next page.
-    let next = if remote { next_ask(&page, address, &Ask::Get(address.to_owned()))? } else { None };
-    let Some(features) = take_features(page) else {
-        let message = format!("`{}` is an item collection without `features`", redact(address));
-        return Err(Fault::new("S120", message).permanent());
-    };
-    for feature in features {
-        found.offer(feature, address, true, false)?;
+    if !crate::href::is_address(&page.href) {
+        return Ok(());
     }
-    match next {
+    match next_ask(page, &Ask::Get(page.href.clone()))? {
         Some(next) => pages(source, next, paging, found, ctx).await,
         None => Ok(()),
     }

@@ -4,14 +4,14 @@ use std::collections::HashSet;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use serde_json::Value;
 use swath_access::redact;
 use swath_task::{Context, Fault, TaskError};
 use url::Url;
 
 use crate::collector::Collector;
+use crate::document::{Document, not_stac, take_in};
 use crate::href::{is_address, resolve};
-use crate::source::{Source, take_features};
+use crate::source::Source;
 
 /// Documents read at the same time.
 const AT_ONCE: usize = 16;
@@ -24,111 +24,100 @@ struct Visit {
     depth: usize,
 }
 
-/// Walks from `root`, which was read from `address`. Returns the collection ids that were met.
+/// One walk: where it has been, where it has to go.
+struct Walk {
+    host: Option<String>,
+    visited: HashSet<String>,
+    waiting: Vec<Visit>,
+    collections: Vec<String>,
+}
+
+/// Walks on from `root`. Returns the collection ids that were met.
 pub(crate) async fn walk(
     source: &Source,
-    root: Value,
-    address: &str,
+    root: Document,
     found: &mut Collector,
     ctx: &Context,
 ) -> Result<Vec<String>, TaskError> {
-    let mut visited: HashSet<String> = HashSet::from([address.to_owned()]);
-    let mut waiting: Vec<Visit> = Vec::new();
-    let mut collections = Vec::new();
+    let address = root.href.clone();
+    let mut walk = Walk {
+        host: Url::parse(&address).ok().and_then(|url| url.host_str().map(str::to_owned)),
+        visited: HashSet::from([address.clone()]),
+        waiting: Vec::new(),
+        collections: Vec::new(),
+    };
     let mut documents = 1_usize;
-    let host = Url::parse(address).ok().and_then(|url| url.host_str().map(str::to_owned));
-    open(root, address, 0, found, &mut collections, &mut visited, &mut waiting, host.as_deref())?;
+    walk.open(root, 0, found)?;
     let mut reading = FuturesUnordered::new();
     loop {
         ctx.check_cancelled()?;
         while reading.len() < AT_ONCE
-            && let Some(visit) = waiting.pop()
+            && let Some(visit) = walk.waiting.pop()
         {
             documents += 1;
             if documents > MOST_DOCUMENTS {
-                let message = format!("the catalogue `{}` has more than {MOST_DOCUMENTS} documents", redact(address));
+                let message = format!("the catalogue `{}` has more than {MOST_DOCUMENTS} documents", redact(&address));
                 return Err(Fault::new("S128", message).help("start from one of its collections").permanent());
             }
             reading.push(async move { (source.read(&visit.href).await, visit.depth) });
         }
-        let Some((read, depth)) = reading.next().await else { return Ok(collections) };
-        let (document, href) = read?;
-        open(document, &href, depth, found, &mut collections, &mut visited, &mut waiting, host.as_deref())?;
-        ctx.progress(documents as u64, (documents + waiting.len() + reading.len()) as u64, "documents");
+        let Some((text, depth)) = reading.next().await else { return Ok(walk.collections) };
+        let document = take_in(text?, false, found, ctx).await?;
+        walk.open(document, depth, found)?;
+        ctx.progress(documents as u64, (documents + walk.waiting.len() + reading.len()) as u64, "documents");
     }
 }
 
-/// Takes in one document: offers an item, queues the children and items of a catalogue.
-#[expect(clippy::too_many_arguments, reason = "the state of one walk, private to this file")]
-fn open(
-    document: Value,
-    href: &str,
-    depth: usize,
-    found: &mut Collector,
-    collections: &mut Vec<String>,
-    visited: &mut HashSet<String>,
-    waiting: &mut Vec<Visit>,
-    host: Option<&str>,
-) -> Result<(), TaskError> {
-    match document["type"].as_str() {
-        Some("Feature") => {
-            found.offer(document, href, false, false)?;
-            return Ok(());
-        }
-        Some("FeatureCollection") => {
-            let features = take_features(document).ok_or_else(|| not_stac(href))?;
-            for feature in features {
-                found.offer(feature, href, true, false)?;
+impl Walk {
+    /// Takes in one document: offers an item, queues the children and items of a catalogue.
+    fn open(&mut self, document: Document, depth: usize, found: &mut Collector) -> Result<(), TaskError> {
+        let Document { members: document, href, features } = document;
+        match document["type"].as_str() {
+            Some("Feature") => {
+                found.offer(document, &href, false, false)?;
+                return Ok(());
             }
-            return Ok(());
+            Some("FeatureCollection") if features.is_some() => return Ok(()),
+            Some("Catalog" | "Collection") => {}
+            // STAC 0.9 catalogues have no `type`; what has links and an id is taken for one.
+            None if document["links"].is_array() && document["id"].is_string() => {}
+            _ => return Err(not_stac(&href)),
         }
-        Some("Catalog" | "Collection") => {}
-        // STAC 0.9 catalogues have no `type`; what has links and an id is taken for one.
-        None if document["links"].is_array() && document["id"].is_string() => {}
-        _ => {
-            return Err(not_stac(href));
+        if depth >= DEEPEST {
+            let message = format!("the catalogue is nested more than {DEEPEST} deep at `{}`", redact(&href));
+            return Err(Fault::new("S128", message).help("it may contain itself under other names").permanent());
         }
-    }
-    if depth >= DEEPEST {
-        let message = format!("the catalogue is nested more than {DEEPEST} deep at `{}`", redact(href));
-        return Err(Fault::new("S128", message).help("it may contain itself under other names").permanent());
-    }
-    let wanted = match document["type"].as_str() {
-        Some("Collection") => {
-            let id = document["id"].as_str().unwrap_or_default().to_owned();
-            let all = found.filter().collections.is_empty();
-            let wanted = all || found.filter().collections.contains(&id);
-            collections.push(id);
-            wanted
-        }
-        _ => true,
-    };
-    for link in document["links"].as_array().into_iter().flatten() {
-        let follow = match link["rel"].as_str() {
-            Some("child") => true,
-            Some("item" | "items") => wanted,
-            _ => false,
+        let wanted = match document["type"].as_str() {
+            Some("Collection") => {
+                let id = document["id"].as_str().unwrap_or_default().to_owned();
+                let all = found.filter().collections.is_empty();
+                let wanted = all || found.filter().collections.contains(&id);
+                self.collections.push(id);
+                wanted
+            }
+            _ => true,
         };
-        let Some(target) = link["href"].as_str().filter(|_| follow) else { continue };
-        let Some(target) = resolve(href, target) else { continue };
-        if is_address(&target) {
-            let there = Url::parse(&target).ok().and_then(|url| url.host_str().map(str::to_owned));
-            if there.as_deref() != host {
-                let message = format!("`{}` links to another host: `{}`", redact(href), redact(&target));
-                return Err(Fault::new("S123", message)
-                    .help("a search stays on the host it was sent to: search the other one directly")
-                    .permanent());
+        for link in document["links"].as_array().into_iter().flatten() {
+            let follow = match link["rel"].as_str() {
+                Some("child") => true,
+                Some("item" | "items") => wanted,
+                _ => false,
+            };
+            let Some(target) = link["href"].as_str().filter(|_| follow) else { continue };
+            let Some(target) = resolve(&href, target) else { continue };
+            if is_address(&target) {
+                let there = Url::parse(&target).ok().and_then(|url| url.host_str().map(str::to_owned));
+                if there != self.host {
+                    let message = format!("`{}` links to another host: `{}`", redact(&href), redact(&target));
+                    return Err(Fault::new("S123", message)
+                        .help("a search stays on the host it was sent to: search the other one directly")
+                        .permanent());
+                }
+            }
+            if self.visited.insert(target.clone()) {
+                self.waiting.push(Visit { href: target, depth: depth + 1 });
             }
         }
-        if visited.insert(target.clone()) {
-            waiting.push(Visit { href: target, depth: depth + 1 });
-        }
+        Ok(())
     }
-    Ok(())
-}
-
-fn not_stac(href: &str) -> TaskError {
-    Fault::new("S120", format!("`{}` is not a STAC document", redact(href)))
-        .help("a catalogue, collection, item or item collection has a `type` that says so")
-        .permanent()
 }

@@ -14,6 +14,7 @@ use crate::twins::Identity;
 /// Most scenes one search may keep: bounds its memory.
 const MOST_SCENES: usize = 200_000;
 
+#[derive(Default)]
 pub(crate) struct Collector {
     filter: Filter,
     choice: Choice,

@@ -65,6 +65,7 @@ fn unwrap_antimeridian(shape: geo::Geometry) -> Vec<geo::Geometry> {
 }
 
 /// All conditions of a search.
+#[derive(Default)]
 pub(crate) struct Filter {
     pub collections: Vec<String>,
     pub period: Option<Period>,

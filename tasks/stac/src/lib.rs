@@ -13,6 +13,7 @@
 mod api;
 mod catalogue;
 mod collector;
+mod document;
 mod filter;
 mod href;
 mod item;

@@ -15,6 +15,7 @@ use url::Url;
 use crate::api::{self, Endpoint, Paging};
 use crate::catalogue;
 use crate::collector::Collector;
+use crate::document::take_in;
 use crate::filter::{Filter, Footprint};
 use crate::href::{is_address, normal};
 use crate::item::{self, Choice, is_planetary_computer};
@@ -358,16 +359,16 @@ impl Search {
             api::search(source, &endpoint, paging, found, ctx).await?;
             return Ok(Searched::Api(endpoint));
         }
-        let (document, address) = source.read(location).await?;
-        if let Some(endpoint) = is_address(&address).then(|| api::endpoint(&document, &address)).flatten() {
+        let document = take_in(source.read(location).await?, false, found, ctx).await?;
+        if let Some(endpoint) = api::endpoint(&document) {
             api::search(source, &endpoint, paging, found, ctx).await?;
             return Ok(Searched::Api(endpoint));
         }
-        if document["type"] == "FeatureCollection" {
-            api::item_collection(source, document, &address, paging, found, ctx).await?;
+        if document.features.is_some() {
+            api::further_pages(source, &document, paging, found, ctx).await?;
             return Ok(Searched::Items);
         }
-        catalogue::walk(source, document, &address, found, ctx).await.map(Searched::Catalogue)
+        catalogue::walk(source, document, found, ctx).await.map(Searched::Catalogue)
     }
 
     async fn filter(&self, ctx: &Context) -> Result<Filter, TaskError> {

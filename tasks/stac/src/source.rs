@@ -1,19 +1,52 @@
-//! Reads JSON documents, local and remote, within bounds.
+//! Fetches documents, local and remote, within bounds. They are read by [`crate::document`].
 
 use std::path::Path;
 
-use serde_json::Value;
-use swath_access::{Client, Limits, Request, redact, same_origin};
+use swath_access::{Body, Client, Limits, Request, redact, same_origin};
 use swath_task::{Bytes, Fault, TaskError};
 use url::Url;
 
 use crate::href::is_address;
 
 /// Largest local document, and largest answer of a server.
-const LARGEST_FILE: u64 = 256 << 20;
-pub(crate) const LARGEST_ANSWER: Bytes = Bytes::mib(64);
+const LARGEST_FILE: u64 = 128 << 20;
+pub(crate) const LARGEST_ANSWER: Bytes = Bytes::mib(32);
 
-/// Reads documents. Headers with keys go to the catalogue's own origin only.
+/// A document as it came.
+pub(crate) enum Text {
+    Answer(Body),
+    File { path: String, bytes: Vec<u8> },
+}
+
+impl Text {
+    /// Where it really lies (redirects followed).
+    pub fn href(&self) -> &str {
+        match self {
+            Self::Answer(body) => body.url.as_str(),
+            Self::File { path, .. } => path,
+        }
+    }
+
+    /// The content without a byte order mark.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Answer(body) => body.text(),
+            Self::File { bytes, .. } => bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes),
+        }
+    }
+
+    /// What it means that it is not JSON.
+    pub fn error(&self, error: &serde_json::Error) -> TaskError {
+        match self {
+            Self::Answer(body) => body.json_error(error),
+            Self::File { path, .. } => {
+                Fault::new("S110", format!("the catalogue file `{path}` is not JSON: {error}")).permanent()
+            }
+        }
+    }
+}
+
+/// Fetches documents. Headers with keys go to the catalogue's own origin only.
 #[derive(Clone)]
 pub(crate) struct Source {
     client: Option<Client>,
@@ -29,19 +62,19 @@ impl Source {
         Ok(Self { client, origin: remote.then(|| Url::parse(location).ok()).flatten(), headers })
     }
 
-    /// The JSON document at `href`, and where it really lies (redirects followed).
-    pub async fn read(&self, href: &str) -> Result<(Value, String), TaskError> {
+    /// The document at `href`.
+    pub async fn read(&self, href: &str) -> Result<Text, TaskError> {
         if is_address(href) {
             return self.send(Request::get(href)?).await;
         }
         let path = href.to_owned();
         let read = tokio::task::spawn_blocking(move || read_file(Path::new(&path)));
-        let value = read.await.map_err(|_| TaskError::Cancelled)??;
-        Ok((value, href.to_owned()))
+        let bytes = read.await.map_err(|_| TaskError::Cancelled)??;
+        Ok(Text::File { path: href.to_owned(), bytes })
     }
 
     /// Sends a request of a search.
-    pub async fn send(&self, mut request: Request) -> Result<(Value, String), TaskError> {
+    pub async fn send(&self, mut request: Request) -> Result<Text, TaskError> {
         let Some(client) = &self.client else {
             let message = format!("a local catalogue leads to `{}`", redact(request.url().as_str()));
             return Err(Fault::new("S123", message)
@@ -53,23 +86,11 @@ impl Source {
                 request = request.header(name, value)?;
             }
         }
-        let body = client.fetch(request).await?;
-        Ok((body.json()?, body.url.to_string()))
+        client.fetch(request).await.map(Text::Answer)
     }
 }
 
-/// Takes the list `features` out of a document; `None` when it has none.
-pub(crate) fn take_features(document: Value) -> Option<Vec<Value>> {
-    match document {
-        Value::Object(mut members) => match members.remove("features") {
-            Some(Value::Array(features)) => Some(features),
-            _ => None,
-        },
-        _ => None,
-    }
-}
-
-fn read_file(path: &Path) -> Result<Value, TaskError> {
+fn read_file(path: &Path) -> Result<Vec<u8>, TaskError> {
     let place = path.display();
     let failed = |error: std::io::Error| {
         Fault::new("S125", format!("cannot read the catalogue file `{place}`: {error}"))
@@ -82,8 +103,5 @@ fn read_file(path: &Path) -> Result<Value, TaskError> {
             format!("the catalogue file `{place}` has {} MiB, more than {} MiB", size >> 20, LARGEST_FILE >> 20);
         return Err(Fault::new("S109", message).help("split it into several item collections").permanent());
     }
-    let bytes = std::fs::read(path).map_err(failed)?;
-    let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
-    serde_json::from_slice(text)
-        .map_err(|error| Fault::new("S110", format!("the catalogue file `{place}` is not JSON: {error}")).permanent())
+    std::fs::read(path).map_err(failed)
 }

@@ -161,6 +161,28 @@ async fn a_shape_is_asked_for_as_a_shape_and_checked_again() {
 }
 
 #[tokio::test]
+async fn a_page_of_thousands_of_items_is_read_off_the_loop() {
+    let server = api(|_| Reply::json(&page((0..5000).map(|i| scene(&format!("{i:04}"))).collect(), None)));
+    let ticks = Arc::new(AtomicUsize::new(0));
+    let ticking = tokio::spawn({
+        let ticks = ticks.clone();
+        async move {
+            loop {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                ticks.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    });
+    let started = Instant::now();
+    let found = search(json!({"catalog": server.url("/stac"), "limit": 5000})).await;
+    ticking.abort();
+    assert_eq!((found.scenes.len(), found.scenes[4999].id.as_str()), (5000, "4999"));
+    // A loop that was held up would have ticked a few times only.
+    let share = ticks.load(Ordering::Relaxed) as f64 / started.elapsed().as_millis() as f64;
+    assert!(share > 0.1, "{share}");
+}
+
+#[tokio::test]
 async fn no_more_pages_are_read_than_wanted() {
     let count = Arc::new(AtomicUsize::new(0));
     let server = api({
