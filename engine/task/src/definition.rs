@@ -94,6 +94,8 @@ pub trait ErasedTask: Send + Sync {
     fn reads(&self) -> Vec<PathBuf>;
     /// The ports of this step.
     fn ports(&self) -> Ports;
+    /// The ports its parameters declare; `None`: those of its type, [`TaskDef::ports`]. Cheap, unlike both.
+    fn own_ports(&self) -> Option<Ports>;
     /// See [`Task::run`]; `inputs` is an object keyed by port. A panic becomes a permanent fault.
     fn run(
         self: Arc<Self>,
@@ -195,6 +197,9 @@ impl<T: Task> ErasedTask for Bound<T> {
     }
     fn ports(&self) -> Ports {
         self.0.ports().unwrap_or_else(static_ports::<T>)
+    }
+    fn own_ports(&self) -> Option<Ports> {
+        self.0.ports()
     }
     fn run(
         self: Arc<Self>,

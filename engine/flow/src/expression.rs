@@ -1,0 +1,648 @@
+//! Computed values: `${ ... }` holds an expression in CEL, the Common Expression Language, which always ends.
+//!
+//! An expression may name `params.NAME`, `steps.ID.OUTPUT` and, in a lifted step, `item` and `index`; nothing else.
+//! References are found without evaluating, so that all of them are checked before a run.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
+
+use cel::common::ast::{EntryExpr, Expr, LiteralValue};
+use cel::objects::{Key, Value as Cel};
+use cel::parser::PrattParser;
+use cel::{Context, Env, IdedExpr};
+use serde_json::{Map, Number, Value};
+
+/// Longest expression, bytes.
+const LONGEST: usize = 4096;
+/// Deepest nesting of brackets, as they are written.
+const DEEPEST_BRACKETS: usize = 48;
+/// Deepest nesting of operations: evaluation recurses, and its stack is bounded.
+const DEEPEST: usize = 96;
+/// Functions an expression may call; operators and the macros `has`, `all`, `exists`, `exists_one`, `map`, `filter` aside.
+pub const FUNCTIONS: &[&str] =
+    &["bool", "contains", "double", "dyn", "endsWith", "int", "size", "startsWith", "string", "type", "uint"];
+
+/// A parsed expression.
+#[derive(Clone, Debug)]
+pub struct Expression {
+    text: String,
+    parsed: Arc<IdedExpr>,
+}
+
+/// Something an expression reads.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Reference {
+    /// `params.NAME`.
+    Parameter(String),
+    /// `steps.ID.OUTPUT`.
+    Output {
+        /// The step.
+        step: String,
+        /// Its output.
+        output: String,
+        /// Whether fields of the output are read (`steps.a.report.count`).
+        deeper: bool,
+    },
+    /// `item`, what this instance of a lifted step was given.
+    Item,
+    /// `index`, its position from 0.
+    Index,
+    /// Anything else, as it was written.
+    Unknown(String),
+}
+
+/// What an expression yields, as far as it can be told without evaluating.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Yields {
+    /// A string.
+    Text,
+    /// A whole number.
+    Integer,
+    /// A number.
+    Number,
+    /// True or false.
+    Boolean,
+    /// A list.
+    List,
+    /// A mapping.
+    Mapping,
+    /// It cannot be told.
+    Unknown,
+}
+
+impl Yields {
+    /// What a JSON value is.
+    pub fn of(value: &Value) -> Self {
+        match value {
+            Value::Null => Self::Unknown,
+            Value::Bool(_) => Self::Boolean,
+            Value::Number(number) if number.is_f64() => Self::Number,
+            Value::Number(_) => Self::Integer,
+            Value::String(_) => Self::Text,
+            Value::Array(_) => Self::List,
+            Value::Object(_) => Self::Mapping,
+        }
+    }
+
+    /// By the name of a JSON Schema type.
+    pub fn named(name: &str) -> Self {
+        match name {
+            "string" => Self::Text,
+            "integer" => Self::Integer,
+            "number" => Self::Number,
+            "boolean" => Self::Boolean,
+            "array" => Self::List,
+            "object" => Self::Mapping,
+            _ => Self::Unknown,
+        }
+    }
+
+    /// With its article.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Text => "a string",
+            Self::Integer => "an integer",
+            Self::Number => "a number",
+            Self::Boolean => "a boolean",
+            Self::List => "a list",
+            Self::Mapping => "a mapping",
+            Self::Unknown => "a value",
+        }
+    }
+}
+
+/// An expression that cannot be parsed or evaluated.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ExpressionError(pub String);
+
+/// The values an expression is evaluated on.
+#[derive(Clone, Debug, Default)]
+pub struct Scope<'a> {
+    /// Values of the flow's parameters.
+    pub params: HashMap<&'a str, &'a Value>,
+    /// Outputs by step id, each an object keyed by output.
+    pub steps: HashMap<&'a str, &'a Value>,
+    /// What this instance of a lifted step was given, and its position.
+    pub item: Option<(&'a Value, u64)>,
+}
+
+impl Expression {
+    /// Parses the text between `${` and `}`.
+    pub fn parse(text: &str) -> Result<Self, ExpressionError> {
+        if text.trim().is_empty() {
+            return Err(ExpressionError("the expression is empty".to_owned()));
+        }
+        if text.len() > LONGEST {
+            return Err(ExpressionError(format!("the expression is longer than {LONGEST} bytes")));
+        }
+        let too_deep = || ExpressionError("the expression is nested too deeply".to_owned());
+        if bracket_depth(text) > DEEPEST_BRACKETS {
+            return Err(too_deep());
+        }
+        let parser = PrattParser::new().max_recursion_depth(96).max_expression_node_count(10_000);
+        match parser.parse(text) {
+            Ok(parsed) if depth(&parsed) > DEEPEST => Err(too_deep()),
+            Ok(parsed) => Ok(Self { text: text.trim().to_owned(), parsed: Arc::new(parsed) }),
+            Err(errors) => {
+                let first = errors.errors.first();
+                let message = first.map_or_else(|| "not an expression".to_owned(), |error| error.msg.clone());
+                Err(ExpressionError(message.lines().next().unwrap_or_default().trim_end_matches('.').to_owned()))
+            }
+        }
+    }
+
+    /// The text.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// What it reads, each once, in the order of the text.
+    pub fn references(&self) -> Vec<Reference> {
+        let mut found = Vec::new();
+        collect(&self.parsed, &mut Vec::new(), &mut found);
+        let mut seen = std::collections::HashSet::new();
+        found.retain(|reference| seen.insert(reference.clone()));
+        found
+    }
+
+    /// The functions it calls that do not exist.
+    pub fn unknown_functions(&self) -> Vec<String> {
+        let references = self.parsed.references();
+        let known = |name: &str| !name.starts_with(|c: char| c.is_ascii_alphabetic()) || FUNCTIONS.contains(&name);
+        let mut unknown: Vec<String> =
+            references.functions().into_iter().filter(|name| !known(name)).map(str::to_owned).collect();
+        unknown.sort();
+        unknown
+    }
+
+    /// What it yields, given what its references yield.
+    pub fn yields(&self, of: &dyn Fn(&Reference) -> Yields) -> Yields {
+        infer(&self.parsed, of)
+    }
+
+    /// Evaluates it.
+    pub fn evaluate(&self, scope: &Scope<'_>) -> Result<Value, ExpressionError> {
+        static ENV: OnceLock<Arc<Env>> = OnceLock::new();
+        let env = ENV.get_or_init(|| Arc::new(Env::stdlib()));
+        let mut context = Context::with_env(env.clone());
+        let (mut params, mut steps) = (HashMap::new(), HashMap::<Key, HashMap<Key, Cel>>::new());
+        for reference in self.references() {
+            match reference {
+                Reference::Parameter(name) => {
+                    let value = scope.params.get(name.as_str());
+                    let value = value.ok_or_else(|| ExpressionError(format!("`params.{name}` has no value")))?;
+                    params.insert(Key::from(name), to_cel(value));
+                }
+                Reference::Output { step, output, .. } => {
+                    let value = scope.steps.get(step.as_str()).and_then(|outputs| outputs.get(&output));
+                    let value =
+                        value.ok_or_else(|| ExpressionError(format!("`steps.{step}.{output}` has no value")))?;
+                    steps.entry(Key::from(step)).or_default().insert(Key::from(output), to_cel(value));
+                }
+                Reference::Item => {
+                    let (item, _) = scope.item.ok_or_else(|| ExpressionError("`item` has no value here".to_owned()))?;
+                    context.add_variable_from_value("item", to_cel(item));
+                }
+                Reference::Index => {
+                    let (_, index) =
+                        scope.item.ok_or_else(|| ExpressionError("`index` has no value here".to_owned()))?;
+                    context.add_variable_from_value("index", Cel::Int(i64::try_from(index).unwrap_or(i64::MAX)));
+                }
+                Reference::Unknown(name) => return Err(ExpressionError(format!("`{name}` names nothing"))),
+            }
+        }
+        context.add_variable_from_value("params", Cel::from(params));
+        let steps: HashMap<Key, Cel> = steps.into_iter().map(|(step, outputs)| (step, Cel::from(outputs))).collect();
+        context.add_variable_from_value("steps", Cel::from(steps));
+        let value = Cel::resolve(&self.parsed, &context).map_err(|error| ExpressionError(error.to_string()))?;
+        from_cel(&value)
+    }
+}
+
+fn bracket_depth(text: &str) -> usize {
+    let (mut depth, mut deepest) = (0usize, 0);
+    for byte in text.bytes() {
+        match byte {
+            b'(' | b'[' | b'{' => depth += 1,
+            b')' | b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        deepest = deepest.max(depth);
+    }
+    deepest
+}
+
+fn depth(expr: &IdedExpr) -> usize {
+    let entry = |entry: &EntryExpr| match entry {
+        EntryExpr::StructField(field) => depth(&field.value),
+        EntryExpr::MapEntry(entry) => depth(&entry.key).max(depth(&entry.value)),
+    };
+    let below = match &expr.expr {
+        Expr::Select(select) => depth(&select.operand),
+        Expr::Call(call) => call.target.iter().map(|target| &**target).chain(&call.args).map(depth).max().unwrap_or(0),
+        Expr::List(list) => list.elements.iter().map(depth).max().unwrap_or(0),
+        Expr::Map(map) => map.entries.iter().map(|one| entry(&one.expr)).max().unwrap_or(0),
+        Expr::Struct(structure) => structure.entries.iter().map(|one| entry(&one.expr)).max().unwrap_or(0),
+        Expr::Comprehension(c) => {
+            let parts = [&c.iter_range, &c.accu_init, &c.loop_cond, &c.loop_step, &c.result];
+            parts.into_iter().map(depth).max().unwrap_or(0)
+        }
+        Expr::Unspecified | Expr::Ident(_) | Expr::Literal(_) => 0,
+    };
+    below + 1
+}
+
+fn collect(expr: &IdedExpr, bound: &mut Vec<String>, found: &mut Vec<Reference>) {
+    match &expr.expr {
+        Expr::Ident(_) | Expr::Select(_) => path(expr, bound, found),
+        Expr::Call(call) if call.func_name == "_[_]" && call.args.len() == 2 && literal(&call.args[1]).is_some() => {
+            path(expr, bound, found);
+        }
+        Expr::Call(call) => {
+            for part in call.target.iter().map(|target| &**target).chain(&call.args) {
+                collect(part, bound, found);
+            }
+        }
+        Expr::List(list) => list.elements.iter().for_each(|element| collect(element, bound, found)),
+        Expr::Map(map) => map.entries.iter().for_each(|entry| entry_of(&entry.expr, bound, found)),
+        Expr::Struct(structure) => structure.entries.iter().for_each(|entry| entry_of(&entry.expr, bound, found)),
+        Expr::Comprehension(comprehension) => {
+            collect(&comprehension.iter_range, bound, found);
+            collect(&comprehension.accu_init, bound, found);
+            let depth = bound.len();
+            bound.push(comprehension.iter_var.clone());
+            bound.extend(comprehension.iter_var2.clone());
+            bound.push(comprehension.accu_var.clone());
+            collect(&comprehension.loop_cond, bound, found);
+            collect(&comprehension.loop_step, bound, found);
+            collect(&comprehension.result, bound, found);
+            bound.truncate(depth);
+        }
+        Expr::Unspecified | Expr::Literal(_) => {}
+    }
+}
+
+fn entry_of(entry: &EntryExpr, bound: &mut Vec<String>, found: &mut Vec<Reference>) {
+    match entry {
+        EntryExpr::StructField(field) => collect(&field.value, bound, found),
+        EntryExpr::MapEntry(entry) => {
+            collect(&entry.key, bound, found);
+            collect(&entry.value, bound, found);
+        }
+    }
+}
+
+fn literal(expr: &IdedExpr) -> Option<String> {
+    match &expr.expr {
+        Expr::Literal(LiteralValue::String(text)) => Some(text.inner().to_owned()),
+        _ => None,
+    }
+}
+
+/// `root.a.b` and `root["a"]["b"]` as their segments; `None` when something else is selected from.
+fn segments(expr: &IdedExpr) -> Option<Vec<String>> {
+    match &expr.expr {
+        Expr::Ident(name) => Some(vec![name.clone()]),
+        Expr::Select(select) => {
+            let mut parts = segments(&select.operand)?;
+            parts.push(select.field.clone());
+            Some(parts)
+        }
+        Expr::Call(call) if call.func_name == "_[_]" && call.args.len() == 2 => {
+            let mut parts = segments(&call.args[0])?;
+            parts.push(literal(&call.args[1])?);
+            Some(parts)
+        }
+        _ => None,
+    }
+}
+
+fn path(expr: &IdedExpr, bound: &mut Vec<String>, found: &mut Vec<Reference>) {
+    let Some(parts) = segments(expr) else {
+        match &expr.expr {
+            Expr::Select(select) => collect(&select.operand, bound, found),
+            Expr::Call(call) => call.args.iter().for_each(|arg| collect(arg, bound, found)),
+            _ => {}
+        }
+        return;
+    };
+    let words: Vec<&str> = parts.iter().map(String::as_str).collect();
+    if words[0].starts_with('@') || bound.iter().any(|name| name == words[0]) {
+        return;
+    }
+    found.push(match words.as_slice() {
+        ["params", name, ..] => Reference::Parameter((*name).to_owned()),
+        ["steps", step, output, rest @ ..] => {
+            Reference::Output { step: (*step).to_owned(), output: (*output).to_owned(), deeper: !rest.is_empty() }
+        }
+        ["item", ..] => Reference::Item,
+        ["index"] => Reference::Index,
+        // Names of types, as in `type(x) == int`.
+        ["bool" | "int" | "uint" | "double" | "string" | "list" | "map" | "null_type" | "type"] => return,
+        _ => Reference::Unknown(words.join(".")),
+    });
+}
+
+fn infer(expr: &IdedExpr, of: &dyn Fn(&Reference) -> Yields) -> Yields {
+    match &expr.expr {
+        Expr::Literal(LiteralValue::Boolean(_)) => Yields::Boolean,
+        Expr::Literal(LiteralValue::String(_)) => Yields::Text,
+        Expr::Literal(LiteralValue::Int(_) | LiteralValue::UInt(_)) => Yields::Integer,
+        Expr::Literal(LiteralValue::Double(_)) => Yields::Number,
+        Expr::List(_) => Yields::List,
+        Expr::Map(_) => Yields::Mapping,
+        Expr::Select(select) if select.test => Yields::Boolean,
+        Expr::Ident(_) | Expr::Select(_) => {
+            let mut found = Vec::new();
+            path(expr, &mut Vec::new(), &mut found);
+            match found.as_slice() {
+                [Reference::Parameter(_)] if segments(expr).is_some_and(|parts| parts.len() > 2) => Yields::Unknown,
+                [Reference::Output { deeper: true, .. }] => Yields::Unknown,
+                [Reference::Item] if segments(expr).is_some_and(|parts| parts.len() > 1) => Yields::Unknown,
+                [one] => of(one),
+                _ => Yields::Unknown,
+            }
+        }
+        Expr::Call(call) => {
+            let arg = |at: usize| call.args.get(at).map_or(Yields::Unknown, |arg| infer(arg, of));
+            match call.func_name.as_str() {
+                "_==_" | "_!=_" | "_<_" | "_<=_" | "_>_" | "_>=_" | "_&&_" | "_||_" | "!_" | "@in" | "contains"
+                | "startsWith" | "endsWith" | "bool" => Yields::Boolean,
+                "size" | "int" | "uint" | "_%_" => Yields::Integer,
+                "double" => Yields::Number,
+                "string" => Yields::Text,
+                "_+_" | "_-_" | "_*_" | "_/_" => {
+                    if arg(0) == arg(1) {
+                        arg(0)
+                    } else {
+                        Yields::Unknown
+                    }
+                }
+                "-_" => arg(0),
+                "_?_:_" => {
+                    if arg(1) == arg(2) {
+                        arg(1)
+                    } else {
+                        Yields::Unknown
+                    }
+                }
+                _ => Yields::Unknown,
+            }
+        }
+        _ => Yields::Unknown,
+    }
+}
+
+fn to_cel(value: &Value) -> Cel {
+    match value {
+        Value::Null => Cel::Null,
+        Value::Bool(value) => Cel::Bool(*value),
+        Value::Number(number) => match (number.as_i64(), number.as_u64()) {
+            (Some(integer), _) => Cel::Int(integer),
+            (None, Some(unsigned)) => Cel::UInt(unsigned),
+            (None, None) => Cel::Float(number.as_f64().unwrap_or(f64::NAN)),
+        },
+        Value::String(text) => Cel::from(text.as_str()),
+        Value::Array(items) => Cel::from(items.iter().map(to_cel).collect::<Vec<_>>()),
+        Value::Object(entries) => {
+            let entries = entries.iter().map(|(key, value)| (Key::from(key.as_str()), to_cel(value)));
+            Cel::from(entries.collect::<HashMap<_, _>>())
+        }
+    }
+}
+
+fn from_cel(value: &Cel) -> Result<Value, ExpressionError> {
+    let finite = |number: f64| {
+        Number::from_f64(number)
+            .map(Value::Number)
+            .ok_or_else(|| ExpressionError(format!("it yields {number}, which is no number")))
+    };
+    match value {
+        Cel::Null => Ok(Value::Null),
+        Cel::Bool(value) => Ok(Value::Bool(*value)),
+        Cel::Int(number) => Ok((*number).into()),
+        Cel::UInt(number) => Ok((*number).into()),
+        Cel::Float(number) => finite(*number),
+        Cel::String(text) => Ok(Value::String(text.to_string())),
+        Cel::List(items) => items.iter().map(from_cel).collect::<Result<Vec<_>, _>>().map(Value::Array),
+        Cel::Map(map) => {
+            let mut entries: Vec<(String, Value)> = map
+                .map
+                .iter()
+                .map(|(key, value)| Ok((key.to_string(), from_cel(value)?)))
+                .collect::<Result<_, ExpressionError>>()?;
+            entries.sort_by(|a, b| a.0.cmp(&b.0));
+            Ok(Value::Object(entries.into_iter().collect::<Map<_, _>>()))
+        }
+        other => Err(ExpressionError(format!("it yields a {:?}, which no parameter can hold", other.type_of()))),
+    }
+}
+
+/// A part of a string that may hold expressions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Text as it is; `$$` at its beginning and `$${` in it have become `$` and `${`.
+    Text(String),
+    /// The inside of `${ ... }` and its place in the string.
+    Expression(String, Range<usize>),
+}
+
+/// What a string in `with`, `each`, `when` or `outputs` is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// Plain text.
+    Text(String),
+    /// `$name`: the value of a parameter.
+    Parameter(String),
+    /// Wholly `${ ... }`: the typed value.
+    Expression(String, Range<usize>),
+    /// Text with `${ ... }` in it: a string.
+    Parts(Vec<Part>),
+}
+
+/// A string whose `$` cannot be understood, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unwritten {
+    /// `${` without its `}`.
+    Unclosed(Range<usize>),
+    /// It begins with `$` and is neither `$name` nor `${ ... }`.
+    Dollar(Range<usize>),
+}
+
+/// Reads a string for parameters and expressions.
+pub fn read_string(text: &str) -> Result<Written, Unwritten> {
+    if let Some(rest) = text.strip_prefix("$$")
+        && !rest.starts_with('{')
+    {
+        return Ok(match split(text, 1)?.as_slice() {
+            [] => Written::Text(format!("${rest}")),
+            [Part::Text(text)] => Written::Text(text.clone()),
+            parts => Written::Parts(parts.to_vec()),
+        });
+    }
+    if let Some(name) = text.strip_prefix('$')
+        && !name.starts_with(['{', '$'])
+    {
+        let end = name.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(name.len());
+        return if end == name.len() && end > 0 {
+            Ok(Written::Parameter(name.to_owned()))
+        } else {
+            Err(Unwritten::Dollar(0..end + 1))
+        };
+    }
+    let mut parts = split(text, 0)?;
+    Ok(match parts.as_slice() {
+        [] => Written::Text(String::new()),
+        [_] => match parts.remove(0) {
+            Part::Text(text) => Written::Text(text),
+            Part::Expression(inside, at) => Written::Expression(inside, at),
+        },
+        _ => Written::Parts(parts),
+    })
+}
+
+fn split(text: &str, from: usize) -> Result<Vec<Part>, Unwritten> {
+    let mut parts = Vec::new();
+    let mut plain = String::new();
+    let mut at = from;
+    while let Some(found) = text[at..].find("${") {
+        let open = at + found;
+        if text[at..open].ends_with('$') {
+            plain.push_str(&text[at..open - 1]);
+            plain.push_str("${");
+            at = open + 2;
+            continue;
+        }
+        plain.push_str(&text[at..open]);
+        let inside = open + 2;
+        let length = closing(&text[inside..]).ok_or(Unwritten::Unclosed(open..text.len()))?;
+        if !plain.is_empty() {
+            parts.push(Part::Text(std::mem::take(&mut plain)));
+        }
+        parts.push(Part::Expression(text[inside..inside + length].to_owned(), open..inside + length + 1));
+        at = inside + length + 1;
+    }
+    plain.push_str(&text[at..]);
+    if !plain.is_empty() {
+        parts.push(Part::Text(plain));
+    }
+    Ok(parts)
+}
+
+/// Where the `}` is that closes an expression; braces in strings and of mappings inside are passed over.
+fn closing(text: &str) -> Option<usize> {
+    let (mut depth, mut quote, mut escaped) = (0usize, None, false);
+    for (at, c) in text.char_indices() {
+        match (quote, c) {
+            (Some(_), _) if escaped => escaped = false,
+            (Some(_), '\\') => escaped = true,
+            (Some(open), c) if c == open => quote = None,
+            (Some(_), _) => {}
+            (None, '"' | '\'') => quote = Some(c),
+            (None, '{') => depth += 1,
+            (None, '}') if depth == 0 => return Some(at),
+            (None, '}') => depth -= 1,
+            (None, _) => {}
+        }
+    }
+    None
+}
+
+/// How a value reads when it is put into a text: strings as they are, all else as JSON.
+pub fn as_text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn evaluate(text: &str) -> Result<Value, ExpressionError> {
+        let (n, names, outputs, item) = (json!(3), json!(["B04", "B08"]), json!({ "count": 7 }), json!({ "id": "a" }));
+        let scope = Scope {
+            params: HashMap::from([("n", &n), ("names", &names)]),
+            steps: HashMap::from([("search", &outputs)]),
+            item: Some((&item, 2)),
+        };
+        Expression::parse(text)?.evaluate(&scope)
+    }
+
+    #[test]
+    fn expressions_compute_on_parameters_outputs_and_items() {
+        for (text, value) in [
+            ("params.n + 1", json!(4)),
+            ("params['n'] * 2", json!(6)),
+            ("params.n > 2 && steps.search.count == 7", json!(true)),
+            ("params.names.map(name, name + '.tif')", json!(["B04.tif", "B08.tif"])),
+            ("item.id + '-' + string(index)", json!("a-2")),
+            ("size(params.names) == 2 ? 'two' : 'other'", json!("two")),
+            ("{'a': 1}", json!({ "a": 1 })),
+            ("double(params.n) / 2.0", json!(1.5)),
+            ("'x'.startsWith('x') && 'xy'.contains('y') && 'xy'.endsWith('y')", json!(true)),
+            ("int('3') + int(2.0) + int(uint(1))", json!(6)),
+            ("bool('true')", json!(true)),
+            ("type(params.n) == int && dyn(1) == 1", json!(true)),
+        ] {
+            assert_eq!(evaluate(text), Ok(value), "{text}");
+        }
+        for bad in ["params.nothing", "1 / 0", "steps.search.nothing", "now()", "nothing", "1 +", "", "1.0 / 0.0"] {
+            assert!(evaluate(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn references_are_found_without_evaluating() {
+        let references = |text: &str| Expression::parse(text).unwrap().references();
+        let output =
+            |step: &str, output: &str| Reference::Output { step: step.into(), output: output.into(), deeper: false };
+        assert_eq!(references("params.a > 1 && steps.b.c"), [Reference::Parameter("a".into()), output("b", "c")]);
+        assert_eq!(
+            references("params.list.filter(x, x.size > item)"),
+            [Reference::Parameter("list".into()), Reference::Item]
+        );
+        assert_eq!(
+            references("stesp.a.b + foo"),
+            [Reference::Unknown("stesp.a.b".into()), Reference::Unknown("foo".into())]
+        );
+        assert_eq!(Expression::parse("nows() + size('a')").unwrap().unknown_functions(), ["nows"]);
+    }
+
+    #[test]
+    fn deep_and_long_expressions_are_refused_and_end() {
+        assert!(Expression::parse(&"(".repeat(1000)).is_err());
+        assert!(Expression::parse(&format!("{}1{}", "(".repeat(500), ")".repeat(500))).is_err());
+        assert!(Expression::parse(&"[".repeat(4000)).is_err());
+        assert!(Expression::parse(&"1+".repeat(5000)).is_err());
+        assert!(Expression::parse(&"-".repeat(4000)).is_err());
+        assert!(Expression::parse(&"!".repeat(4000)).is_err());
+        assert!(Expression::parse(&format!("a{}", ".b".repeat(2000))).is_err());
+        assert!(Expression::parse(&format!("1{}", "+1".repeat(2000))).is_err());
+        assert!(Expression::parse(&format!("1{} > 1", "+1".repeat(40))).is_ok());
+    }
+
+    #[test]
+    fn strings_are_split_at_their_expressions() {
+        assert_eq!(read_string("$area"), Ok(Written::Parameter("area".into())));
+        assert_eq!(read_string("$$area"), Ok(Written::Text("$area".into())));
+        assert_eq!(read_string("${ {'a': '}'} }"), Ok(Written::Expression(" {'a': '}'} ".into(), 0..15)));
+        assert_eq!(read_string("a $${b}"), Ok(Written::Text("a ${b}".into())));
+        assert_eq!(read_string("costs 5$"), Ok(Written::Text("costs 5$".into())));
+        assert_eq!(
+            read_string("a-${b}.tif"),
+            Ok(Written::Parts(vec![
+                Part::Text("a-".into()),
+                Part::Expression("b".into(), 2..6),
+                Part::Text(".tif".into())
+            ]))
+        );
+        assert_eq!(read_string("$area/x"), Err(Unwritten::Dollar(0..5)));
+        assert_eq!(read_string("x ${a"), Err(Unwritten::Unclosed(2..5)));
+    }
+}

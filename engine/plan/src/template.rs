@@ -1,0 +1,147 @@
+//! Values with holes: what `with`, `each`, `when` and `outputs` become when all that is known has been filled in.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use swath_flow::{Expression, ExpressionError, Reference, Scope, absolute, as_text};
+
+/// A value, parts of which are computed when the steps before have run. It serialises without loss.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Template {
+    /// Known already.
+    Value(Value),
+    /// A CEL expression, without `${` and `}`: its typed value.
+    Expression(String),
+    /// Texts and expressions, joined to one string.
+    Text(Vec<TextPart>),
+    /// A path that is made absolute from a folder once it is known.
+    Path {
+        /// Absolute folder.
+        folder: String,
+        /// What yields the path.
+        of: Box<Template>,
+    },
+    /// A list with unknown members.
+    List(Vec<Template>),
+    /// A mapping with unknown members.
+    Mapping(Vec<(String, Template)>),
+}
+
+/// A part of a string.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TextPart {
+    /// As it is.
+    Text(String),
+    /// A CEL expression.
+    Expression(String),
+}
+
+impl Template {
+    /// The value, when nothing is left to compute.
+    pub fn known(&self) -> Option<&Value> {
+        match self {
+            Self::Value(value) => Some(value),
+            _ => None,
+        }
+    }
+
+    /// Computes the value.
+    pub fn evaluate(&self, scope: &Scope<'_>) -> Result<Value, ExpressionError> {
+        match self {
+            Self::Value(value) => Ok(value.clone()),
+            Self::Expression(text) => Expression::parse(text)?.evaluate(scope),
+            Self::Text(parts) => {
+                let mut text = String::new();
+                for part in parts {
+                    match part {
+                        TextPart::Text(part) => text.push_str(part),
+                        TextPart::Expression(part) => {
+                            text.push_str(&as_text(&Expression::parse(part)?.evaluate(scope)?));
+                        }
+                    }
+                }
+                Ok(Value::String(text))
+            }
+            Self::Path { folder, of } => Ok(match of.evaluate(scope)? {
+                Value::String(path) if !path.is_empty() && !swath_flow::is_remote(&path) => {
+                    Value::String(absolute(&path, folder.as_ref()))
+                }
+                other => other,
+            }),
+            Self::List(items) => {
+                items.iter().map(|item| item.evaluate(scope)).collect::<Result<_, _>>().map(Value::Array)
+            }
+            Self::Mapping(entries) => {
+                let entries = entries.iter().map(|(key, value)| Ok((key.clone(), value.evaluate(scope)?)));
+                entries.collect::<Result<Map<_, _>, _>>().map(Value::Object)
+            }
+        }
+    }
+
+    /// What its expressions read.
+    pub fn references(&self) -> Vec<Reference> {
+        let mut found = Vec::new();
+        self.visit(&mut |text| {
+            if let Ok(expression) = Expression::parse(text) {
+                for reference in expression.references() {
+                    if !found.contains(&reference) {
+                        found.push(reference);
+                    }
+                }
+            }
+        });
+        found
+    }
+
+    fn visit(&self, see: &mut dyn FnMut(&str)) {
+        match self {
+            Self::Value(_) => {}
+            Self::Expression(text) => see(text),
+            Self::Text(parts) => {
+                for part in parts {
+                    if let TextPart::Expression(text) = part {
+                        see(text);
+                    }
+                }
+            }
+            Self::Path { of, .. } => of.visit(see),
+            Self::List(items) => items.iter().for_each(|item| item.visit(see)),
+            Self::Mapping(entries) => entries.iter().for_each(|(_, value)| value.visit(see)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_template_survives_its_serialisation_and_computes_its_holes() {
+        let template = Template::Mapping(vec![
+            ("kept".into(), Template::Value(json!("${not evaluated}"))),
+            ("typed".into(), Template::Expression("params.n + 1".into())),
+            (
+                "text".into(),
+                Template::Text(vec![TextPart::Text("a-".into()), TextPart::Expression("steps.s.count".into())]),
+            ),
+            (
+                "path".into(),
+                Template::Path {
+                    folder: "/flows".into(),
+                    of: Box::new(Template::Expression("'../x-' + string(params.n)".into())),
+                },
+            ),
+        ]);
+        let again: Template = serde_json::from_str(&serde_json::to_string(&template).unwrap()).unwrap();
+        assert_eq!(again, template);
+        let (n, outputs) = (json!(2), json!({ "count": 5 }));
+        let scope = Scope { params: HashMap::from([("n", &n)]), steps: HashMap::from([("s", &outputs)]), item: None };
+        let value = again.evaluate(&scope).unwrap();
+        assert_eq!(value, json!({ "kept": "${not evaluated}", "typed": 3, "text": "a-5", "path": "/x-2" }));
+    }
+}
