@@ -58,7 +58,7 @@ impl ErrorKind {
             Self::Vector => "R113",
             Self::Changed => "R114",
             Self::Request => "R115",
-            Self::Missing => "X102",
+            Self::Missing => "X103",
         }
     }
 

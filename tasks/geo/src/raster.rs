@@ -500,7 +500,9 @@ impl Raster {
                 height: gdal_sys::GDALGetRasterYSize(self.handle).max(0) as usize,
                 bands,
                 crs,
-                geo_transform: (status == CPLErr::CE_None).then_some(geo_transform),
+                // The identity is what programs write for want of a place.
+                geo_transform: (status == CPLErr::CE_None && geo_transform != [0.0, 1.0, 0.0, 0.0, 0.0, 1.0])
+                    .then_some(geo_transform),
                 block: (block_width.max(1) as usize, block_height.max(1) as usize),
                 pixel_interleaved: count > 1 && interleave.as_deref() == Some("PIXEL"),
             })
