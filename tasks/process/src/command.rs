@@ -268,14 +268,14 @@ impl Task for RunCommand {
 
     async fn run(&self, inputs: Given, ctx: &Context) -> Result<Made, TaskError> {
         let values = self.locate(inputs, ctx).await?;
-        let scratch = ctx.scratch().join("command");
-        let folder = self.cwd.as_ref().map_or_else(|| scratch.join("work"), |path| path.0.clone());
-        let temporary = scratch.join("tmp");
-        for path in [&scratch.join("work"), &temporary] {
-            std::fs::create_dir_all(path).map_err(|error| {
-                Fault::new("C108", format!("cannot create the folder `{}`: {error}", path.display())).transient(None)
-            })?;
+        // A folder of its own, so that nothing an earlier program left can be taken for an output.
+        let scratch =
+            tempfile::Builder::new().prefix("command-").tempdir_in(ctx.scratch()).map_err(no_folder(ctx.scratch()))?;
+        let (work, temporary) = (scratch.path().join("work"), scratch.path().join("tmp"));
+        for path in [&work, &temporary] {
+            std::fs::create_dir(path).map_err(no_folder(path))?;
         }
+        let folder = self.cwd.as_ref().map_or(work, |path| path.0.clone());
         let mut drafts = BTreeMap::new();
         for (name, spec) in &self.outputs {
             drafts.insert(name.as_str(), AnyDraft::new(ctx, spec.kind(), &spec.file_name(name))?);
@@ -495,6 +495,14 @@ impl Fill<'_> {
             },
         };
         found.ok_or_else(|| Fault::new("C107", format!("`{{{name}}}` stands for nothing")).permanent())
+    }
+}
+
+fn no_folder(path: &Path) -> impl Fn(std::io::Error) -> TaskError {
+    move |error| {
+        Fault::new("C108", format!("cannot create a folder at `{}`: {error}", path.display()))
+            .help("free disk space, or set `--home` to a disk that has some")
+            .transient(None)
     }
 }
 

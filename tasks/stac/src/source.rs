@@ -1,6 +1,7 @@
 //! Fetches documents, local and remote, within bounds. They are read by [`crate::document`].
 
 use std::path::Path;
+use std::time::Duration;
 
 use swath_access::{Body, Client, Limits, Request, redact, same_origin};
 use swath_task::{Bytes, Fault, TaskError};
@@ -11,6 +12,10 @@ use crate::href::is_address;
 /// Largest local document, and largest answer of a server.
 const LARGEST_FILE: u64 = 128 << 20;
 pub(crate) const LARGEST_ANSWER: Bytes = Bytes::mib(32);
+
+/// Pauses before the second and third attempt, and the longest a server may ask for to be waited for here.
+const PAUSES: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(2)];
+const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 
 /// A document as it came.
 pub(crate) enum Text {
@@ -84,6 +89,20 @@ impl Source {
         if self.origin.as_ref().is_some_and(|origin| same_origin(origin, request.url())) {
             for (name, value) in &self.headers {
                 request = request.header(name, value)?;
+            }
+        }
+        // One answer of thousands may fail: asking again is cheaper than the whole search. What does not pass in
+        // seconds is the engine's to retry.
+        for pause in PAUSES {
+            match client.fetch(request.clone()).await {
+                Err(TaskError::Transient { fault, retry_after })
+                    if fault.code != "S102" && retry_after.is_none_or(|asked| asked <= LONGEST_PAUSE) =>
+                {
+                    let pause = retry_after.unwrap_or(pause);
+                    tracing::warn!(wait_ms = pause.as_millis() as u64, "{fault}");
+                    tokio::time::sleep(pause).await;
+                }
+                outcome => return outcome.map(Text::Answer),
             }
         }
         client.fetch(request).await.map(Text::Answer)

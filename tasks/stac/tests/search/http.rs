@@ -105,6 +105,21 @@ async fn pages_are_followed_by_link_and_the_result_is_sorted() {
 }
 
 #[tokio::test]
+async fn a_short_failure_does_not_cost_the_search() {
+    let count = Arc::new(AtomicUsize::new(0));
+    let server = api({
+        let count = count.clone();
+        move |_| match count.fetch_add(1, Ordering::Relaxed) {
+            0 => Reply::status(429).header("Retry-After", "1"),
+            1 => Reply::close(),
+            _ => Reply::json(&page(vec![scene("a")], None)),
+        }
+    });
+    assert_eq!(search(json!({"catalog": server.url("/stac")})).await.scenes.len(), 1);
+    assert_eq!(count.load(Ordering::Relaxed), 3);
+}
+
+#[tokio::test]
 async fn get_serves_where_post_is_not_offered() {
     for status in [404, 405, 501] {
         let server = api(move |request| match request.method.as_str() {
