@@ -9,6 +9,7 @@ mod drive;
 mod files;
 mod observe;
 mod outputs;
+mod planned;
 mod program;
 mod reuse;
 mod slots;
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use drive::{DriveError, Ending, SCHEDULING_PROBLEM};
 pub use observe::{AttemptId, Ended, Observer, Unobserved, Update};
+pub use planned::PlannedFlow;
 pub use program::{Action, Bound, CachePolicy, Items, Outputs, Program};
 pub use slots::{Capacity, Held, Missing, Slots};
 
