@@ -47,9 +47,49 @@ impl Footprint {
     }
 }
 
+/// GeoJSON as a shape. `None` when it is none, an empty one, or nested too deeply. (The `geojson` crate's own
+/// conversion panics on polygons without rings.)
 fn shape_of(geojson: &Value) -> Option<geo::Geometry> {
-    let geometry: geojson::Geometry = serde_json::from_value(geojson.clone()).ok()?;
-    geo::Geometry::try_from(&geometry).ok()
+    shape(geojson, 0)
+}
+
+fn shape(geojson: &Value, depth: usize) -> Option<geo::Geometry> {
+    let coordinates = &geojson["coordinates"];
+    Some(match geojson["type"].as_str()? {
+        "Point" => geo::Point(point(coordinates)?).into(),
+        "MultiPoint" => geo::MultiPoint(points(coordinates, 1)?.into_iter().map(geo::Point).collect()).into(),
+        "LineString" => geo::LineString(points(coordinates, 2)?).into(),
+        "MultiLineString" => {
+            let lines = coordinates.as_array().filter(|lines| !lines.is_empty())?;
+            let lines = lines.iter().map(|line| points(line, 2).map(geo::LineString));
+            geo::MultiLineString(lines.collect::<Option<_>>()?).into()
+        }
+        "Polygon" => polygon(coordinates)?.into(),
+        "MultiPolygon" => {
+            let polygons = coordinates.as_array().filter(|polygons| !polygons.is_empty())?;
+            geo::MultiPolygon(polygons.iter().map(polygon).collect::<Option<_>>()?).into()
+        }
+        "GeometryCollection" if depth < 4 => {
+            let members = geojson["geometries"].as_array().filter(|members| !members.is_empty())?;
+            let members = members.iter().map(|member| shape(member, depth + 1));
+            geo::Geometry::GeometryCollection(geo::GeometryCollection(members.collect::<Option<_>>()?))
+        }
+        _ => return None,
+    })
+}
+
+fn polygon(rings: &Value) -> Option<geo::Polygon> {
+    let mut rings = rings.as_array()?.iter().map(|ring| points(ring, 4).map(geo::LineString));
+    let outer = rings.next()??;
+    Some(geo::Polygon::new(outer, rings.collect::<Option<_>>()?))
+}
+
+fn points(list: &Value, least: usize) -> Option<Vec<geo::Coord>> {
+    list.as_array().filter(|list| list.len() >= least)?.iter().map(point).collect()
+}
+
+fn point(position: &Value) -> Option<geo::Coord> {
+    Some(geo::Coord { x: position.get(0)?.as_f64()?, y: position.get(1)?.as_f64()? })
 }
 
 /// A footprint drawn across the antimeridian without the split that RFC 7946 asks for spans most of the globe: it is

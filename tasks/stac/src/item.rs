@@ -297,3 +297,70 @@ pub(crate) fn look_at_files(scene: &mut Scene) -> Result<(), TaskError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// JSON pointers of everything in `value`.
+    fn pointers(value: &Value, here: &str, all: &mut Vec<String>) {
+        all.push(here.to_owned());
+        match value {
+            Value::Object(members) => {
+                for (name, member) in members {
+                    pointers(member, &format!("{here}/{}", name.replace('~', "~0").replace('/', "~1")), all);
+                }
+            }
+            Value::Array(items) => {
+                items.iter().enumerate().take(2).for_each(|(i, item)| pointers(item, &format!("{here}/{i}"), all));
+            }
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn whatever_stands_anywhere_in_an_item_gives_a_scene_or_s121() {
+        let area = swath_kinds::BoundingBox::new(-152.0, 60.0, -150.0, 61.0).map(swath_kinds::Area::Box).unwrap();
+        let area = crate::filter::Footprint::of(&area).unwrap();
+        let (mut taken, mut refused) = (0, 0);
+        for text in [
+            include_str!("../tests/data/planetary-computer-s2-item.json"),
+            include_str!("../tests/data/earth-search-s2-item.json"),
+        ] {
+            let mut item: Value = serde_json::from_str(text).unwrap();
+            item["assets"].as_object_mut().unwrap().retain(|key, _| ["B02", "SCL", "overview"].contains(&key.as_str()));
+            item["links"].as_array_mut().unwrap().truncate(2);
+            let mut all = Vec::new();
+            pointers(&item, "", &mut all);
+            for pointer in all {
+                let huge = serde_json::json!(1e300);
+                let deep = serde_json::json!([[[[[{"a": [null]}]]]]]);
+                for odd in [
+                    Value::Null,
+                    Value::from(-1),
+                    huge,
+                    Value::from(""),
+                    Value::from("\u{0}é"),
+                    Value::Array(vec![]),
+                    deep,
+                    Value::Object(Map::new()),
+                    Value::Bool(true),
+                ] {
+                    let mut changed = item.clone();
+                    *changed.pointer_mut(&pointer).unwrap() = odd;
+                    match read(changed, "https://host/items/a.json", true, &Choice::default()) {
+                        Ok(candidate) => {
+                            let scene = candidate.scene;
+                            area.meets(scene.geometry.as_ref(), scene.bbox);
+                            serde_json::to_vec(&scene).unwrap();
+                            taken += 1;
+                        }
+                        Err(TaskError::Permanent(fault)) if fault.code == "S121" => refused += 1,
+                        Err(other) => panic!("{pointer}: {other}"),
+                    }
+                }
+            }
+        }
+        assert!(taken > 500 && refused > 50, "{taken} taken, {refused} refused");
+    }
+}
