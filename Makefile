@@ -1,0 +1,24 @@
+# What the README names, and nothing else to remember.
+#
+#   make setup   install what is needed: system packages, ONNX Runtime, Python tools for the tests
+#   make demo    build, and run the whole job on the imagery that ships with the project; results lie in results/
+#   make test    formatting, lints, all tests, generated reference
+#   make bench   measure against peers in the same run; takes a while
+
+.PHONY: help setup demo test bench
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+setup:
+	@infra/setup.sh
+
+demo: setup
+	@infra/demo.sh
+
+test: setup
+	@infra/test.sh
+
+bench: setup
+	@bench/run.sh

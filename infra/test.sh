@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# All checks, in the order in which they fail fastest. Ends with the sums over all test programs.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+log=target/test.log
+mkdir -p target
+
+say() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
+
+say "formatting"
+cargo fmt --all --check
+
+say "lints"
+cargo clippy --workspace --all-targets --quiet -- -D warnings
+
+say "tests"
+status=0
+cargo test --workspace --no-fail-fast 2>&1 | tee "$log" | grep -Ev '^(test .* \.\.\. ok|running [0-9]+ tests?|)$' || true
+status="${PIPESTATUS[0]}"
+
+say "generated reference and flows"
+cargo build --quiet --package swath
+target/debug/swath schema --reference docs/reference --check || status=1
+target/debug/swath validate flows/*.yaml || status=1
+
+awk '/^test result:/ { passed += $4; failed += $6; ignored += $8; programs += 1 }
+     END { printf "\ntest result: %d passed; %d failed; %d ignored; in %d test programs\n", passed, failed, ignored, programs }' "$log"
+if [ "$status" -ne 0 ]; then
+    sed -n '/^failures:$/,/^test result/p; /^error: .* target/p' "$log" | grep -E '^    [A-Za-z_:]+|^error' | sort -u | head -50 || true
+    echo "FAILED"
+    exit 1
+fi
+echo "all checks passed"
