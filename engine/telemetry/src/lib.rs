@@ -1,1 +1,125 @@
-//! Tracing set-up and per-attempt logs.
+//! What a program tells about itself: lines on the terminal, and the log of every attempt.
+//!
+//! Everything is `tracing`. Two layers listen:
+//!
+//! - [`Lines`] writes to standard error, as text or as JSON lines.
+//! - [`AttemptLogs`] hands what happens inside an attempt's span ([`attempt_span`]) to a [`LogSink`]; [`Buffer`] is the
+//!   bounded one that the host drains into the store.
+//!
+//! 1. No line holds a secret: all texts pass through [`Settings::redact`] (I19).
+//! 2. No line is longer than [`LONGEST_LINE`] bytes, and none holds escape sequences.
+//! 3. The lines of an attempt keep their order; lines dropped by a full buffer are counted (I21).
+//! 4. Telling never blocks and never fails the teller: a full buffer drops, a closed terminal is ignored.
+//!
+//! It deliberately has no opinion about progress bars, and keeps nothing itself.
+
+mod attempt;
+mod lines;
+mod text;
+
+use std::borrow::Cow;
+
+use tracing::Subscriber;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::{EnvFilter, Registry};
+
+pub use attempt::{AttemptKey, AttemptLogs, Batch, Buffer, LogRecord, LogSink, attempt_span};
+pub use lines::{Format, Lines};
+pub use text::{LONGEST_LINE, plain};
+
+/// Takes secrets out of a text.
+pub type Redact = fn(&str) -> Cow<'_, str>;
+
+/// Libraries that say much and little of it about a flow: only their warnings are told.
+const QUIET: &[&str] = &[
+    "h2",
+    "hyper",
+    "hyper_util",
+    "object_store",
+    "opentelemetry",
+    "ort",
+    "reqwest",
+    "rustls",
+    "sqlx",
+    "tonic",
+    "tower",
+];
+
+/// How much is told, how, and what is taken out.
+#[derive(Clone, Copy)]
+pub struct Settings {
+    /// 0: warnings, 1: what happens (`-v`), 2: details (`-vv`), 3 and more: everything. `RUST_LOG` overrides it.
+    pub verbosity: u8,
+    /// Text for people, JSON for programs.
+    pub format: Format,
+    /// Takes secrets out of every text.
+    pub redact: Redact,
+}
+
+/// Telemetry was set up twice, or `RUST_LOG` cannot be read.
+#[derive(Debug)]
+pub enum SetupError {
+    /// `RUST_LOG` is not a filter.
+    Filter(String),
+    /// Another subscriber is installed already.
+    Installed,
+}
+
+impl std::fmt::Display for SetupError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Filter(reason) => write!(f, "`RUST_LOG` cannot be read: {reason}"),
+            Self::Installed => f.write_str("telemetry is set up already"),
+        }
+    }
+}
+
+impl std::error::Error for SetupError {}
+
+/// Sets telemetry up for the whole program: lines to standard error, and attempts' lines to `sink`.
+///
+/// # Errors
+/// [`SetupError`]: `RUST_LOG` is not a filter, or something has set up `tracing` before.
+pub fn init(settings: Settings, sink: impl LogSink) -> Result<(), SetupError> {
+    let directives = std::env::var("RUST_LOG").ok().filter(|text| !text.trim().is_empty());
+    let subscriber = subscriber(settings, directives.as_deref(), std::io::stderr, sink)?;
+    tracing::subscriber::set_global_default(subscriber).map_err(|_| SetupError::Installed)
+}
+
+/// The subscriber that [`init`] installs, with lines going to what `writer` opens and `RUST_LOG` given.
+///
+/// # Errors
+/// [`SetupError::Filter`]: `directives` is not a filter.
+pub fn subscriber<W, O>(
+    settings: Settings,
+    directives: Option<&str>,
+    writer: W,
+    sink: impl LogSink,
+) -> Result<impl Subscriber + Send + Sync, SetupError>
+where
+    W: Fn() -> O + Send + Sync + 'static,
+    O: std::io::Write,
+{
+    let lines = Lines::new(settings.format, settings.redact, writer);
+    let logs = AttemptLogs::new(sink, settings.redact);
+    // A log that is read after something went wrong must hold more than a quiet terminal shows.
+    let terminal = filter(directives, settings.verbosity)?;
+    let stored = filter(directives, settings.verbosity.max(1))?;
+    Ok(Registry::default().with(lines.with_filter(terminal)).with(logs.with_filter(stored)))
+}
+
+fn filter(directives: Option<&str>, verbosity: u8) -> Result<EnvFilter, SetupError> {
+    let text = match directives {
+        Some(text) => text.to_owned(),
+        None => {
+            let (all, quiet) = match verbosity {
+                0 => ("warn", "error"),
+                1 => ("info", "warn"),
+                2 => ("debug", "warn"),
+                _ => ("trace", "debug"),
+            };
+            QUIET.iter().fold(all.to_owned(), |text, name| format!("{text},{name}={quiet}"))
+        }
+    };
+    EnvFilter::builder().parse(&text).map_err(|error| SetupError::Filter(error.to_string()))
+}
