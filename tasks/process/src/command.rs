@@ -23,6 +23,8 @@ use crate::output::{Secrets, Tail};
 use crate::ports::{AnyDraft, InputSpec, OutputSpec, input_problem};
 use crate::template::{Piece, pieces, whole};
 
+const STANDS_FOR_NOTHING: &str = "stands for nothing";
+
 /// Runs a program as a step. Its inputs and outputs are declared, so that the flow's edges are checked; there is no
 /// shell. In `command` and `env`, `{inputs.NAME}` is the path of an input (or a plain value), `{outputs.NAME}` the
 /// path to write an output to, `{files.NAME}` a file named in `files`, `{scratch}` a folder that is removed
@@ -79,8 +81,11 @@ pub struct RunCommand {
 }
 
 /// An argument: text, or a number or truth value that becomes text.
+///
+/// The example also stands in for arguments that a planner cannot know yet: it never counts as a mistake about outputs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
+#[schemars(extend("examples" = ["{outputs.NAME}"]))]
 pub enum Argument {
     /// `--threads`
     Text(String),
@@ -218,7 +223,9 @@ impl Task for RunCommand {
                 Some(_) => {}
             }
         }
-        for (name, spec) in &self.outputs {
+        // A placeholder that stands for nothing may be meant for any output.
+        let dangling = problems.iter().any(|problem| problem.message.ends_with(STANDS_FOR_NOTHING));
+        for (name, spec) in self.outputs.iter().filter(|_| !dangling) {
             let placeholder = format!("outputs.{name}");
             let mut texts = self.command.iter().map(ToString::to_string).chain(self.env.values().cloned());
             let named = texts.any(|text| pieces(&text).contains(&Piece::Placeholder(&placeholder)));
@@ -338,7 +345,7 @@ impl RunCommand {
             if !known {
                 let help = "known are `{inputs.NAME}`, `{outputs.NAME}`, `{files.NAME}` of what is declared, `{scratch}`, \
                             `{cpus}` and `{idempotency_key}`; double braces are text";
-                problems.push(Problem::new(at, format!("`{{{name}}}` stands for nothing")).help(help));
+                problems.push(Problem::new(at, format!("`{{{name}}}` {STANDS_FOR_NOTHING}")).help(help));
             }
         }
     }
@@ -494,7 +501,7 @@ impl Fill<'_> {
                 _ => None,
             },
         };
-        found.ok_or_else(|| Fault::new("C107", format!("`{{{name}}}` stands for nothing")).permanent())
+        found.ok_or_else(|| Fault::new("C107", format!("`{{{name}}}` {STANDS_FOR_NOTHING}")).permanent())
     }
 }
 

@@ -276,6 +276,16 @@ fn ports_follow_the_declaration() {
 }
 
 #[test]
+fn an_argument_that_is_not_known_yet_is_no_mistake_of_the_outputs() {
+    let schema = TASKS[0].params_schema();
+    let stand_in = &schema["properties"]["command"]["items"]["examples"][0];
+    let task: RunCommand =
+        serde_json::from_value(json!({"command": ["x", stand_in], "outputs": {"o": "raster.cog"}})).unwrap();
+    let problems = task.check().unwrap_err();
+    assert_eq!(problems.iter().map(|problem| problem.at.as_str()).collect::<Vec<_>>(), ["/command/1"], "{schema}");
+}
+
+#[test]
 fn wrong_declarations_are_told_before_anything_runs() {
     for (params, at, word) in [
         (json!({"command": []}), "/command", "no program"),
