@@ -3,6 +3,8 @@
 //! Registration is by name on purpose: link-time registration silently finds nothing when a binary never names the
 //! crate. A binary with tasks of its own adds a line: `swath::main(&[swath::builtin(), &[my_tasks::TASKS]].concat())`.
 
+pub mod doctor;
+
 use swath_task::TaskDef;
 
 /// Every built-in task, one slice a family.
@@ -13,5 +15,4 @@ pub const BUILTIN: &[&[TaskDef]] = &[
     swath_detect::TASKS,
     swath_stores::TASKS,
     swath_process::TASKS,
-    swath_sample::TASKS,
 ];

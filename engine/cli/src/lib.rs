@@ -1,1 +1,71 @@
-//! The swath command.
+//! The `swath` command, as a library: the only code of the project that prints.
+//!
+//! A binary with tasks of its own is two lines; what the flow language, validation, the reference and the schema need
+//! comes from the [`TaskDef`]s:
+//!
+//! ```no_run
+//! # mod my_tasks { pub const TASKS: &[swath_task::TaskDef] = &[]; }
+//! fn main() -> std::process::ExitCode {
+//!     swath::main(&[swath::builtin(), &[my_tasks::TASKS]].concat())
+//! }
+//! ```
+//!
+//! Data goes to standard output, everything else to standard error. Exit codes: 0 done, 1 failed, 2 the flow or the
+//! command line is wrong, 130 interrupted and resumable.
+
+mod arguments;
+mod commands;
+mod failure;
+mod flows;
+mod pages;
+mod progress;
+mod style;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+use swath_plan::Catalogue;
+use swath_task::TaskDef;
+
+use crate::arguments::{Arguments, Command};
+use crate::failure::Failure;
+
+/// The built-in tasks, one slice a family.
+pub fn builtin() -> &'static [&'static [TaskDef]] {
+    swath_catalog::BUILTIN
+}
+
+/// Runs the command line of this process with these tasks.
+pub fn main(tasks: &[&[TaskDef]]) -> ExitCode {
+    let arguments = Arguments::parse();
+    let catalogue = Arc::new(Catalogue::new(tasks));
+    let colour = style::colour();
+    match run(arguments, catalogue) {
+        Ok(code) => code,
+        Err(failure) => {
+            eprint!("{}", failure.render(colour));
+            failure.code()
+        }
+    }
+}
+
+fn run(arguments: Arguments, catalogue: Arc<Catalogue>) -> Result<ExitCode, Failure> {
+    let Arguments { global, command } = arguments;
+    match command {
+        Command::Run(command) => commands::run::run(&global, command, catalogue),
+        Command::Resume(command) => commands::resume::run(&global, command, catalogue),
+        Command::Validate(command) => commands::validate::run(&global, command, &catalogue),
+        Command::Graph(command) => commands::graph::run(command, &catalogue),
+        Command::Tasks(command) => commands::tasks::run(&global, command, &catalogue),
+        Command::Explain(command) => commands::explain::run(&global, command),
+        Command::Schema(command) => commands::schema::run(command, &catalogue),
+        Command::Runs(command) => commands::runs::run(&global, command),
+        Command::Show(command) => commands::show::run(&global, command),
+        Command::Logs(command) => commands::logs::run(&global, command),
+        Command::Cancel(command) => commands::cancel::run(&global, command),
+        Command::Gc(command) => commands::gc::run(&global, command),
+        Command::Doctor => commands::doctor::run(&global),
+        Command::Completions(command) => commands::completions::run(command),
+    }
+}

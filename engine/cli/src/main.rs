@@ -1,1 +1,5 @@
-fn main() {}
+//! The `swath` command with the built-in tasks.
+
+fn main() -> std::process::ExitCode {
+    swath::main(swath::builtin())
+}

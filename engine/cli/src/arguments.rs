@@ -1,0 +1,236 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Runs Earth-observation flows: search, composite, infer, detect, store.
+#[derive(Parser)]
+#[command(name = "swath", version, propagate_version = true, max_term_width = 100)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options every command takes.
+#[derive(Args)]
+pub(crate) struct Global {
+    /// Folder of the store: journal, cache and artifacts.
+    #[arg(long, global = true, env = "SWATH_HOME", default_value = ".swath", value_name = "FOLDER")]
+    pub home: PathBuf,
+    /// Print JSON on standard output, one document.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Print nothing but errors on standard error.
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+    /// Log more on standard error; twice for debug.
+    #[arg(long, short, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Run a flow.
+    Run(Run),
+    /// Go on with a run that was cut off, interrupted, cancelled or failed; what had finished is not run again.
+    Resume(Resume),
+    /// Tell everything that is wrong with flows, without running anything.
+    Validate(Validate),
+    /// Draw the steps of a flow.
+    Graph(Graph),
+    /// List the tasks, or show one with its parameters.
+    Tasks(Tasks),
+    /// Explain an error code, or why each step of a run ran or was reused.
+    Explain(Explain),
+    /// Write the JSON Schema of a flow, for editors, or the task reference.
+    Schema(Schema),
+    /// List runs, newest first.
+    Runs(Runs),
+    /// Show a run: its steps, results and failures.
+    Show(Show),
+    /// Print the logs of a run.
+    Logs(Logs),
+    /// Cancel a run.
+    Cancel(Cancel),
+    /// Remove old runs, unused cache entries and what nothing refers to.
+    Gc(Gc),
+    /// Tell what is missing on this machine, and how to get it.
+    Doctor,
+    /// Write a shell completion script.
+    Completions(Completions),
+}
+
+/// A flow and its parameters.
+#[derive(Args)]
+pub(crate) struct FlowArguments {
+    /// The flow: a YAML file, or `-` for standard input.
+    pub flow: PathBuf,
+    /// A parameter of the flow; may be repeated.
+    #[arg(long = "param", short, value_name = "NAME=VALUE", value_parser = pair)]
+    pub params: Vec<(String, String)>,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write it NAME=VALUE")?;
+    if name.is_empty() {
+        return Err("the name before `=` is empty".to_owned());
+    }
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+#[derive(Args)]
+pub(crate) struct Slots {
+    /// CPU cores that steps may hold together.
+    #[arg(long, value_name = "CORES")]
+    pub cpus: Option<f32>,
+    /// Memory that steps may hold together, `8 GiB` for example.
+    #[arg(long, value_name = "AMOUNT")]
+    pub memory: Option<swath_task::Bytes>,
+    /// GPUs that steps may hold together.
+    #[arg(long, value_name = "COUNT")]
+    pub gpus: Option<f32>,
+    /// A named limit; may be repeated.
+    #[arg(long = "limit", value_name = "NAME=COUNT", value_parser = limit)]
+    pub limits: Vec<(String, u32)>,
+}
+
+fn limit(text: &str) -> Result<(String, u32), String> {
+    let (name, count) = pair(text)?;
+    Ok((name, count.parse().map_err(|_| format!("`{count}` is no count"))?))
+}
+
+#[derive(Args)]
+pub(crate) struct Run {
+    #[command(flatten)]
+    pub flow: FlowArguments,
+    #[command(flatten)]
+    pub slots: Slots,
+    /// Where to put the flow's outputs [default: results/FLOW]
+    #[arg(long, value_name = "FOLDER")]
+    pub out: Option<PathBuf>,
+    /// Go on with the newest unfinished run of this flow, if there is one.
+    #[arg(long)]
+    pub resume: bool,
+    /// Say at the end why each step ran or was reused.
+    #[arg(long)]
+    pub explain: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct Resume {
+    /// Id of the run, or its beginning.
+    pub run: String,
+    #[command(flatten)]
+    pub slots: Slots,
+    /// Where to put the flow's outputs [default: results/FLOW]
+    #[arg(long, value_name = "FOLDER")]
+    pub out: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(crate) struct Validate {
+    /// The flows: YAML files, or `-` for standard input.
+    #[arg(required = true)]
+    pub flows: Vec<PathBuf>,
+    /// A parameter, checked against its type; may be repeated.
+    #[arg(long = "param", short, value_name = "NAME=VALUE", value_parser = pair)]
+    pub params: Vec<(String, String)>,
+}
+
+#[derive(Args)]
+pub(crate) struct Graph {
+    #[command(flatten)]
+    pub flow: FlowArguments,
+    /// How to draw it.
+    #[arg(long, value_enum, default_value = "terminal")]
+    pub format: GraphFormat,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum GraphFormat {
+    /// Lines and boxes.
+    Terminal,
+    /// Mermaid, for Markdown.
+    Mermaid,
+    /// Graphviz.
+    Dot,
+}
+
+#[derive(Args)]
+pub(crate) struct Tasks {
+    /// Show this task.
+    pub task: Option<String>,
+}
+
+#[derive(Args)]
+pub(crate) struct Explain {
+    /// An error code (`F201`), or the id of a run.
+    pub what: String,
+    /// Only this step of the run.
+    pub step: Option<String>,
+}
+
+#[derive(Args)]
+pub(crate) struct Schema {
+    /// Write the reference, a page a task and the schema, into this folder.
+    #[arg(long, value_name = "FOLDER")]
+    pub reference: Option<PathBuf>,
+    /// With --reference: write nothing, fail when something is not up to date.
+    #[arg(long, requires = "reference")]
+    pub check: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct Runs {
+    /// Only runs in this state; may be repeated.
+    #[arg(long, value_name = "STATE")]
+    pub state: Vec<String>,
+    /// Only runs of this flow.
+    #[arg(long, value_name = "NAME")]
+    pub flow: Option<String>,
+    /// At most so many.
+    #[arg(long, default_value = "20")]
+    pub limit: u32,
+    /// Runs of sub-flows too.
+    #[arg(long)]
+    pub all: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct Show {
+    /// Id of the run, or its beginning.
+    pub run: String,
+}
+
+#[derive(Args)]
+pub(crate) struct Logs {
+    /// Id of the run, or its beginning.
+    pub run: String,
+    /// Only of this step.
+    pub step: Option<String>,
+}
+
+#[derive(Args)]
+pub(crate) struct Cancel {
+    /// Id of the run, or its beginning.
+    pub run: String,
+}
+
+#[derive(Args)]
+pub(crate) struct Gc {
+    /// Remove runs that ended before so many days.
+    #[arg(long, default_value = "30", value_name = "DAYS")]
+    pub older_than: f64,
+    /// Remove cache entries that were not used for so many days.
+    #[arg(long, default_value = "30", value_name = "DAYS")]
+    pub unused_for: f64,
+}
+
+#[derive(Args)]
+pub(crate) struct Completions {
+    /// The shell.
+    pub shell: clap_complete::Shell,
+}

@@ -1,0 +1,90 @@
+//! The commands, a file each.
+
+pub(crate) mod cancel;
+pub(crate) mod completions;
+pub(crate) mod doctor;
+pub(crate) mod explain;
+pub(crate) mod gc;
+pub(crate) mod graph;
+pub(crate) mod logs;
+pub(crate) mod resume;
+pub(crate) mod run;
+pub(crate) mod runs;
+pub(crate) mod schema;
+pub(crate) mod show;
+pub(crate) mod tasks;
+pub(crate) mod validate;
+
+use std::path::Path;
+
+use swath_store::{Access, RunFilter, RunRow, SqliteStore, Store};
+
+use crate::failure::Failure;
+
+/// Runs async work to its end on a runtime of this command's own.
+pub(crate) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::Usage(format!("cannot start the event loop: {error}")))?;
+    let result = runtime.block_on(work);
+    // A blocking attempt that ignores its cancellation must not keep the process.
+    runtime.shutdown_timeout(std::time::Duration::from_millis(100));
+    result
+}
+
+/// Opens the store for reading.
+pub(crate) async fn reader(home: &Path) -> Result<SqliteStore, Failure> {
+    if !swath_store::Home::new(home).exists() {
+        let message =
+            format!("there is no store in `{}`: nothing has been run here, or `--home` names another", home.display());
+        return Err(Failure::Usage(message));
+    }
+    Ok(SqliteStore::open(home, Access::Read).await?)
+}
+
+/// The run of an id or the beginning of one.
+pub(crate) async fn find_run(store: &SqliteStore, id: &str) -> Result<RunRow, Failure> {
+    let rows = store.list_runs(&RunFilter::default()).await?;
+    if let Some(row) = rows.iter().find(|row| row.id == id) {
+        return Ok(row.clone());
+    }
+    let matching: Vec<&RunRow> = rows.iter().filter(|row| row.id.starts_with(id) && !is_below(&row.id)).collect();
+    match matching.as_slice() {
+        [one] => Ok((*one).clone()),
+        [] => Err(Failure::Usage(format!("there is no run `{id}`; `swath runs` lists them"))),
+        several => {
+            let ids: Vec<&str> = several.iter().take(5).map(|row| row.id.as_str()).collect();
+            Err(Failure::Usage(format!("`{id}` is the beginning of {} runs: {}", several.len(), ids.join(", "))))
+        }
+    }
+}
+
+/// Whether a run is one of a sub-flow: its id is that of the run above, a dot, and the step.
+pub(crate) fn is_below(id: &str) -> bool {
+    id.contains('.')
+}
+
+/// State of a run as a person should see it: a live run that nobody drives was cut off.
+pub(crate) fn shown_state(store: &SqliteStore, row: &RunRow) -> String {
+    let live = matches!(row.state.as_str(), "pending" | "running" | "cancelling");
+    match store.run_holder(&row.id) {
+        Ok(None) if live => "interrupted".to_owned(),
+        _ => row.state.clone(),
+    }
+}
+
+/// Prints a JSON document on standard output.
+pub(crate) fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| Failure::Usage(error.to_string()))?;
+    print(&format!("{text}\n"))
+}
+
+/// Prints on standard output. A closed pipe is the reader's choice, not a failure.
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    use std::io::Write;
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::Usage(format!("cannot write to standard output: {error}")))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,36 @@
+//! `swath resume`: goes on with a run from where its journal ends.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use swath_plan::{Catalogue, Plan};
+use swath_store::Store;
+
+use super::run::{Finish, Session};
+use crate::arguments::{Global, Resume};
+use crate::failure::Failure;
+
+pub(crate) fn run(global: &Global, command: Resume, catalogue: Arc<Catalogue>) -> Result<ExitCode, Failure> {
+    super::block_on(async move {
+        // Only an existing store can hold a run to resume.
+        let reader = super::reader(&global.home).await?;
+        let row = super::find_run(&reader, &command.run).await?;
+        drop(reader);
+        let session = Session::open(global, &command.slots).await?;
+        let stored = session.store.get_run(&row.id).await?;
+        if stored.plan.is_empty() {
+            let above = row.id.split('.').next().unwrap_or_default();
+            return Err(Failure::Usage(format!("`{}` is the run of a sub-flow: resume `{above}`", row.id)));
+        }
+        let plan: Plan = serde_json::from_str(&stored.plan).map_err(|error| {
+            Failure::Usage(format!(
+                "run `{}` was planned by another version of swath ({error}): start a new run",
+                row.id
+            ))
+        })?;
+        if row.state == "completed" && !global.quiet {
+            eprintln!("run {} has completed: nothing is left to do", row.id);
+        }
+        session.drive(global, &row.id, plan, catalogue, Finish { out: command.out, explain: false }).await
+    })
+}

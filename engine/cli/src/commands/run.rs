@@ -1,0 +1,308 @@
+//! `swath run`: plan, pin, drive, and say where the results are.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use swath_host::{Capacity, Ending, Engine, PlannedFlow};
+use swath_plan::{Catalogue, Plan};
+use swath_run::RunState;
+use swath_store::{Access, Artifacts, NewRun, RunFilter, RunRow, SqliteStore, Store};
+use swath_task::{ArtifactRecord, Digest};
+use tokio_util::sync::CancellationToken;
+
+use crate::arguments::{Global, Run, Slots};
+use crate::failure::Failure;
+use crate::{flows, progress, style};
+
+pub(crate) fn run(global: &Global, command: Run, catalogue: Arc<Catalogue>) -> Result<ExitCode, Failure> {
+    let opened = flows::open(&command.flow.flow)?;
+    let plan = flows::plan(&opened, &command.flow.params, &catalogue)?;
+    super::block_on(async move {
+        let session = Session::open(global, &command.slots).await?;
+        let unfinished = session.unfinished(&plan).await?;
+        let id = match unfinished {
+            Some(row) if command.resume => row.id,
+            unfinished => {
+                if let Some(row) = unfinished.filter(|_| !global.quiet) {
+                    eprintln!(
+                        "note: run {} of this flow did not finish; `swath resume {}` goes on with it",
+                        row.id, row.id
+                    );
+                }
+                session.create(&plan, flows::source(&opened).text()).await?
+            }
+        };
+        let end = Finish { out: command.out, explain: command.explain };
+        session.drive(global, &id, plan, catalogue, end).await
+    })
+}
+
+/// What happens when the run has ended.
+pub(crate) struct Finish {
+    pub out: Option<PathBuf>,
+    pub explain: bool,
+}
+
+/// An open store and the engine over it.
+pub(crate) struct Session {
+    pub store: Arc<SqliteStore>,
+    pub artifacts: Arc<Artifacts>,
+    capacity: Capacity,
+}
+
+impl Session {
+    pub async fn open(global: &Global, slots: &Slots) -> Result<Self, Failure> {
+        let store = Arc::new(SqliteStore::open(&global.home, Access::Write).await?);
+        let artifacts = Arc::new(Artifacts::local(&global.home)?);
+        let mut capacity = Capacity::of_this_machine();
+        capacity.cpu = slots.cpus.unwrap_or(capacity.cpu);
+        capacity.memory = slots.memory.unwrap_or(capacity.memory);
+        capacity.gpu = slots.gpus.unwrap_or(capacity.gpu);
+        capacity.limits = slots.limits.iter().cloned().collect();
+        Ok(Self { store, artifacts, capacity })
+    }
+
+    /// The newest run of the same flow with the same text and parameters that was cut off.
+    async fn unfinished(&self, plan: &Plan) -> Result<Option<RunRow>, Failure> {
+        let states = ["pending", "running", "cancelling", "failed"].map(str::to_owned).to_vec();
+        let filter = RunFilter { states, flow: Some(plan.name.clone()), limit: Some(20), ..RunFilter::default() };
+        let params = Value::Object(plan.params.clone()).to_string();
+        for row in self.store.list_runs(&filter).await? {
+            if super::is_below(&row.id) || self.store.run_holder(&row.id)?.is_some() {
+                continue;
+            }
+            let stored = self.store.get_run(&row.id).await?;
+            if stored.text_digest == plan.text_digest && stored.params == params {
+                return Ok(Some(row));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Pins a new run.
+    async fn create(&self, plan: &Plan, text: &str) -> Result<String, Failure> {
+        let now = Timestamp::now();
+        let plain: String =
+            plan.name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' }).take(40).collect();
+        let salt = Digest::of(format!("{now}{}", std::process::id()).as_bytes()).hex();
+        let id = format!("{plain}-{}-{}", now.strftime("%Y%m%d-%H%M%S"), &salt[..4]);
+        let run = NewRun {
+            id: id.clone(),
+            flow: plan.name.clone(),
+            source: plan.source.clone(),
+            text: text.to_owned(),
+            text_digest: plan.text_digest,
+            params: Value::Object(plan.params.clone()).to_string(),
+            plan: serde_json::to_string(plan).map_err(|error| Failure::Usage(error.to_string()))?,
+            state: RunState::Pending.name().to_owned(),
+            created_at: now.as_millisecond(),
+        };
+        self.store.create_run(run).await?;
+        Ok(id)
+    }
+
+    /// Drives a run to its end, or until the user interrupts.
+    pub async fn drive(
+        self,
+        global: &Global,
+        id: &str,
+        plan: Plan,
+        catalogue: Arc<Catalogue>,
+        finish: Finish,
+    ) -> Result<ExitCode, Failure> {
+        let lease = self.store.lease_run(id)?;
+        let created = self.store.get_run(id).await?.row.created_at;
+        let created = Timestamp::from_millisecond(created).unwrap_or_else(|_| Timestamp::now());
+        let stop = CancellationToken::new();
+        tokio::spawn(interrupts(stop.clone(), global.quiet));
+        let observer = progress::observer(global.quiet || global.json);
+        let engine = Engine::new(
+            self.store.clone(),
+            self.artifacts.clone(),
+            self.capacity.clone(),
+            observer,
+            secrets(&plan)?,
+            stop.clone(),
+        );
+        let name = plan.name.clone();
+        let program = Arc::new(PlannedFlow::new(plan, catalogue, created));
+        let started = std::time::Instant::now();
+        let ending = Arc::new(engine).drive(id, program).await;
+        let ending = ending?;
+        drop(lease);
+        let interrupted = !ending.state.has_ended();
+        let mut places = BTreeMap::new();
+        if let Some(outputs) = &ending.outputs {
+            let folder = finish.out.unwrap_or_else(|| Path::new("results").join(&name));
+            self.publish(outputs, "", &folder, &mut places).await?;
+        }
+        let took = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        if global.json {
+            let failures: Vec<_> = ending
+                .failures
+                .iter()
+                .map(|(step, instance, fault)| json!({ "step": step, "instance": instance, "fault": fault }))
+                .collect();
+            super::print_json(&json!({
+                "run": id, "state": if interrupted { "interrupted" } else { ending.state.name() }, "took_ms": took,
+                "ran": ending.ran, "reused": ending.reused, "outputs": ending.outputs, "files": places, "failures": failures,
+            }))?;
+        } else if !global.quiet {
+            summary(id, &ending, &places, took);
+        }
+        if finish.explain {
+            super::explain::print_run(&self.store, id, None, false).await?;
+        }
+        self.store.close().await;
+        Ok(match ending.state {
+            RunState::Completed => ExitCode::SUCCESS,
+            _ if interrupted => ExitCode::from(130),
+            _ => ExitCode::from(1),
+        })
+    }
+
+    /// Copies the artifacts in the flow's outputs to where a person looks for them. Plain values stay in the summary.
+    async fn publish(
+        &self,
+        value: &Value,
+        name: &str,
+        folder: &Path,
+        places: &mut BTreeMap<String, String>,
+    ) -> Result<(), Failure> {
+        if let Ok(record) = serde_json::from_value::<ArtifactRecord>(value.clone()) {
+            let from = self.artifacts.locate(&record).await?;
+            let extension =
+                Path::new(&record.name).extension().map(|e| format!(".{}", e.to_string_lossy())).unwrap_or_default();
+            let to = folder.join(format!("{}{extension}", name.replace('/', "-")));
+            replace(&from, &to).map_err(|error| Failure::io("write", &to, &error))?;
+            places.insert(name.to_owned(), to.display().to_string());
+            return Ok(());
+        }
+        let below: Vec<(String, &Value)> = match value {
+            Value::Object(map) => map.iter().map(|(key, value)| (key.clone(), value)).collect(),
+            Value::Array(items) => items.iter().enumerate().map(|(index, value)| (index.to_string(), value)).collect(),
+            _ => return Ok(()),
+        };
+        for (key, value) in below {
+            let name = if name.is_empty() { key } else { format!("{name}/{key}") };
+            Box::pin(self.publish(value, &name, folder, places)).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Puts a copy in place whole: readers see the old one or the new one.
+fn replace(from: &Path, to: &Path) -> std::io::Result<()> {
+    let folder = to.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder)?;
+    if from.is_dir() {
+        if to.exists() {
+            std::fs::remove_dir_all(to)?;
+        }
+        std::fs::create_dir_all(to)?;
+        for entry in std::fs::read_dir(from)? {
+            let entry = entry?;
+            replace(&entry.path(), &to.join(entry.file_name()))?;
+        }
+        return Ok(());
+    }
+    let partial = folder.join(format!(".{}.part", to.file_name().unwrap_or_default().to_string_lossy()));
+    std::fs::copy(from, &partial)?;
+    // Artifacts are read-only in the store; what is published is the user's.
+    let mut permissions = std::fs::metadata(&partial)?.permissions();
+    std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o644);
+    std::fs::set_permissions(&partial, permissions)?;
+    std::fs::rename(&partial, to)
+}
+
+/// The first interrupt stops in good order, the second at once.
+async fn interrupts(stop: CancellationToken, quiet: bool) {
+    let terminated = async {
+        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+            Ok(mut signal) => drop(signal.recv().await),
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        () = terminated => {}
+    }
+    if !quiet {
+        eprintln!("stopping; once more to stop at once");
+    }
+    stop.cancel();
+    if tokio::signal::ctrl_c().await.is_ok() {
+        std::process::exit(130);
+    }
+}
+
+/// The values of a plan's secrets: it holds the names of environment variables only.
+fn secrets(plan: &Plan) -> Result<BTreeMap<String, String>, Failure> {
+    let mut secrets = BTreeMap::new();
+    let of_type = |spec: &&swath_flow::ParameterSpec| spec.of == swath_flow::ParameterType::Secret;
+    for spec in plan.parameters.iter().filter(of_type) {
+        let Some(variable) = plan.params.get(&spec.name).and_then(Value::as_str) else { continue };
+        match std::env::var(variable) {
+            Ok(value) => drop(secrets.insert(variable.to_owned(), value)),
+            Err(_) => {
+                let message =
+                    format!("the secret `{}` is in the environment variable `{variable}`, which is not set", spec.name);
+                return Err(Failure::Usage(message));
+            }
+        }
+    }
+    Ok(secrets)
+}
+
+fn summary(id: &str, ending: &Ending, places: &BTreeMap<String, String>, took: u64) {
+    let colour = style::colour();
+    let state = match ending.state {
+        RunState::Completed => style::good("completed", colour),
+        RunState::Failed => style::error("failed", colour),
+        RunState::Cancelled => style::warn("cancelled", colour),
+        _ => style::warn("interrupted", colour),
+    };
+    eprintln!();
+    eprintln!(
+        "{} {state} in {}: {} ran, {} reused",
+        style::bold(id, colour),
+        style::duration(took),
+        ending.ran,
+        ending.reused
+    );
+    if let Some(Value::Object(outputs)) = &ending.outputs {
+        for (name, value) in outputs {
+            match (places.get(name), value) {
+                (Some(place), _) => eprintln!("  {name:16} {place}"),
+                (None, Value::Object(_) | Value::Array(_)) => {
+                    let below = format!("{name}/");
+                    for (name, place) in places.iter().filter(|(place, _)| place.starts_with(&below)) {
+                        eprintln!("  {name:16} {place}");
+                    }
+                }
+                (None, value) => {
+                    eprintln!("  {name:16} {}", value.as_str().map_or_else(|| value.to_string(), str::to_owned))
+                }
+            }
+        }
+    }
+    for (step, instance, fault) in ending.failures.iter().take(10) {
+        let at = if instance.is_empty() { step.clone() } else { format!("{step}[{instance}]") };
+        eprintln!("{}: {at}: {}", style::error(&format!("error[{}]", fault.code), colour), fault.message);
+        if let Some(help) = &fault.help {
+            eprintln!("  = help: {help}");
+        }
+    }
+    if ending.failures.len() > 10 {
+        eprintln!("and {} more failures; `swath show {id}` lists them", ending.failures.len() - 10);
+    }
+    match ending.state {
+        RunState::Completed => {}
+        RunState::Failed => eprintln!("`swath logs {id}` shows the logs, `swath resume {id}` tries what failed again"),
+        _ => eprintln!("`swath resume {id}` goes on with it"),
+    }
+}

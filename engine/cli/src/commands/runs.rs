@@ -1,0 +1,45 @@
+//! `swath runs`: runs, newest first.
+
+use std::process::ExitCode;
+
+use serde_json::json;
+use swath_store::{RunFilter, Store};
+
+use crate::arguments::{Global, Runs};
+use crate::failure::Failure;
+use crate::style;
+
+pub(crate) fn run(global: &Global, command: Runs) -> Result<ExitCode, Failure> {
+    super::block_on(async move {
+        let store = super::reader(&global.home).await?;
+        let filter = RunFilter { flow: command.flow.clone(), ..RunFilter::default() };
+        let rows = store.list_runs(&filter).await?;
+        let rows = rows.into_iter().filter(|row| command.all || !super::is_below(&row.id));
+        let rows: Vec<_> = rows
+            .map(|row| (super::shown_state(&store, &row), row))
+            .filter(|(state, _)| command.state.is_empty() || command.state.contains(state))
+            .take(command.limit as usize)
+            .collect();
+        if global.json {
+            let shown: Vec<_> = rows.iter().map(|(state, row)| json!({ "shown_state": state, "run": row })).collect();
+            super::print_json(&shown)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let lines: Vec<Vec<String>> = rows
+            .iter()
+            .map(|(state, row)| {
+                let took =
+                    row.started_at.zip(row.ended_at).map(|(start, end)| style::duration((end - start).max(0) as u64));
+                vec![
+                    row.id.clone(),
+                    row.flow.clone(),
+                    state.clone(),
+                    style::time(row.created_at),
+                    took.unwrap_or_default(),
+                ]
+            })
+            .collect();
+        super::print(&style::table(&["RUN", "FLOW", "STATE", "CREATED", "TOOK"], &lines, false))?;
+        Ok(ExitCode::SUCCESS)
+    })
+}

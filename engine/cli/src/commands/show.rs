@@ -1,0 +1,122 @@
+//! `swath show`: a run, its steps, results and failures.
+
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+use swath_host::{PlannedFlow, Program};
+use swath_plan::{Catalogue, Plan};
+use swath_run::{Event, Graph, Machine, StepState};
+use swath_store::{SqliteStore, Store};
+
+use crate::arguments::{Global, Show};
+use crate::failure::Failure;
+use crate::style;
+
+pub(crate) fn run(global: &Global, command: Show) -> Result<ExitCode, Failure> {
+    super::block_on(async move {
+        let store = super::reader(&global.home).await?;
+        let row = super::find_run(&store, &command.run).await?;
+        let stored = store.get_run(&row.id).await?;
+        let events = store.load_events(&row.id, 0, u32::MAX).await?;
+        let decoded: Result<Vec<Event>, _> = events.iter().map(|event| Event::decode(&event.payload)).collect();
+        let decoded = decoded.map_err(|error| Failure::Usage(format!("the journal cannot be read: {error}")))?;
+        let machine = Machine::replay(graph_of(&store, &row.id).await?, &decoded);
+        let results = store.results(&row.id, None).await?;
+        let state = super::shown_state(&store, &row);
+        let steps: Vec<(String, String, String)> = (0..machine.graph().steps.len() as u32)
+            .map(|s| {
+                let id = machine.graph().steps[s as usize].id.clone();
+                let tally = machine.tally(s);
+                let words = match machine.step(s) {
+                    StepState::Waiting => "waiting".to_owned(),
+                    StepState::Open if machine.running().any(|r| r.0 == s) && state != "interrupted" => {
+                        "running".to_owned()
+                    }
+                    StepState::Open => "ready".to_owned(),
+                    StepState::Succeeded if tally.reused == tally.total && tally.total > 0 => "reused".to_owned(),
+                    StepState::Succeeded => "succeeded".to_owned(),
+                    StepState::Failed => "failed".to_owned(),
+                    StepState::Skipped(_) => "skipped".to_owned(),
+                    StepState::UpstreamFailed(_) => "not run".to_owned(),
+                    StepState::Cancelled => "cancelled".to_owned(),
+                };
+                let count =
+                    if tally.total > 1 { format!("{} of {}", tally.succeeded, tally.total) } else { String::new() };
+                (id, words, count)
+            })
+            .collect();
+        let faults: Vec<(String, Value)> = decoded
+            .iter()
+            .filter_map(|event| match event {
+                Event::Failed { fault, .. } | Event::StepFailed { fault, .. } | Event::Retried { fault, .. } => {
+                    let step = event.step().map(|s| machine.graph().steps[s as usize].id.clone())?;
+                    Some((step, json!({ "kind": event.kind(), "fault": fault })))
+                }
+                _ => None,
+            })
+            .collect();
+        if global.json {
+            let steps: Vec<_> = steps
+                .iter()
+                .map(|(id, state, count)| json!({ "id": id, "state": state, "instances": count }))
+                .collect();
+            let results: Vec<_> = results
+                .iter()
+                .map(|r| {
+                    json!({ "step": r.step, "instance": r.instance, "attempt": r.attempt, "reused_from": r.reused_from,
+                        "outputs": serde_json::from_str::<Value>(&r.outputs).unwrap_or(Value::Null) })
+                })
+                .collect();
+            let params: Value = serde_json::from_str(&stored.params).unwrap_or(Value::Null);
+            super::print_json(
+                &json!({ "run": row, "shown_state": state, "params": params, "steps": steps, "results": results, "faults": faults }),
+            )?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let mut text = format!(
+            "run      {}\nflow     {} ({})\nstate    {state}\ncreated  {}\n",
+            row.id,
+            row.flow,
+            row.source,
+            style::time(row.created_at)
+        );
+        if let Some((start, end)) = row.started_at.zip(row.ended_at) {
+            text.push_str(&format!("took     {}\n", style::duration((end - start).max(0) as u64)));
+        }
+        text.push_str(&format!("params   {}\n\n", stored.params));
+        let rows: Vec<Vec<String>> = steps.into_iter().map(|(id, state, count)| vec![id, state, count]).collect();
+        text.push_str(&style::table(&["STEP", "STATE", "INSTANCES"], &rows, false));
+        for (step, fault) in &faults {
+            let fault = &fault["fault"];
+            text.push_str(&format!(
+                "\n{step}: {} [{}]",
+                fault["message"].as_str().unwrap_or_default(),
+                fault["code"].as_str().unwrap_or_default()
+            ));
+        }
+        if !faults.is_empty() {
+            text.push('\n');
+        }
+        super::print(&text)?;
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// The shape of a stored run: of a sub-flow's, as the plan of the run above has it.
+pub(crate) async fn graph_of(store: &SqliteStore, run: &str) -> Result<Graph, Failure> {
+    let mut parts = run.split('.');
+    let top = parts.next().unwrap_or(run);
+    let stored = store.get_run(top).await?;
+    let unreadable = |error: serde_json::Error| {
+        Failure::Usage(format!("run `{top}` was planned by another version of swath ({error})"))
+    };
+    let mut plan: Plan = serde_json::from_str(&stored.plan).map_err(unreadable)?;
+    for part in parts.filter(|part| !part.bytes().all(|b| b.is_ascii_digit())) {
+        plan = match plan.step(part).map(|step| step.action.clone()) {
+            Some(swath_plan::Action::Flow(inner)) => *inner,
+            _ => return Err(Failure::Usage(format!("run `{top}` has no sub-flow `{part}`"))),
+        };
+    }
+    let catalogue = std::sync::Arc::new(Catalogue::default());
+    Ok(PlannedFlow::new(plan, catalogue, jiff::Timestamp::now()).graph())
+}

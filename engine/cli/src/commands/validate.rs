@@ -1,0 +1,32 @@
+//! `swath validate`: everything that is wrong with flows, without running anything.
+
+use std::process::ExitCode;
+
+use serde_json::json;
+use swath_plan::Catalogue;
+
+use crate::arguments::{Global, Validate};
+use crate::failure::Failure;
+use crate::{flows, style};
+
+pub(crate) fn run(global: &Global, command: Validate, catalogue: &Catalogue) -> Result<ExitCode, Failure> {
+    let mut reports = Vec::new();
+    let mut wrong = 0;
+    for path in &command.flows {
+        let opened = flows::open(path)?;
+        let problems = flows::check(&opened, &command.params, catalogue)?;
+        wrong += usize::from(!problems.is_empty());
+        if global.json {
+            let diagnostics: Vec<_> = problems.iter().map(swath_flow::Diagnostic::report).collect();
+            reports.push(json!({ "flow": opened.name, "valid": problems.is_empty(), "diagnostics": diagnostics }));
+        } else if !problems.is_empty() {
+            eprint!("{}", swath_flow::render_all(&problems, style::colour()));
+        } else if !global.quiet {
+            eprintln!("{}: {}", opened.name, style::good("valid", style::colour()));
+        }
+    }
+    if global.json {
+        super::print_json(&reports)?;
+    }
+    Ok(if wrong > 0 { ExitCode::from(2) } else { ExitCode::SUCCESS })
+}

@@ -1,0 +1,112 @@
+//! Reading and planning the flow that a command names.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use swath_flow::{Diagnostic, Flow, Source};
+use swath_plan::{Catalogue, Given, Plan, PlanInput};
+
+use crate::failure::Failure;
+
+/// A flow read from a file, with what planning it needs.
+pub(crate) struct Opened {
+    pub flow: Option<Flow>,
+    pub problems: Vec<Diagnostic>,
+    pub text: Vec<u8>,
+    pub folder: PathBuf,
+    pub name: String,
+}
+
+/// Reads a flow; `-` is standard input. What is wrong with its text is in the result, not an error.
+pub(crate) fn open(path: &Path) -> Result<Opened, Failure> {
+    let here = std::env::current_dir().map_err(|error| Failure::io("find", Path::new("."), &error))?;
+    let name = path.display().to_string();
+    let (text, folder) = if path == Path::new("-") {
+        let mut text = Vec::new();
+        let limit = swath_flow::MAX_TEXT as u64 + 1;
+        std::io::stdin()
+            .lock()
+            .take(limit)
+            .read_to_end(&mut text)
+            .map_err(|error| Failure::io("read", path, &error))?;
+        (text, here)
+    } else {
+        let text = read_bounded(path).map_err(|error| Failure::io("read", path, &error))?;
+        let absolute = std::path::absolute(path).map_err(|error| Failure::io("find", path, &error))?;
+        (text, absolute.parent().map_or(here, Path::to_owned))
+    };
+    let reading = swath_flow::read(&name, &text);
+    Ok(Opened { flow: reading.flow, problems: reading.diagnostics, text, folder, name })
+}
+
+/// At most what the reader accepts and one byte, so that a huge file costs nothing to refuse.
+fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    std::fs::File::open(path)?.take(swath_flow::MAX_TEXT as u64 + 1).read_to_end(&mut text)?;
+    Ok(text)
+}
+
+/// Calls `with` with all that planning needs.
+fn planning<T>(
+    opened: &Opened,
+    params: &[(String, String)],
+    catalogue: &Catalogue,
+    with: impl FnOnce(PlanInput<'_>) -> T,
+) -> Result<T, Failure> {
+    let here = std::env::current_dir().map_err(|error| Failure::io("find", Path::new("."), &error))?;
+    let params: Vec<(String, Given)> =
+        params.iter().map(|(name, value)| (name.clone(), Given::Text(value.clone()))).collect();
+    let load = |path: &Path| read_bounded(path).map_err(|error| error.to_string());
+    Ok(with(PlanInput {
+        catalogue,
+        params: &params,
+        params_folder: &here,
+        folder: &opened.folder,
+        now: Timestamp::now(),
+        load: &load,
+    }))
+}
+
+/// The plan of a flow, or everything that is wrong with it.
+pub(crate) fn plan(opened: &Opened, params: &[(String, String)], catalogue: &Catalogue) -> Result<Plan, Failure> {
+    let Some(flow) = sound(opened, params, catalogue)? else { return Err(Failure::Flow(Vec::new())) };
+    planning(opened, params, catalogue, |input| swath_plan::plan(flow, input))?.map_err(Failure::Flow)
+}
+
+/// A plan for drawing: required parameters may lack a value.
+pub(crate) fn sketch(opened: &Opened, params: &[(String, String)], catalogue: &Catalogue) -> Result<Plan, Failure> {
+    let Some(flow) = sound(opened, params, catalogue)? else { return Err(Failure::Flow(Vec::new())) };
+    planning(opened, params, catalogue, |input| swath_plan::sketch(flow, input))?.map_err(Failure::Flow)
+}
+
+fn sound<'a>(
+    opened: &'a Opened,
+    params: &[(String, String)],
+    catalogue: &Catalogue,
+) -> Result<Option<&'a Flow>, Failure> {
+    if opened.problems.is_empty() {
+        return Ok(opened.flow.as_ref());
+    }
+    Err(Failure::Flow(check(opened, params, catalogue)?))
+}
+
+/// Everything that is wrong with a flow.
+pub(crate) fn check(
+    opened: &Opened,
+    params: &[(String, String)],
+    catalogue: &Catalogue,
+) -> Result<Vec<Diagnostic>, Failure> {
+    let mut problems = opened.problems.clone();
+    if let Some(flow) = &opened.flow {
+        problems.extend(planning(opened, params, catalogue, |input| swath_plan::check(flow, input))?);
+    }
+    Ok(problems)
+}
+
+/// The source that a run is pinned to.
+pub(crate) fn source(opened: &Opened) -> Arc<Source> {
+    let text = String::from_utf8_lossy(&opened.text);
+    opened.flow.as_ref().map_or_else(|| Arc::new(Source::new(&opened.name, text)), |flow| flow.source.clone())
+}
