@@ -327,7 +327,7 @@ impl Polygons {
         ctx.metric("components", all as f64);
         ctx.metric("candidates", candidates.len() as f64);
         ctx.metric("detections", merged.len() as f64);
-        self.write(&merged, &candidates, &components, &Placer::new(&grid)?, target)?;
+        self.write(&merged, &candidates, &components, &Placer::new(&grid)?, target, ctx)?;
         Ok(merged.len() as u64)
     }
 
@@ -384,6 +384,7 @@ impl Polygons {
         components: &[Component],
         placer: &Placer,
         target: &Path,
+        ctx: &Context,
     ) -> Result<(), TaskError> {
         let failed = |error: std::io::Error| {
             Fault::new("D110", format!("cannot write `{}`: {error}", target.display()))
@@ -393,6 +394,7 @@ impl Polygons {
         let out = BufWriter::new(std::fs::File::create(target).map_err(failed)?);
         let mut collection = Collection::new(out).map_err(failed)?;
         for &(at, count) in merged {
+            ctx.check_cancelled()?;
             let candidate = &candidates[at];
             let component = &components[candidate.component];
             let placed = placer.place_simplified(component, self.simplify_m)?;

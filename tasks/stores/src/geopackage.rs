@@ -116,9 +116,9 @@ impl Store {
         let exists = std::fs::symlink_metadata(path).is_ok();
         let (written, total) = if exists {
             check_geopackage(path)?;
-            self.write(path, table)?
+            self.write(path, table, ctx)?
         } else {
-            folder.place(path, |made| self.write(made, table))?
+            folder.place(path, |made| self.write(made, table, ctx))?
         };
         Ok(GeoPackageOutputs {
             geopackage: path.display().to_string(),
@@ -128,7 +128,7 @@ impl Store {
         })
     }
 
-    fn write(&self, path: &Path, table: Table) -> Result<(swath_geo::Written, u64), TaskError> {
+    fn write(&self, path: &Path, table: Table, ctx: &Context) -> Result<(swath_geo::Written, u64), TaskError> {
         let fault = |error: GeoError| geopackage_fault(&self.path.0, &error);
         let mode = match self.mode {
             StoreMode::Append => WriteMode::Upsert { key: self.key.clone() },
@@ -136,7 +136,14 @@ impl Store {
         };
         let layer = Layer { name: self.layer.clone(), crs: Crs::wgs84().map_err(fault)?, fields: table.fields };
         let mut package = GeoPackage::open_or_create(path).map_err(fault)?;
-        let written = package.write(&layer, &mode, table.features.into_iter().map(Ok)).map_err(fault)?;
+        // An error in place of a row takes the transaction back.
+        let stop = || GeoError::new(ErrorKind::Request, "cancelled");
+        let rows = table.features.into_iter().map(|row| if ctx.is_cancelled() { Err(stop()) } else { Ok(row) });
+        let written = match package.write(&layer, &mode, rows) {
+            Ok(written) => written,
+            Err(_) if ctx.is_cancelled() => return Err(TaskError::Cancelled),
+            Err(error) => return Err(fault(error)),
+        };
         let total = package.count(&self.layer).map_err(fault)?.unwrap_or(0);
         package.finish().map_err(fault)?;
         Ok((written, total))

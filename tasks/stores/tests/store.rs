@@ -317,6 +317,19 @@ async fn geojson_is_placed_whole_beside_it() {
     assert!(path.exists(), "the old file stays");
 }
 
+#[tokio::test]
+async fn a_cancelled_store_makes_nothing() {
+    let bench = Bench::new();
+    let path = bench.path("found.gpkg");
+    let cancel = tokio_util::sync::CancellationToken::new();
+    cancel.cancel();
+    let context = bench.host.cancellable(1, cancel);
+    let task: Store = serde_json::from_value(json!({ "path": path })).unwrap();
+    let result = task.run(bench.inputs(&[detection("a", 10.0, 0.9)]), &context).await;
+    assert!(matches!(result, Err(TaskError::Cancelled)), "{result:?}");
+    assert!(!path.exists());
+}
+
 #[test]
 fn parameters_without_a_meaning_are_told_before_anything_runs() {
     for (parameters, at) in [
