@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import onnxruntime
 import rasterio
+from rio_cogeo.cogeo import cog_validate
 
 
 def starts(length, tile, overlap, edges):
@@ -73,6 +74,7 @@ for case in json.load(open(sys.argv[1])):
             "same_grid": got.crs == profile["crs"] and got.transform == profile["transform"] and got.shape == (height, width),
             "bands": list(got.descriptions),
             "type": got.dtypes[0],
+            "valid_cog": cog_validate(case["output"], quiet=True)[0],
             "layout": got.tags(ns="IMAGE_STRUCTURE").get("LAYOUT"),
             "tags": got.tags(),
             "spread": float(expected[valid].std()) if valid.any() else 0.0,
