@@ -39,6 +39,12 @@ const NAMES: &[&str] = &[
     "libgdal.so.32",
 ];
 
+/// Look a library's symbols up in itself and what it depends on before the rest of the program (`dlopen(3)`).
+#[cfg(target_env = "gnu")]
+const RTLD_DEEPBIND: std::ffi::c_int = 0x8;
+#[cfg(not(target_env = "gnu"))]
+const RTLD_DEEPBIND: std::ffi::c_int = 0;
+
 /// Loads libgdal if that has not happened yet. Call it before the first call of GDAL to get an error in place of an
 /// abort when the library is missing.
 pub fn load() -> Result<(), LoadError> {
@@ -51,8 +57,10 @@ fn fill_slots() -> Result<(), LoadError> {
     let names: Vec<&str> = given.as_deref().map_or_else(|| NAMES.to_vec(), |name| vec![name]);
     let mut reason = String::new();
     for name in names {
+        // libgdal brings an SQLite of its own, and so may this program: each must find its own first.
+        let flags = libloading::os::unix::RTLD_NOW | RTLD_DEEPBIND;
         // SAFETY: loading libgdal runs its initialisers, which have no precondition; it stays loaded for ever.
-        match unsafe { libloading::os::unix::Library::open(Some(name), libloading::os::unix::RTLD_NOW) } {
+        match unsafe { libloading::os::unix::Library::open(Some(name), flags) } {
             Ok(library) => {
                 for (slot, symbol) in SLOTS.iter().zip(SYMBOLS) {
                     // SAFETY: the symbol is only stored and jumped to, with the arguments its caller declared for it.
