@@ -8,7 +8,7 @@
 use std::cell::RefCell;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use libdeflater::Decompressor;
 
@@ -23,7 +23,8 @@ const MOST_TILES: usize = 1 << 22;
 
 /// Where the tiles of a file lie.
 pub struct Direct {
-    file: File,
+    /// Opened for each read: a composite has more files than a process may hold open.
+    path: PathBuf,
     data_type: DataType,
     tile: (usize, usize),
     across: usize,
@@ -76,7 +77,7 @@ impl Direct {
             return None;
         }
         let nodata = info.bands[0].nodata.unwrap_or(0.0);
-        Some(Self { file, data_type, tile, across, down, predictor, offsets, sizes, nodata })
+        Some(Self { path: path.to_owned(), data_type, tile, across, down, predictor, offsets, sizes, nodata })
     }
 
     /// Whether [`Direct::read`] can give pixels of this type.
@@ -87,6 +88,8 @@ impl Direct {
     /// Reads a window that lies within the raster into a buffer of its size.
     pub fn read<T: Pixel>(&self, name: &str, band: usize, window: &PixelWindow, out: &mut [T]) -> Result<()> {
         let (tile_width, tile_height) = self.tile;
+        let file = File::open(&self.path)
+            .map_err(|error| GeoError::new(ErrorKind::NotFound, format!("cannot open `{name}`: {error}")))?;
         SCRATCH.with_borrow_mut(|(decompressor, packed, raw)| {
             let mut line = vec![T::default(); tile_width];
             for row in window.row / tile_height..=(window.row + window.height - 1) / tile_height {
@@ -106,7 +109,7 @@ impl Direct {
                         }
                         continue;
                     }
-                    self.unpack(index, decompressor, packed, raw)
+                    self.unpack(&file, index, decompressor, packed, raw)
                         .map_err(|why| self.damaged(name, band, &area, &why))?;
                     let stride = tile_width * size_of::<T>();
                     let first = common.row - area.row;
@@ -131,6 +134,7 @@ impl Direct {
 
     fn unpack(
         &self,
+        file: &File,
         index: usize,
         decompressor: &mut Decompressor,
         packed: &mut Vec<u8>,
@@ -142,7 +146,7 @@ impl Direct {
             return Err(format!("its tile claims {} bytes", self.sizes[index]));
         }
         packed.resize(self.sizes[index] as usize, 0);
-        self.file.read_exact_at(packed, self.offsets[index]).map_err(|error| match error.kind() {
+        file.read_exact_at(packed, self.offsets[index]).map_err(|error| match error.kind() {
             std::io::ErrorKind::UnexpectedEof => "the file ends within the tile".to_owned(),
             _ => error.to_string(),
         })?;

@@ -1,7 +1,8 @@
 //! Opening rasters and reading windows of them.
 #![expect(unsafe_code, reason = "FFI edge to GDAL")]
 
-use std::ffi::{c_int, c_void};
+use std::cell::Cell;
+use std::ffi::{CStr, CString, c_int, c_void};
 use std::path::Path;
 
 use gdal_sys::{CPLErr, GDALDataType, GDALDatasetH, GDALRIOResampleAlg, GDALRWFlag, GDALRasterBandH};
@@ -316,7 +317,10 @@ pub struct OpenOptions {
 
 /// A raster open for reading. Move it to the thread that reads.
 pub struct Raster {
-    handle: GDALDatasetH,
+    /// Null while pixels are read around GDAL: an open dataset holds a file descriptor.
+    handle: Cell<GDALDatasetH>,
+    /// The name GDAL opens it by, signature included.
+    path: CString,
     info: RasterInfo,
     remote: bool,
     /// A way around GDAL for plain local files.
@@ -328,8 +332,7 @@ unsafe impl Send for Raster {}
 
 impl Drop for Raster {
     fn drop(&mut self) {
-        // SAFETY: the handle is owned by `self` and closed once; a read-only dataset has nothing to flush.
-        let _ = watched(|| unsafe { gdal_sys::GDALClose(self.handle) });
+        self.close();
     }
 }
 
@@ -392,20 +395,8 @@ impl Raster {
         if !remote {
             check_local(&path, &name, options)?;
         }
-        let drivers = Options::new(["GTiff", "JP2OpenJPEG"])?;
         let c_path = cstring(&path)?;
-        let (handle, messages) = watched(|| {
-            // SAFETY: all pointers are to NUL-terminated strings and arrays that outlive the call.
-            unsafe {
-                gdal_sys::GDALOpenEx(
-                    c_path.as_ptr(),
-                    OPEN_RASTER | OPEN_VERBOSE_ERROR,
-                    drivers.as_ptr().cast_const().cast(),
-                    std::ptr::null(),
-                    std::ptr::null(),
-                )
-            }
-        });
+        let (handle, messages) = open_dataset(&c_path)?;
         if handle.is_null() {
             let kind = classify(&messages, remote, ErrorKind::NotARaster);
             if kind != ErrorKind::NotARaster {
@@ -425,7 +416,7 @@ impl Raster {
             block: (0, 0),
             pixel_interleaved: false,
         };
-        let mut raster = Self { handle, info: empty, remote, direct: None };
+        let mut raster = Self { handle: Cell::new(handle), path: c_path, info: empty, remote, direct: None };
         if remote && let Some(expected) = options.expected_size {
             raster.check_remote_size(&path, expected)?;
         }
@@ -433,6 +424,9 @@ impl Raster {
         raster.info = info?;
         if !remote {
             raster.direct = Direct::open(Path::new(&path), &raster.info);
+            if raster.direct.is_some() {
+                raster.close();
+            }
         }
         Ok(raster)
     }
@@ -459,8 +453,9 @@ impl Raster {
     fn describe(&self, name: String) -> Result<RasterInfo> {
         // SAFETY: the handle is live; strings returned belong to the dataset and are copied at once; arrays and
         // numbers are written through pointers to locals of the right size.
+        let handle = self.handle.get();
         unsafe {
-            let count = gdal_sys::GDALGetRasterCount(self.handle).max(0) as usize;
+            let count = gdal_sys::GDALGetRasterCount(handle).max(0) as usize;
             if count == 0 {
                 return Err(GeoError::new(ErrorKind::NotARaster, format!("`{name}` has no raster band")));
             }
@@ -474,7 +469,7 @@ impl Raster {
             }
             let (mut block_width, mut block_height) = (0, 0);
             gdal_sys::GDALGetBlockSize(self.band(0), &mut block_width, &mut block_height);
-            let reference = gdal_sys::GDALGetSpatialRef(self.handle);
+            let reference = gdal_sys::GDALGetSpatialRef(handle);
             let crs = if reference.is_null() {
                 None
             } else {
@@ -491,13 +486,13 @@ impl Raster {
                 }
             };
             let mut geo_transform = [0.0; 6];
-            let status = gdal_sys::GDALGetGeoTransform(self.handle, geo_transform.as_mut_ptr());
+            let status = gdal_sys::GDALGetGeoTransform(handle, geo_transform.as_mut_ptr());
             let interleave =
-                text(gdal_sys::GDALGetMetadataItem(self.handle, c"INTERLEAVE".as_ptr(), c"IMAGE_STRUCTURE".as_ptr()));
+                text(gdal_sys::GDALGetMetadataItem(handle, c"INTERLEAVE".as_ptr(), c"IMAGE_STRUCTURE".as_ptr()));
             Ok(RasterInfo {
                 name,
-                width: gdal_sys::GDALGetRasterXSize(self.handle).max(0) as usize,
-                height: gdal_sys::GDALGetRasterYSize(self.handle).max(0) as usize,
+                width: gdal_sys::GDALGetRasterXSize(handle).max(0) as usize,
+                height: gdal_sys::GDALGetRasterYSize(handle).max(0) as usize,
                 bands,
                 crs,
                 // The identity is what programs write for want of a place.
@@ -519,10 +514,32 @@ impl Raster {
         self.info.grid()
     }
 
+    /// Closes the dataset; [`Raster::reopen`] opens it again when it is needed.
+    fn close(&self) {
+        let handle = self.handle.replace(std::ptr::null_mut());
+        if !handle.is_null() {
+            // SAFETY: the handle was owned by `self` and is closed once; a read-only dataset has nothing to flush.
+            let _ = watched(|| unsafe { gdal_sys::GDALClose(handle) });
+        }
+    }
+
+    /// Makes sure that the dataset is open.
+    fn reopen(&self) -> Result<()> {
+        if self.handle.get().is_null() {
+            let (handle, messages) = open_dataset(&self.path)?;
+            if handle.is_null() {
+                let message = format!("cannot open `{}` again: {}", self.info.name, told(&messages));
+                return Err(GeoError::new(ErrorKind::Changed, message));
+            }
+            self.handle.set(handle);
+        }
+        Ok(())
+    }
+
     /// The handle of a band by index from 0; null when there is none.
     fn band(&self, index: usize) -> GDALRasterBandH {
         // SAFETY: the handle is live; GDAL returns null for a band that does not exist.
-        unsafe { gdal_sys::GDALGetRasterBand(self.handle, index as c_int + 1) }
+        unsafe { gdal_sys::GDALGetRasterBand(self.handle.get(), index as c_int + 1) }
     }
 
     fn check_request(&self, band: usize, window: &PixelWindow, wanted: usize, buffer: usize) -> Result<()> {
@@ -589,6 +606,7 @@ impl Raster {
         buffer: &mut [T],
     ) -> Result<()> {
         debug_assert_eq!(buffer.len(), width * height);
+        self.reopen()?;
         let mut extra = gdal_sys::GDALRasterIOExtraArg {
             nVersion: 1,
             eResampleAlg: resampling.code(),
@@ -636,6 +654,7 @@ impl Raster {
             let message = format!("band {} of `{}` is not {}", band + 1, info.name, T::TYPE.name());
             return Err(GeoError::new(ErrorKind::Request, message));
         }
+        self.reopen()?;
         // SAFETY: the block exists (its window was checked) and `buffer` holds a full block of the band's own type.
         let (status, messages) = watched(|| unsafe {
             gdal_sys::GDALReadBlock(
@@ -666,6 +685,21 @@ impl Raster {
         );
         Err(GeoError::new(classify(messages, self.remote, ErrorKind::Damaged), message))
     }
+}
+
+/// Opens a raster of an accepted format; null when it is none, with what GDAL said.
+fn open_dataset(path: &CStr) -> Result<(GDALDatasetH, Vec<Message>)> {
+    let drivers = Options::new(["GTiff", "JP2OpenJPEG"])?;
+    // SAFETY: all pointers are to NUL-terminated strings and arrays that outlive the call.
+    Ok(watched(|| unsafe {
+        gdal_sys::GDALOpenEx(
+            path.as_ptr(),
+            OPEN_RASTER | OPEN_VERBOSE_ERROR,
+            drivers.as_ptr().cast_const().cast(),
+            std::ptr::null(),
+            std::ptr::null(),
+        )
+    }))
 }
 
 /// Drops what GDAL has cached of a remote file (all signatures of it).

@@ -121,10 +121,13 @@ impl Reducer {
         for (low, high) in &self.network {
             let (left, right) = self.lanes.split_at_mut(*high);
             let (a, b) = (&mut left[*low], &mut right[0]);
-            for (a, b) in a.iter_mut().zip(b.iter_mut()) {
-                let (x, y) = (*a, *b);
-                *a = if x < y { x } else { y };
-                *b = if x < y { y } else { x };
+            // Two selections of the form that is one instruction each; with one shared comparison it becomes branches.
+            let (x, y) = (*a, *b);
+            for index in 0..LANES {
+                a[index] = if x[index] < y[index] { x[index] } else { y[index] };
+            }
+            for index in 0..LANES {
+                b[index] = if x[index] > y[index] { x[index] } else { y[index] };
             }
         }
         for (index, out) in out.iter_mut().enumerate() {

@@ -62,7 +62,7 @@ pub fn run(plan: &Plan, path: &Path, ctx: &Context) -> Result<Made, TaskError> {
             bands: &bands,
             mask_fits: &mask_fits,
             part: sizes.part,
-            sampler: Sampler::new(Reader::new(&plan.signer, ctx, 256), plan.nearest),
+            sampler: Sampler::new(Reader::new(&plan.signer, ctx, (512 / sizes.threads).max(16)), plan.nearest),
             reducer: Reducer::new(plan.method),
         };
         loop {
@@ -171,18 +171,17 @@ fn sizes(plan: &Plan, bands: &[BandPlan], cpus: usize) -> Sizes {
     for threads in (1..=cpus).rev() {
         let mut unit = largest;
         while unit >= TILE {
-            for part in [512, 256, 128] {
+            // Wide parts first: where the output begins within a block of the source, each part reads the blocks
+            // at its edges again. Threads are given up before parts become narrow for the same reason.
+            for part in [unit, 512, 256].into_iter().filter(|part| *part <= unit) {
                 if threads as u64 * cost(unit, part) <= budget {
                     return Sizes { unit, part, threads };
-                }
-                if threads > 1 && part == 256 {
-                    break;
                 }
             }
             unit /= 2;
         }
     }
-    Sizes { unit: TILE, part: 64, threads: 1 }
+    Sizes { unit: TILE, part: 128, threads: 1 }
 }
 
 /// The windows of `unit` pixels, on a Z-curve: those that wait for a common overview tile come close together.
