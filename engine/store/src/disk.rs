@@ -25,6 +25,8 @@ struct Stamp {
     digest: Digest,
     size: u64,
     modified: (i64, i64),
+    /// No program can set this one back, and inode numbers are used again.
+    changed: (i64, i64),
     inode: u64,
 }
 
@@ -34,6 +36,7 @@ impl Stamp {
             digest,
             size: metadata.size(),
             modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
             inode: metadata.ino(),
         }
     }

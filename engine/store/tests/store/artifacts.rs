@@ -109,6 +109,8 @@ fn entries(folder: &Path) -> Vec<PathBuf> {
 
 /// Writes as a fault would, past the file's mode and keeping its times.
 fn damage(path: &Path, content: &[u8]) {
+    // Longer than a tick of the clock that stamps files.
+    std::thread::sleep(Duration::from_millis(20));
     let modified = std::fs::metadata(path).unwrap().modified().unwrap();
     std::fs::remove_file(path).unwrap();
     std::fs::write(path, content).unwrap();
