@@ -343,3 +343,75 @@ fn excerpt(out: &mut String, source: &Source, span: Span, gutter: usize, mark: c
     let note = if note.is_empty() { String::new() } else { format!(" {}", clean(note)) };
     let _ = writeln!(out, "{} {} {}{carets}{note}", " ".repeat(gutter), paint.blue("|"), " ".repeat(mark_from));
 }
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+
+    use super::*;
+
+    fn check(text: &str, what: &str, expected: Expect) {
+        let source = Arc::new(Source::new("flows/a.yaml", text));
+        let start = text.find(what).unwrap();
+        let span = Span::new(start, start + what.len());
+        expected.assert_eq(&Diagnostic::at("F101", &source, span, "it is wrong").render(false));
+    }
+
+    #[test]
+    fn the_caret_stands_below_wide_characters_and_tabs() {
+        check(
+            "flow: x\nabout: 湖\t\u{1f30d} here\n",
+            "here",
+            expect![[r#"
+                error[F101]: it is wrong
+                 --> flows/a.yaml:2:12
+                  |
+                2 | about: 湖    🌍 here
+                  |                 ^^^^
+            "#]],
+        );
+    }
+
+    #[test]
+    fn a_place_at_the_end_and_one_over_several_lines_have_a_caret() {
+        check(
+            "steps:\n  a:\n    b: 1\n",
+            "a:\n    b: 1",
+            expect![[r#"
+                error[F101]: it is wrong
+                 --> flows/a.yaml:2:3
+                  |
+                2 |   a:
+                  |   ^^
+            "#]],
+        );
+        let source = Arc::new(Source::new("flows/a.yaml", "flow: x"));
+        let at_the_end = Diagnostic::at("F101", &source, Span::new(7, 8), "it is wrong").render(false);
+        assert!(at_the_end.ends_with("1 | flow: x\n  |        ^\n"), "{at_the_end}");
+    }
+
+    #[test]
+    fn a_long_line_is_cut_around_the_place() {
+        let text = format!("a: [{}, WRONG, {}]", "x, ".repeat(400), "y, ".repeat(400));
+        let source = Arc::new(Source::new("flows/a.yaml", &*text));
+        let start = text.find("WRONG").unwrap();
+        let shown = Diagnostic::at("F101", &source, Span::new(start, start + 5), "it is wrong").render(false);
+        let lines: Vec<&str> = shown.lines().collect();
+        assert!(lines.iter().all(|line| line.len() < 160), "{shown}");
+        let at = lines[3].find("WRONG").unwrap();
+        assert_eq!(lines[4].find("^^^^^"), Some(at), "{shown}");
+    }
+
+    #[test]
+    fn colour_is_added_and_nothing_else() {
+        let source = Arc::new(Source::new("a.yaml", "flow: x\n"));
+        let diagnostic = Diagnostic::at("F101", &source, Span::new(6, 7), "wrong\u{1b}[2J").help("mend it");
+        let (plain, coloured) = (diagnostic.render(false), diagnostic.render(true));
+        assert!(!plain.contains('\u{1b}') && coloured.contains("\u{1b}["));
+        let mut stripped = coloured.clone();
+        for code in ["\u{1b}[1;31m", "\u{1b}[1;34m", "\u{1b}[1m", "\u{1b}[0m"] {
+            stripped = stripped.replace(code, "");
+        }
+        assert_eq!(stripped, plain);
+    }
+}

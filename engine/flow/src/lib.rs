@@ -27,4 +27,4 @@ pub use parameter::{Parameter, ParameterSpec, ParameterType, Refusal, Surroundin
 pub use period::resolve_period;
 pub use read::{MAX_STEPS, Reading, read};
 pub use source::{Source, Span, Spanned};
-pub use yaml::{Data, MAX_DEPTH, MAX_NODES, MAX_SCALAR, MAX_TEXT, Node};
+pub use yaml::{Data, MAX_DEPTH, MAX_NODES, MAX_SCALAR, MAX_TEXT, Node, to_json};

@@ -1,7 +1,7 @@
 //! Did you mean ...: the nearest of the names that exist.
 
 /// Candidates looked at: a flow of 100,000 steps must not make each mistake cost seconds.
-const MOST_CANDIDATES: usize = 4_000;
+const MOST_CANDIDATES: usize = 2_000;
 
 /// The candidate nearest to `name`, if one is near enough to be meant.
 pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {

@@ -139,7 +139,8 @@ impl ParameterSpec {
                 None => expects("an integer"),
             },
             ParameterType::Number => match value.as_f64() {
-                Some(number) => self.within(number).map(|()| value.clone()),
+                // Always a floating-point number: expressions do not mix them with integers.
+                Some(number) => self.within(number).map(|()| number.into()),
                 None => expects("a number"),
             },
             ParameterType::Boolean => match value {

@@ -143,11 +143,17 @@ impl Node {
     }
 }
 
+/// The text of a flow as JSON, for checking it against the schema; `None` when its syntax is broken.
+pub fn to_json(source: &Arc<Source>) -> Option<Value> {
+    let mut diagnostics = Diagnostics::default();
+    parse(source, &mut diagnostics).filter(|_| diagnostics.is_empty()).map(|node| node.to_json())
+}
+
 /// Makes a source of what was read from a file, and says what is wrong with its bytes.
 pub fn source_of(name: &str, bytes: &[u8]) -> (Arc<Source>, Vec<Diagnostic>) {
     if bytes.len() > MAX_TEXT {
         let source = Arc::new(Source::new(name, ""));
-        let message = format!("the flow is {} MiB of text; the most is {} MiB", bytes.len() >> 20, MAX_TEXT >> 20);
+        let message = format!("the flow is more than {} MiB of text", MAX_TEXT >> 20);
         let help = "lift a step over a list with `each` instead of writing it many times, and keep data in files";
         let diagnostic = Diagnostic::about("F001", &source, message).help(help);
         return (source, vec![diagnostic]);
@@ -498,6 +504,19 @@ impl Builder<'_> {
 fn syntax(source: &Arc<Source>, error: &ScanError) -> Diagnostic {
     let offset = error.marker().byte_offset().unwrap_or_default().min(source.text().len());
     let span = Span::new(offset, offset + 1);
+    let (line, _) = source.position(offset);
+    if source.line(line).0.contains("${")
+        && matches!(
+            error.kind(),
+            ErrorKind::MappingValueNotAllowed
+                | ErrorKind::InvalidColonPlacement
+                | ErrorKind::ExpectedFlowMappingSeparator
+                | ErrorKind::ExpectedFlowSequenceSeparator
+        )
+    {
+        let message = "YAML reads `:`, `,` and braces before the expression is read";
+        return Diagnostic::at("F004", source, span, message).help("put quotes around the text: `\"${...}\"`");
+    }
     let (code, message, help): (_, Cow<'static, str>, _) = match error.kind() {
         ErrorKind::RecursionLimitExceeded => (
             "F005",

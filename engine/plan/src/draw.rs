@@ -102,11 +102,10 @@ const MOST_LANES: usize = 24;
 /// histories are drawn.
 pub fn terminal(plan: &Plan) -> String {
     let width = plan.steps.iter().map(|step| step.id.chars().count()).max().unwrap_or(0).min(40);
-    let last_use: Vec<usize> = (0..plan.steps.len())
-        .map(|at| {
-            plan.steps.iter().rposition(|step| step.reads.contains(&at) || step.after.contains(&at)).unwrap_or(at)
-        })
-        .collect();
+    let mut last_use: Vec<usize> = (0..plan.steps.len()).collect();
+    for (at, step) in plan.steps.iter().enumerate() {
+        step.reads.iter().chain(&step.after).for_each(|from| last_use[*from] = at);
+    }
     let mut lanes: Vec<Option<usize>> = Vec::new();
     let mut out = String::new();
     for (at, step) in plan.steps.iter().enumerate() {

@@ -287,16 +287,7 @@ impl<'a> Planner<'a> {
         reader: Option<usize>,
     ) -> Option<(usize, Output)> {
         let Some(at) = self.index.get(step).copied() else {
-            let help = if self.diagnostics.is_full() {
-                None
-            } else {
-                nearest(step, self.flow.steps.iter().map(|step| step.id.value.as_str()))
-                    .map(|near| format!("did you mean `{near}`?"))
-            };
-            let help = help.or_else(|| {
-                let ids: Vec<&str> = self.flow.steps.iter().map(|step| step.id.value.as_str()).collect();
-                (ids.len() <= 16).then(|| format!("the steps are {}", swath_flow::list(&ids)))
-            });
+            let help = if self.diagnostics.is_full() { None } else { self.steps_like(step) };
             self.wrong("F302", span, format!("there is no step `{step}`"), help);
             return None;
         };
@@ -318,6 +309,15 @@ impl<'a> Planner<'a> {
         };
         self.wrong("F303", span, format!("the step `{step}` ({what}) has no output `{output}`"), help);
         None
+    }
+
+    /// The step that was meant, or all of them when they are few.
+    pub(crate) fn steps_like(&self, id: &str) -> Option<String> {
+        let ids = || self.flow.steps.iter().map(|step| step.id.value.as_str());
+        if let Some(near) = nearest(id, ids()) {
+            return Some(format!("did you mean `{near}`?"));
+        }
+        (self.flow.steps.len() <= 16).then(|| format!("the steps are {}", swath_flow::list(&ids().collect::<Vec<_>>())))
     }
 
     /// Adds the conditions under which `reader` is skipped because `from` was.

@@ -345,11 +345,13 @@ impl Planner<'_> {
             match self.index.get(&id.value) {
                 Some(from) => after.push(position[*from]),
                 None => {
-                    let ids = self.flow.steps.iter().map(|step| step.id.value.as_str());
-                    let help = nearest(id, ids).map(|near| format!("did you mean `{near}`?"));
-                    let help = help.or_else(|| {
-                        id.contains('.').then(|| "`after` takes ids of steps, without an output".to_owned())
-                    });
+                    let help = if id.contains('.') {
+                        Some("`after` takes ids of steps, without an output".to_owned())
+                    } else if self.diagnostics.is_full() {
+                        None
+                    } else {
+                        self.steps_like(id)
+                    };
                     self.wrong("F302", id.span, format!("there is no step `{}`", id.value), help);
                 }
             }
