@@ -295,7 +295,8 @@ fn excerpt(out: &mut String, source: &Source, span: Span, gutter: usize, mark: c
 
     // A long line is cut to a window around the place.
     let mut from = 0;
-    if before > WIDEST / 2 {
+    let whole: usize = text.chars().map(width).sum();
+    if whole > WIDEST && before > WIDEST / 2 {
         let mut skip = before - WIDEST / 3;
         for (at, c) in text.char_indices() {
             from = at;

@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 use cel::common::ast::{EntryExpr, Expr, LiteralValue};
 use cel::objects::{Key, Value as Cel};
 use cel::parser::PrattParser;
-use cel::{Context, Env, IdedExpr};
+use cel::{Context, Env, ExecutionError, IdedExpr};
 use serde_json::{Map, Number, Value};
 
 /// Longest expression, bytes.
@@ -216,7 +216,7 @@ impl Expression {
         context.add_variable_from_value("params", Cel::from(params));
         let steps: HashMap<Key, Cel> = steps.into_iter().map(|(step, outputs)| (step, Cel::from(outputs))).collect();
         context.add_variable_from_value("steps", Cel::from(steps));
-        let value = Cel::resolve(&self.parsed, &context).map_err(|error| ExpressionError(error.to_string()))?;
+        let value = Cel::resolve(&self.parsed, &context).map_err(|error| ExpressionError(told(&error)))?;
         from_cel(&value)
     }
 }
@@ -392,6 +392,28 @@ fn infer(expr: &IdedExpr, of: &dyn Fn(&Reference) -> Yields) -> Yields {
             }
         }
         _ => Yields::Unknown,
+    }
+}
+
+/// What went wrong, in words; the library prints its own values.
+fn told(error: &ExecutionError) -> String {
+    let kind = |value: &Cel| format!("{:?}", value.type_of()).to_lowercase().replace("float", "double");
+    match error {
+        ExecutionError::DivisionByZero(_) | ExecutionError::RemainderByZero(_) => "division by zero".to_owned(),
+        ExecutionError::UnsupportedBinaryOperator(operator, left, right) => {
+            format!(
+                "`{operator}` does not work on {} and {}: convert one with `double(...)`, `int(...)` or `string(...)`",
+                kind(left),
+                kind(right)
+            )
+        }
+        ExecutionError::Overflow(operator, ..) => format!("`{operator}` overflows 64 bits"),
+        ExecutionError::NoSuchKey(key) => format!("there is no `{key}`"),
+        ExecutionError::IndexOutOfBounds(_) => "the index lies beyond the end of the list".to_owned(),
+        ExecutionError::ValuesNotComparable(left, right) => {
+            format!("{} and {} cannot be compared", kind(left), kind(right))
+        }
+        other => other.to_string(),
     }
 }
 

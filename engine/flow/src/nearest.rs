@@ -11,15 +11,13 @@ pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) ->
     let wanted = name.to_lowercase().replace('-', "_");
     let mut best: Option<(usize, &str)> = None;
     for candidate in candidates.into_iter().take(MOST_CANDIDATES) {
-        if candidate.len().abs_diff(name.len()) > 8 {
+        let normal = candidate.to_lowercase().replace('-', "_");
+        // `polygons` for `detect.polygons`, `max_cloud` for `max_cloud_cover`.
+        let part = wanted.len() > 3 && (normal.split('.').any(|part| part == wanted) || normal.starts_with(&wanted));
+        if !part && candidate.len().abs_diff(name.len()) > 4 {
             continue;
         }
-        let normal = candidate.to_lowercase().replace('-', "_");
-        let mut distance = strsim::damerau_levenshtein(&wanted, &normal);
-        // `polygons` for `detect.polygons`, `segment` for `infer.segment`.
-        if normal.split('.').any(|part| part.len() > 3 && part == wanted) {
-            distance = distance.min(1);
-        }
+        let distance = if part { 1 } else { strsim::damerau_levenshtein(&wanted, &normal) };
         let allowed = wanted.chars().count().max(normal.chars().count()).div_ceil(3).min(4);
         if distance <= allowed && best.is_none_or(|(shortest, _)| distance < shortest) {
             best = Some((distance, candidate));
@@ -60,6 +58,7 @@ mod tests {
         assert_eq!(nearest("stac.serach", names), Some("stac.search"));
         assert_eq!(nearest("raster.composit", names), Some("raster.composite"));
         assert_eq!(nearest("polygons", names), Some("detect.polygons"));
+        assert_eq!(nearest("max_cloud", ["max_items", "max_cloud_cover"]), Some("max_cloud_cover"));
         assert_eq!(nearest("frobnicate", names), None);
         assert_eq!(list(&["a", "b", "c"]), "`a`, `b` and `c`");
     }

@@ -274,11 +274,13 @@ fn read_box(value: &Value) -> Result<Value, Refusal> {
     if ![west, east].iter().all(|x| (-180.0..=180.0).contains(*x))
         || ![south, north].iter().all(|y| (-90.0..=90.0).contains(*y))
     {
-        return Err(refuse(format!("`[{west}, {south}, {east}, {north}]` is not on the globe"), help));
+        return Err(refuse(format!("expects a box, `[{west}, {south}, {east}, {north}]` is not on the globe"), help));
     }
     if south >= north || west == east {
         return Err(refuse(
-            format!("`[{west}, {south}, {east}, {north}]` is not a box: south is not below north, or it has no width"),
+            format!(
+                "expects a box, `[{west}, {south}, {east}, {north}]` is none: south is not below north, or it has no width"
+            ),
             help,
         ));
     }

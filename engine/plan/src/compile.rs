@@ -147,7 +147,7 @@ impl Planner<'_> {
     fn unknown_parameter(&mut self, name: &str, span: Span) {
         let known: Vec<&str> = self.flow.params.iter().map(|parameter| parameter.spec.name.as_str()).collect();
         let help = match nearest(name, known.iter().copied()) {
-            Some(near) => format!("did you mean `${near}`?"),
+            Some(near) => format!("did you mean `{near}`?"),
             None if known.is_empty() => format!("declare it: `params: {{ {name}: {{ type: string }} }}`"),
             None => format!("the parameters are {}", list(&known)),
         };

@@ -76,6 +76,13 @@ impl Planner<'_> {
             // What stands in for a value that is not known yet is not the user's mistake.
             finding.code == "F503" || !holes.iter().any(computed)
         });
+        // A misspelt name is one mistake, not also a missing parameter.
+        let meant: Vec<String> =
+            findings.iter().filter(|one| one.code == "F401").filter_map(|one| one.help.clone()).collect();
+        findings.retain(|finding| {
+            let missing = finding.message.rsplit('`').nth(1).unwrap_or_default();
+            finding.code != "F402" || !meant.iter().any(|help| *help == format!("did you mean `{missing}`?"))
+        });
         let sound = findings.is_empty();
         let mut ports = None;
         if sound {

@@ -51,8 +51,7 @@ pub enum Given {
 /// Plans a flow. Every required parameter must have a value.
 pub fn plan(flow: &Flow, input: PlanInput<'_>) -> Result<Plan, Vec<Diagnostic>> {
     let shared = Shared { input, steps: Cell::new(0), loads: Cell::new(0) };
-    let mut planner = Planner::new(flow, &shared, input.folder.to_owned(), Vec::new());
-    planner.given(input.params);
+    let mut planner = Planner::of_user(flow, &shared);
     let plan = planner.run(false);
     if planner.diagnostics.is_empty() { Ok(plan) } else { Err(planner.diagnostics.into_vec()) }
 }
@@ -60,8 +59,7 @@ pub fn plan(flow: &Flow, input: PlanInput<'_>) -> Result<Plan, Vec<Diagnostic>> 
 /// Checks a flow without running it: as [`plan`], but required parameters may lack a value.
 pub fn check(flow: &Flow, input: PlanInput<'_>) -> Vec<Diagnostic> {
     let shared = Shared { input, steps: Cell::new(0), loads: Cell::new(0) };
-    let mut planner = Planner::new(flow, &shared, input.folder.to_owned(), Vec::new());
-    planner.given(input.params);
+    let mut planner = Planner::of_user(flow, &shared);
     planner.run(true);
     planner.diagnostics.into_vec()
 }
@@ -69,8 +67,7 @@ pub fn check(flow: &Flow, input: PlanInput<'_>) -> Vec<Diagnostic> {
 /// A plan of a flow whose missing parameters stay open: for drawings.
 pub fn sketch(flow: &Flow, input: PlanInput<'_>) -> Result<Plan, Vec<Diagnostic>> {
     let shared = Shared { input, steps: Cell::new(0), loads: Cell::new(0) };
-    let mut planner = Planner::new(flow, &shared, input.folder.to_owned(), Vec::new());
-    planner.given(input.params);
+    let mut planner = Planner::of_user(flow, &shared);
     let plan = planner.run(true);
     if planner.diagnostics.is_empty() { Ok(plan) } else { Err(planner.diagnostics.into_vec()) }
 }
@@ -139,6 +136,15 @@ impl<'a> Planner<'a> {
             conditions: vec![Some(Vec::new()); flow.steps.len()],
             diagnostics: Diagnostics::default(),
         }
+    }
+
+    /// The flow that the user named, with the parameters the user gave.
+    fn of_user(flow: &'a Flow, shared: &'a Shared<'a>) -> Self {
+        let input = shared.input;
+        let file = Path::new(flow.source.name()).file_name().unwrap_or_default();
+        let mut planner = Self::new(flow, shared, input.folder.to_owned(), vec![input.folder.join(file)]);
+        planner.given(input.params);
+        planner
     }
 
     fn given(&mut self, params: &[(String, Given)]) {

@@ -146,10 +146,13 @@ impl Planner<'_> {
         sources: &mut Vec<usize>,
     ) -> Vec<PlannedInput> {
         let mut planned = Vec::new();
+        // A misspelt name is one mistake, not also an input connected to nothing.
+        let mut meant: Vec<&str> = Vec::new();
         for edge in &step.inputs {
             let port = ports.and_then(|ports| ports.inputs.iter().find(|port| port.name == edge.port.value));
             if let (Some(ports), None) = (ports, port) {
                 let names: Vec<&str> = ports.inputs.iter().map(|port| port.name.as_str()).collect();
+                meant.extend(nearest(&edge.port, names.iter().copied()));
                 let is_parameter = self.is_parameter(step, &edge.port);
                 let help = if is_parameter {
                     Some(format!("`{}` is a parameter: write it under `with`", edge.port.value))
@@ -215,7 +218,8 @@ impl Planner<'_> {
             planned.push(PlannedInput { port: edge.port.value.clone(), from, list });
         }
         for port in ports.iter().flat_map(|ports| &ports.inputs) {
-            if port.required && !step.inputs.iter().any(|edge| edge.port.value == port.name) {
+            let misspelt = meant.contains(&port.name.as_str());
+            if port.required && !misspelt && !step.inputs.iter().any(|edge| edge.port.value == port.name) {
                 let fitting = self.fitting(at, port, position);
                 let help = match fitting {
                     Some(edge) => format!("connect it: `in: {{ {}: {edge} }}`", port.name),
