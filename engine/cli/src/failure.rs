@@ -50,7 +50,7 @@ impl From<swath_host::DriveError> for Failure {
     fn from(error: swath_host::DriveError) -> Self {
         match error {
             swath_host::DriveError::Store(error) => error.into(),
-            other => Self::Fault(Fault::new("E115", other.to_string())),
+            other => Self::Fault(Fault::new("E315", other.to_string())),
         }
     }
 }

@@ -14,6 +14,7 @@
 //! command line is wrong, 130 interrupted and resumable.
 
 mod arguments;
+mod attempt_logs;
 mod commands;
 mod failure;
 mod flows;

@@ -30,7 +30,7 @@ const CANCEL_GRACE: u64 = 15_000;
 /// Page size when a journal is loaded.
 const PAGE: u32 = 10_000;
 /// Code of the fault of a step whose needs no slot of this machine can meet.
-pub const SCHEDULING_PROBLEM: &str = "E112";
+pub const SCHEDULING_PROBLEM: &str = "E312";
 
 /// How a drive ended.
 #[derive(Clone, Debug)]
@@ -397,7 +397,7 @@ impl Driver {
                 None => {
                     let message =
                         format!("the list that `{}` is lifted over has changed since the run began", self.path(step));
-                    return Ok(Err(Fault::new("E113", message, None)));
+                    return Ok(Err(Fault::new("E313", message, None)));
                 }
             },
             None => None,
@@ -414,7 +414,7 @@ impl Driver {
         let reuse = match &bound.action {
             Action::Task { name, version, task } => {
                 let id = (name.as_str(), *version);
-                Reuse::of(&self.engine, id, task.as_ref(), &bound.inputs, bound.cache, now() as i64).await
+                Reuse::of(&self.engine, id, task, &bound.inputs, bound.cache, now() as i64).await
             }
             Action::Flow(_) => None,
         };
@@ -553,7 +553,8 @@ impl Driver {
             let reporter = self.reporter.clone();
             let engine = self.engine.clone();
             let run = self.run.clone();
-            let span = tracing::info_span!("step", run = %self.run, step = %at.step, instance = %at.instance, attempt);
+            let step_id = self.machine.graph().steps[step as usize].id.clone();
+            let span = (engine.span)(&self.run, &step_id, &at.instance, attempt);
             let work = async move {
                 let end = match bound.action {
                     Action::Task { task, .. } => {
@@ -672,14 +673,14 @@ fn sub_flow(
             Ok(ending) => match ending.failures.into_iter().next() {
                 Some((step, _, fault)) => {
                     let message = format!("step `{step}` failed: {}", fault.message);
-                    let mut above = swath_task::Fault::new("E114", message);
+                    let mut above = swath_task::Fault::new("E314", message);
                     above.help = fault.help;
                     failed(above)
                 }
-                None => failed(swath_task::Fault::new("E114", "the sub-flow failed")),
+                None => failed(swath_task::Fault::new("E314", "the sub-flow failed")),
             },
             Err(DriveError::Store(error)) => Err(store(error)),
-            Err(error) => failed(swath_task::Fault::new("E115", error.to_string())),
+            Err(error) => failed(swath_task::Fault::new("E315", error.to_string())),
         }
     })
 }
@@ -690,7 +691,7 @@ fn failure_of(error: AttemptError, at: &AttemptId) -> Failure {
         AttemptError::TimedOut => {
             let message = format!("`{}` ran longer than its timeout", at.step);
             let help = Some("raise `timeout`, or look at its log with `swath logs` for what it was doing".to_owned());
-            Failure { class: FaultClass::Timeout, retry_after: 0, fault: Fault::new("E116", message, help) }
+            Failure { class: FaultClass::Timeout, retry_after: 0, fault: Fault::new("E316", message, help) }
         }
         AttemptError::Task(TaskError::Transient { fault, retry_after }) => {
             let retry_after = retry_after.map_or(0, |wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
@@ -700,7 +701,7 @@ fn failure_of(error: AttemptError, at: &AttemptId) -> Failure {
             Failure { class: FaultClass::Permanent, retry_after: 0, fault: from(fault) }
         }
         AttemptError::Task(TaskError::Cancelled) => {
-            let fault = Fault::new("E117", format!("`{}` was told to stop", at.step), None);
+            let fault = Fault::new("E317", format!("`{}` was told to stop", at.step), None);
             Failure { class: FaultClass::Cancelled, retry_after: 0, fault }
         }
     }

@@ -1,6 +1,6 @@
 //! Digests of the local files and folders that parameters name, for cache keys.
 //!
-//! A file whose size, modification time and inode are as they were is not read again by the same process.
+//! A file whose size, times of modification and change, and inode are as they were is not read again by the same process.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
@@ -9,7 +9,7 @@ use std::sync::Mutex;
 
 use swath_task::Digest;
 
-type Stamp = (PathBuf, u64, i64, i64, u64);
+type Stamp = (PathBuf, u64, i64, i64, i64, i64, u64);
 
 /// Remembers digests by path, size, time and inode.
 #[derive(Default)]
@@ -50,7 +50,7 @@ impl FileDigests {
             }
             return Ok(());
         }
-        let stamp = (path.to_owned(), metadata.size(), metadata.mtime(), metadata.mtime_nsec(), metadata.ino());
+        let stamp = (path.to_owned(), metadata.size(), metadata.mtime(), metadata.mtime_nsec(), metadata.ctime(), metadata.ctime_nsec(), metadata.ino());
         let known = self.known.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).get(&stamp).copied();
         let digest = match known {
             Some(digest) => digest,

@@ -37,7 +37,11 @@ pub struct Engine {
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) secrets: Arc<BTreeMap<String, String>>,
     pub(crate) stop: CancellationToken,
+    pub(crate) span: AttemptSpan,
 }
+
+/// Makes the `tracing` span of an attempt from run, step, instance and attempt.
+pub type AttemptSpan = fn(&str, &str, &str, u32) -> tracing::Span;
 
 impl Engine {
     /// An engine over a store in `home`. `stop` ends every drive soon, cleanly, and leaves the runs resumable.
@@ -48,6 +52,7 @@ impl Engine {
         observer: Arc<dyn Observer>,
         secrets: BTreeMap<String, String>,
         stop: CancellationToken,
+        span: AttemptSpan,
     ) -> Self {
         let home = Home::new(store.home());
         Self {
@@ -60,6 +65,7 @@ impl Engine {
             observer,
             secrets: Arc::new(secrets),
             stop,
+            span,
         }
     }
 

@@ -45,7 +45,7 @@ impl PlannedFlow {
     }
 
     fn fault(&self, step: usize, what: &str, reason: &dyn std::fmt::Display) -> Fault {
-        Fault::new("E118", format!("`{what}` of step `{}` cannot be computed: {reason}", self.step(step).id), None)
+        Fault::new("E318", format!("`{what}` of step `{}` cannot be computed: {reason}", self.step(step).id), None)
     }
 
     fn inputs(&self, step: usize, done: &dyn Outputs, item: Option<(&Value, u64)>) -> Map<String, Value> {
@@ -139,7 +139,7 @@ impl Program for PlannedFlow {
                         "this program does not have task `{name}` in version {version}, which the run was planned with"
                     );
                     let help = "resume it with the program that started it, or start a new run";
-                    return Err(Fault::new("E119", message, Some(help.to_owned())));
+                    return Err(Fault::new("E319", message, Some(help.to_owned())));
                 };
                 let task = known.definition.bind(params).map_err(|problems| self.refused(step, &problems))?;
                 let needs = task.needs();
@@ -183,7 +183,7 @@ impl Program for PlannedFlow {
                 }
                 OutputSource::Template(template) => Some(template.evaluate(&scope).map_err(|error| {
                     Fault::new(
-                        "E118",
+                        "E318",
                         format!("output `{}` of the flow cannot be computed: {error}", output.name),
                         None,
                     )
@@ -206,7 +206,7 @@ impl PlannedFlow {
             .collect();
         let help = problems.iter().find_map(|problem| problem.help.clone());
         let message = format!("the parameters of step `{}` do not fit: {}", self.step(step).id, words.join("; "));
-        Fault::new("E120", message, help)
+        Fault::new("E320", message, help)
     }
 }
 

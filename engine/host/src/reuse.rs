@@ -1,6 +1,7 @@
 //! Cache keys: what a result depends on, whether it may be reused, and whether it is still whole.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde_json::Value;
 use swath_store::{CacheEntry, CacheTerms, KeyParts, Store, canonical_json};
@@ -21,6 +22,8 @@ pub(crate) struct Reuse {
     pub not_before: i64,
     /// Whether its own result will be kept.
     pub terms: CacheTerms,
+    /// The task, when it can tell whether its effect is still there.
+    lasting: Option<Arc<dyn ErasedTask>>,
 }
 
 impl Reuse {
@@ -28,14 +31,14 @@ impl Reuse {
     pub async fn of(
         engine: &Engine,
         (name, version): (&str, u32),
-        task: &dyn ErasedTask,
+        task: &Arc<dyn ErasedTask>,
         inputs: &Value,
         policy: CachePolicy,
         now: i64,
     ) -> Option<Self> {
         let (look_up, not_before, terms) = match (policy, task.purity()) {
             (CachePolicy::Off, _) | (_, Purity::Effect) | (CachePolicy::On, Purity::Volatile) => return None,
-            (CachePolicy::On, Purity::Pure) => (true, i64::MIN, CacheTerms::Keep),
+            (CachePolicy::On, Purity::Pure | Purity::Lasting) => (true, i64::MIN, CacheTerms::Keep),
             (CachePolicy::Refresh, _) => (false, i64::MIN, CacheTerms::Keep),
             (CachePolicy::TimeToLive(ttl), _) => {
                 let ttl = i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX);
@@ -59,7 +62,8 @@ impl Reuse {
         }
         let params = canonical_json(&task.params());
         let parts = KeyParts { task: name.to_owned(), version, params, inputs, files };
-        Some(Self { key: parts.digest(), parts, look_up, not_before, terms })
+        let lasting = (task.purity() == Purity::Lasting).then(|| task.clone());
+        Some(Self { key: parts.digest(), parts, look_up, not_before, terms, lasting })
     }
 
     /// An earlier result that is whole. One whose artifacts are damaged or gone is forgotten (I22).
@@ -69,6 +73,13 @@ impl Reuse {
         }
         let found = engine.store.cache_get(&self.key, now).await?;
         let Some(entry) = found.filter(|entry| entry.created_at >= self.not_before) else { return Ok(None) };
+        if let Some(task) = self.lasting.clone() {
+            let outputs: Value = serde_json::from_str(&entry.outputs).unwrap_or(Value::Null);
+            let stands = tokio::task::spawn_blocking(move || task.stands(&outputs)).await;
+            if !stands.unwrap_or(false) {
+                return Ok(None);
+            }
+        }
         for artifact in &entry.artifacts {
             if !engine.artifacts.verify(artifact).await {
                 tracing::warn!(artifact = %artifact.name, digest = %artifact.digest, "a cached artifact is damaged or gone: the step runs again");

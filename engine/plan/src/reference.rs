@@ -40,6 +40,9 @@ fn page(known: &Known, about: &str) -> String {
         Purity::Pure => "pure: equal parameters and inputs give equal outputs, which are reused",
         Purity::Volatile => "volatile: the world may have changed, so it runs again unless its cache has a `ttl`",
         Purity::Effect => "effect: it changes the world, so it is never skipped",
+        Purity::Lasting => {
+            "a lasting effect: it changes the world, and is not repeated while what it did is still there"
+        }
     };
     let mut out = format!(
         "# `{}`\n\n{about}\n\nVersion {}. {}.\n",

@@ -15,7 +15,7 @@ impl Machine {
                 Err(fault) => Event::StepFailed { s: step, fault },
             }],
             Input::Claim { step, index } if self.is_ready(step, index) => {
-                let attempt = self.tries.get(&(step, index)).map_or(0, |tries| tries.attempts + tries.losses) + 1;
+                let attempt = self.tries.get(&(step, index)).map_or(0, |tries| tries.ended()) + 1;
                 vec![Event::Started { s: step, i: index, attempt, epoch: self.next_epoch, at: now }]
             }
             Input::Reused { step, index } if self.is_ready(step, index) => {
@@ -36,7 +36,10 @@ impl Machine {
                     vec![Event::Cancelled { s: step, i: index, epoch }]
                 }
                 Some(running) if running.epoch == epoch => vec![Event::Released { s: step, i: index, epoch }],
-                _ => Vec::new(),
+                _ => {
+                    self.refused += 1;
+                    Vec::new()
+                }
             },
             Input::TimerDue => self.due_events(now),
             Input::Recovered => self.lost_events(now),
@@ -98,7 +101,7 @@ impl Machine {
                 return Event::Cancelled { s, i, epoch: running.epoch };
             }
             let message = "the process that ran this step died before the step ended";
-            let failure = Failure { class: FaultClass::Lost, retry_after: 0, fault: Fault::new("E110", message, None) };
+            let failure = Failure { class: FaultClass::Lost, retry_after: 0, fault: Fault::new("E310", message, None) };
             self.finished(s, i, running.epoch, Err(failure), now)
         };
         let mut events: Vec<Event> = self.running.iter().map(lost).collect();
@@ -156,13 +159,17 @@ impl Machine {
     /// What becomes of a step with nothing before it any more; `None`: it waits for the host's evaluation.
     fn unblock(&self, s: u32) -> Option<Event> {
         let spec = &self.graph.steps[s as usize];
-        let mut skipped = None;
+        let (mut skipped, mut cancelled) = (None, false);
         for &of in &spec.reads {
             match self.steps[of as usize].state {
                 StepState::Succeeded => {}
                 StepState::Skipped(_) => skipped = skipped.or(Some(of)),
+                StepState::Cancelled => cancelled = true,
                 _ => return Some(Event::UpstreamFailed { s, of }),
             }
+        }
+        if cancelled {
+            return Some(Event::Dropped { s });
         }
         if let Some(of) = skipped {
             return Some(Event::Skipped { s, why: SkipReason::Skipped(of) });

@@ -26,6 +26,8 @@ pub enum Purity {
     Volatile,
     /// Changes the world: never reused.
     Effect,
+    /// Changes the world and can tell whether the change is still there: reused while [`Task::stands`] says so.
+    Lasting,
 }
 
 /// One unit of work. The struct is its parameters.
@@ -67,6 +69,11 @@ pub trait Task: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'stati
         Vec::new()
     }
 
+    /// For a lasting effect: whether what it did, as these outputs of an earlier run tell, is still so. May read files.
+    fn stands(&self, _outputs: &Value) -> bool {
+        false
+    }
+
     /// Ports, where parameters declare them (`run.command`). `None`: those of `Inputs` and `Outputs`.
     fn ports(&self) -> Option<Ports> {
         None
@@ -92,17 +99,18 @@ pub trait ErasedTask: Send + Sync {
     fn purity(&self) -> Purity;
     /// See [`Task::reads`].
     fn reads(&self) -> Vec<PathBuf>;
+    /// See [`Task::stands`].
+    fn stands(&self, outputs: &Value) -> bool;
     /// The ports of this step.
     fn ports(&self) -> Ports;
     /// The ports its parameters declare; `None`: those of its type, [`TaskDef::ports`]. Cheap, unlike both.
     fn own_ports(&self) -> Option<Ports>;
     /// See [`Task::run`]; `inputs` is an object keyed by port. A panic becomes a permanent fault.
-    fn run(
-        self: Arc<Self>,
-        inputs: Value,
-        ctx: Context,
-    ) -> Pin<Box<dyn Future<Output = Result<Value, TaskError>> + Send>>;
+    fn run(self: Arc<Self>, inputs: Value, ctx: Context) -> Running;
 }
+
+/// A task at work.
+pub type Running = Pin<Box<dyn Future<Output = Result<Value, TaskError>> + Send>>;
 
 /// A task type as the engine knows it.
 #[derive(Clone, Copy)]
@@ -115,8 +123,11 @@ pub struct TaskDef {
     pub purity: Purity,
     params_schema: fn() -> Value,
     ports: fn() -> Ports,
-    bind: fn(Value) -> Result<Arc<dyn ErasedTask>, Vec<Problem>>,
+    bind: fn(Value) -> BindResult,
 }
+
+/// A task with its parameters, or everything that is wrong with them.
+pub type BindResult = Result<Arc<dyn ErasedTask>, Vec<Problem>>;
 
 impl std::fmt::Debug for TaskDef {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -153,7 +164,7 @@ impl TaskDef {
     }
 
     /// Binds parameters: deserialises them and asks [`Task::check`]. Pure.
-    pub fn bind(&self, params: Value) -> Result<Arc<dyn ErasedTask>, Vec<Problem>> {
+    pub fn bind(&self, params: Value) -> BindResult {
         (self.bind)(params)
     }
 }
@@ -174,7 +185,7 @@ fn static_ports<T: Task>() -> Ports {
     }
 }
 
-fn bind<T: Task>(params: Value) -> Result<Arc<dyn ErasedTask>, Vec<Problem>> {
+fn bind<T: Task>(params: Value) -> BindResult {
     let task: T = serde_json::from_value(params).map_err(|error| vec![Problem::new("", error.to_string())])?;
     task.check()?;
     Ok(Arc::new(Bound(task)))
@@ -195,17 +206,16 @@ impl<T: Task> ErasedTask for Bound<T> {
     fn reads(&self) -> Vec<PathBuf> {
         self.0.reads()
     }
+    fn stands(&self, outputs: &Value) -> bool {
+        self.0.stands(outputs)
+    }
     fn ports(&self) -> Ports {
         self.0.ports().unwrap_or_else(static_ports::<T>)
     }
     fn own_ports(&self) -> Option<Ports> {
         self.0.ports()
     }
-    fn run(
-        self: Arc<Self>,
-        inputs: Value,
-        ctx: Context,
-    ) -> Pin<Box<dyn Future<Output = Result<Value, TaskError>> + Send>> {
+    fn run(self: Arc<Self>, inputs: Value, ctx: Context) -> Running {
         Box::pin(async move {
             let inputs: T::Inputs = serde_json::from_value(inputs).map_err(|error| {
                 Fault::new("E204", format!("the inputs of `{}` do not have the promised form: {error}", T::NAME))

@@ -24,14 +24,16 @@ pub struct GeoJson {
 pub struct GeoJsonOutputs {
     /// The file.
     pub geojson: String,
+    /// Digest of the file as it was left.
+    pub digest: String,
     /// Detections in it.
     pub count: u64,
 }
 
 impl Task for GeoJson {
     const NAME: &'static str = "store.geojson";
-    const VERSION: u32 = 1;
-    const PURITY: Purity = Purity::Effect;
+    const VERSION: u32 = 2;
+    const PURITY: Purity = Purity::Lasting;
     type Inputs = Inputs;
     type Outputs = GeoJsonOutputs;
 
@@ -42,6 +44,10 @@ impl Task for GeoJson {
         }
         let message = format!("`{}` does not end in `.geojson` or `.json`", self.path.0.display());
         Err(vec![Problem::new("/path", message).help("other programs know GeoJSON by its ending")])
+    }
+
+    fn stands(&self, outputs: &serde_json::Value) -> bool {
+        crate::digest_of(&self.path.0).is_ok_and(|digest| outputs["digest"] == digest)
     }
 
     fn needs(&self) -> Needs {
@@ -64,5 +70,6 @@ fn store(detections: &Path, path: &Path, ctx: &Context) -> Result<GeoJsonOutputs
             .and_then(|mut from| std::io::copy(&mut from, &mut std::fs::File::create(made)?));
         copied.map(drop).map_err(|error| write_fault(path, &error))
     })?;
-    Ok(GeoJsonOutputs { geojson: path.display().to_string(), count })
+    let digest = crate::digest_of(path).map_err(|error| write_fault(path, &error))?;
+    Ok(GeoJsonOutputs { geojson: path.display().to_string(), digest, count })
 }

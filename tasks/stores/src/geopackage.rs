@@ -63,6 +63,8 @@ fn default_key() -> String {
 pub struct GeoPackageOutputs {
     /// The file.
     pub geopackage: String,
+    /// Digest of the file as it was left.
+    pub digest: String,
     /// Rows of the layer now.
     pub rows_total: u64,
     /// Rows that are new.
@@ -73,8 +75,8 @@ pub struct GeoPackageOutputs {
 
 impl Task for Store {
     const NAME: &'static str = "store.geopackage";
-    const VERSION: u32 = 1;
-    const PURITY: Purity = Purity::Effect;
+    const VERSION: u32 = 2;
+    const PURITY: Purity = Purity::Lasting;
     type Inputs = Inputs;
     type Outputs = GeoPackageOutputs;
 
@@ -94,6 +96,10 @@ impl Task for Store {
             problems.push(Problem::new("/key", format!("`{}` is not a name of a column", self.key)));
         }
         if problems.is_empty() { Ok(()) } else { Err(problems) }
+    }
+
+    fn stands(&self, outputs: &serde_json::Value) -> bool {
+        crate::digest_of(&self.path.0).is_ok_and(|digest| outputs["digest"] == digest)
     }
 
     fn needs(&self) -> Needs {
@@ -122,6 +128,7 @@ impl Store {
         };
         Ok(GeoPackageOutputs {
             geopackage: path.display().to_string(),
+            digest: crate::digest_of(path).map_err(|error| write_fault(path, &error))?,
             rows_total: total,
             rows_added: written.added,
             rows_updated: written.replaced,

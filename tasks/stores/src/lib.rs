@@ -29,3 +29,9 @@ pub struct Inputs {
 
 /// The tasks of this crate.
 pub const TASKS: &[TaskDef] = &[TaskDef::of::<Store>(), TaskDef::of::<GeoJson>()];
+
+/// Digest of a file, by which a store knows whether what it wrote is still there.
+fn digest_of(path: &std::path::Path) -> std::io::Result<String> {
+    let (digest, _) = swath_task::Digest::of_reader(std::fs::File::open(path)?)?;
+    Ok(digest.to_string())
+}

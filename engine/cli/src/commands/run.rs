@@ -15,6 +15,7 @@ use swath_task::{ArtifactRecord, Digest};
 use tokio_util::sync::CancellationToken;
 
 use crate::arguments::{Global, Run, Slots};
+use crate::attempt_logs::AttemptLogs;
 use crate::failure::Failure;
 use crate::{flows, progress, style};
 
@@ -120,6 +121,7 @@ impl Session {
         let stop = CancellationToken::new();
         tokio::spawn(interrupts(stop.clone(), global.quiet));
         let observer = progress::observer(global.quiet || global.json);
+        let logs = AttemptLogs::start(self.store.clone(), global.verbose);
         let engine = Engine::new(
             self.store.clone(),
             self.artifacts.clone(),
@@ -127,11 +129,13 @@ impl Session {
             observer,
             secrets(&plan)?,
             stop.clone(),
+            swath_telemetry::attempt_span,
         );
         let name = plan.name.clone();
         let program = Arc::new(PlannedFlow::new(plan, catalogue, created));
         let started = std::time::Instant::now();
         let ending = Arc::new(engine).drive(id, program).await;
+        logs.finish().await;
         let ending = ending?;
         drop(lease);
         let interrupted = !ending.state.has_ended();
