@@ -426,7 +426,7 @@ been tried elsewhere. Do not take its detections for a water map.
 - **Not water**: all else, except:
 - **Left out** of training *and of the scores*: {left_out} pixels that look like water (NDWI > 0 and B11 < 0.08, grown by one pixel)
   and carry no label. The labels hold no water body over 50 ha and none under 1 ha, so most of these are the large lakes;
-  but dark shadows are among them too, and the scores say nothing about those. {clouded} clouded pixels (SCL not 4 to 7) are
+  but dark shadows are among them too, and the scores, NDWI's included, say nothing about those. {clouded} clouded pixels (SCL not 4 to 7) are
   left out as well.
 
 ## Split
