@@ -14,7 +14,8 @@ use libdeflater::Decompressor;
 
 use crate::error::{ErrorKind, GeoError, Result};
 use crate::grid::PixelWindow;
-use crate::raster::{DataType, Pixel, RasterInfo};
+use crate::pixel::{DataType, Pixel};
+use crate::raster::RasterInfo;
 
 /// Larger directories or tiles than these are left to GDAL.
 const MOST_ENTRIES: u64 = 4096;

@@ -8,7 +8,8 @@
 use crate::crs::Transform;
 use crate::error::{ErrorKind, GeoError, Result};
 use crate::grid::{Grid, PixelWindow};
-use crate::raster::{Pixel, Resampling};
+use crate::pixel::Pixel;
+use crate::raster::Resampling;
 
 /// Pixels between exactly projected points.
 const LATTICE: usize = 16;

@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{ErrorKind, GeoError, Result};
 use crate::grid::{Grid, PixelWindow};
-use crate::raster::Pixel;
+use crate::pixel::Pixel;
 use pyramid::{Pending, Statistics, quarter};
 
 /// Rows and columns of a tile.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::{Overviews, TILE};
-use crate::raster::Pixel;
+use crate::pixel::Pixel;
 
 /// Overview tiles that wait for their quarters, by level, column and row.
 pub struct Pending<T> {

@@ -10,7 +10,7 @@ use super::tiff::Tag;
 use crate::error::{ErrorKind, GeoError, Result};
 use crate::ffi::{Options, cstring, failed, told, watched};
 use crate::grid::Grid;
-use crate::raster::DataType;
+use crate::pixel::DataType;
 
 /// Scale, tie point, matrix, keys, doubles, texts of GeoTIFF; metadata and no-data of GDAL.
 const COPIED: [u16; 8] = [33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113];

@@ -3,7 +3,7 @@
 use libdeflater::{CompressionLvl, Compressor};
 
 use super::TILE;
-use crate::raster::{DataType, Pixel};
+use crate::pixel::{DataType, Pixel};
 
 /// Compresses tiles; keeps its buffers.
 pub struct Encoder {
