@@ -27,7 +27,7 @@ pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) ->
 }
 
 /// A help text: the nearest name, or all of them when they are few.
-pub fn did_you_mean<'a>(name: &str, candidates: &[&'a str], what: &str) -> Option<String> {
+pub fn did_you_mean(name: &str, candidates: &[&str], what: &str) -> Option<String> {
     if let Some(near) = nearest(name, candidates.iter().copied()) {
         return Some(format!("did you mean `{near}`?"));
     }
