@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use swath_access::Signer;
-use swath_geo::{Crs, DataType, Grid, RasterInfo};
+use swath_geo::{Bounds, Crs, DataType, Grid, RasterInfo, Transform};
 use swath_kinds::{Scene, SceneAsset, Scenes};
 use swath_task::{Context, Fault, TaskError};
 
@@ -50,6 +50,8 @@ pub struct PlannedScene {
     pub mask: Option<Source>,
     /// One for each band of the composite, in its order.
     pub bands: Vec<Source>,
+    /// The box around its bands in the CRS of the composite; known once the grid is.
+    pub bounds: Option<Bounds>,
 }
 
 /// All that is needed to work through the windows.
@@ -87,8 +89,9 @@ impl Plan {
         let grids: Vec<&Grid> = planned.iter().flat_map(|scene| &scene.bands).map(|source| &source.grid).collect();
         let (grid, shape) = choose(task, &unique(&grids))?;
         let mut kept = Vec::new();
-        for scene in planned {
-            if touches(&scene, &grid)? {
+        for mut scene in planned {
+            scene.bounds = bounds_in(&scene, &grid)?;
+            if scene.bounds.is_some_and(|bounds| grid.bounds().intersection(&bounds).is_some()) {
                 kept.push(scene);
             }
         }
@@ -140,9 +143,9 @@ fn select<'a>(task: &Composite, scenes: &'a [Scene]) -> Result<Vec<(usize, &'a S
     }
     found.sort_by(|a, b| (&a.datetime, &a.id).cmp(&(&b.datetime, &b.id)));
     let mut groups: Vec<(usize, &Scene)> = Vec::new();
-    let mut started: Option<(i64, Option<&str>, f64)> = None;
+    let mut started: Option<(i64, Option<&str>, (f64, bool))> = None;
     for scene in found {
-        let key = seconds(&scene.datetime).map(|time| (time, scene.collection.as_deref(), baseline(scene)));
+        let key = seconds(&scene.datetime).map(|time| (time, scene.collection.as_deref(), radiometric_twin(scene)));
         let same = match (started, key) {
             (Some((start, collection, version)), Some((time, c, v))) => {
                 (time - start).abs() <= SAME_ACQUISITION_SECONDS && collection == c && version == v
@@ -176,8 +179,10 @@ fn seconds(datetime: &str) -> Option<i64> {
     Some(days * 86_400 + hour * 3600 + minute * 60 + second)
 }
 
-fn baseline(scene: &Scene) -> f64 {
-    scene.processing_baseline.as_deref().and_then(|text| text.parse().ok()).unwrap_or(0.0)
+/// Items of one acquisition fill each other's gaps only when their pixels mean the same.
+fn radiometric_twin(scene: &Scene) -> (f64, bool) {
+    let baseline = scene.processing_baseline.as_deref().and_then(|text| text.parse().ok()).unwrap_or(0.0);
+    (baseline, scene.offset_applied)
 }
 
 /// The files of a scene: those of the bands, then the mask.
@@ -318,7 +323,7 @@ fn plan_scene(wanted: &Wanted, infos: &[RasterInfo]) -> Result<PlannedScene, Tas
         (Some(asset), Some(info)) => Some(source(asset, None, info, true)?),
         _ => None,
     };
-    Ok(PlannedScene { id: wanted.scene.id.clone(), group: wanted.group, mask, bands })
+    Ok(PlannedScene { id: wanted.scene.id.clone(), group: wanted.group, mask, bands, bounds: None })
 }
 
 /// Scale and offset of an asset: what the catalogue says of it; for Sentinel-2 the offset of -1000 that pixels carry
@@ -347,22 +352,20 @@ fn unique<'a>(grids: &[&'a Grid]) -> Vec<&'a Grid> {
     kept.into_values().collect()
 }
 
-/// Whether any band of a scene has pixels in the grid.
-fn touches(scene: &PlannedScene, grid: &Grid) -> Result<bool, TaskError> {
+/// The box around a scene's bands in the CRS of a grid; `None` when it is so far away that it cannot be projected.
+fn bounds_in(scene: &PlannedScene, grid: &Grid) -> Result<Option<Bounds>, TaskError> {
+    let mut all: Option<Bounds> = None;
     for source in &scene.bands {
         let bounds = if source.grid.crs == grid.crs {
             source.grid.bounds()
         } else {
-            let transform = swath_geo::Transform::new(&source.grid.crs, &grid.crs).map_err(geo_fault)?;
-            // A scene so far away that it cannot be projected does not touch.
+            let transform = Transform::new(&source.grid.crs, &grid.crs).map_err(geo_fault)?;
             match source.grid.bounds().project(&transform) {
                 Ok(bounds) => bounds,
-                Err(_) => return Ok(false),
+                Err(_) => continue,
             }
         };
-        if grid.bounds().intersection(&bounds).is_some() {
-            return Ok(true);
-        }
+        all = Some(all.map_or(bounds, |so_far| so_far.union(&bounds)));
     }
-    Ok(false)
+    Ok(all)
 }

@@ -9,7 +9,7 @@ use swath_geo::{
 };
 use swath_task::{Context, Fault, TaskError};
 
-use super::plan::{Plan, Source};
+use super::plan::{Plan, PlannedScene, Source};
 use super::reduce::{Reducer, Sample, Slot};
 use super::{COUNT_BAND, Method};
 use crate::faults::geo_fault;
@@ -50,7 +50,13 @@ pub fn run(plan: &Plan, path: &Path, ctx: &Context) -> Result<Made, TaskError> {
     let bands: Vec<BandPlan> = (0..plan.names.len()).map(|band| plan_band(plan, band, &mask_fits)).collect();
     let sizes = sizes(plan, &bands, ctx.cpus());
     set_block_cache(plan.memory / 16).map_err(geo_fault)?;
-    tracing::debug!(unit = sizes.unit, part = sizes.part, threads = sizes.threads, scenes = plan.scenes.len());
+    tracing::debug!(
+        unit = sizes.unit,
+        part = sizes.part,
+        threads = sizes.threads,
+        scenes = plan.scenes.len(),
+        "windows"
+    );
 
     let writer = CogWriter::<f32>::create(path, &plan.grid, options(plan)).map_err(geo_fault)?;
     let units = units(plan, sizes.unit);
@@ -153,13 +159,31 @@ fn nodata_in(nodata: Option<f64>, depth: DataType) -> Option<f64> {
     (value.fract() == 0.0 && (low..=high).contains(&value)).then_some(value)
 }
 
+/// The scenes that touch a window, by index.
+fn touching(plan: &Plan, unit: &PixelWindow) -> Vec<usize> {
+    let bounds = plan.grid.crop(unit).bounds();
+    let touches = |scene: &PlannedScene| scene.bounds.is_some_and(|b| b.intersection(&bounds).is_some());
+    (0..plan.scenes.len()).filter(|index| touches(&plan.scenes[*index])).collect()
+}
+
+/// The most scenes, and the most acquisitions, that any window touches.
+fn busiest(plan: &Plan) -> (u64, u64) {
+    let (mut scenes, mut groups) = (1, 1);
+    for unit in units(plan, 2 * TILE) {
+        let found = touching(plan, &unit);
+        scenes = scenes.max(found.len());
+        groups = groups.max(found.chunk_by(|a, b| plan.scenes[*a].group == plan.scenes[*b].group).count());
+    }
+    (scenes as u64, groups as u64)
+}
+
 /// The largest windows whose buffers stay within the memory of the step.
 fn sizes(plan: &Plan, bands: &[BandPlan], cpus: usize) -> Sizes {
     // Code, GDAL, files, overview tiles that wait, and what the allocator holds back.
     let fixed = (48 << 20) + plan.memory / 16 + plan.memory / 8;
     let budget = plan.memory.saturating_sub(fixed).max(plan.memory / 4);
     let pixel = bands.iter().map(|band| band.depth.size()).max().unwrap_or(4) as u64;
-    let (scenes, groups) = (plan.scenes.len() as u64, plan.groups() as u64);
+    let (scenes, groups) = busiest(plan);
     let planes = bands.len() as u64 + 1;
     let cost = |unit: usize, part: usize| {
         let (unit, part) = ((unit * unit) as u64, (part * part) as u64);
@@ -196,6 +220,16 @@ fn units(plan: &Plan, unit: usize) -> Vec<PixelWindow> {
     }
     units.sort_by_key(|window| spread(window.column / unit) | spread(window.row / unit) << 1);
     units
+}
+
+/// What a scene has to give in a unit, or a part of it.
+enum Clear<T> {
+    /// Nothing: it does not touch, or no pixel is clear.
+    Nothing,
+    /// All that is not no-data: it has no mask.
+    All,
+    /// What its mask says.
+    Masked(T),
 }
 
 /// A mask of one scene in a unit, on pixels `factor` output pixels wide. 1 is clear.
@@ -240,8 +274,7 @@ impl Worker<'_> {
         for factor in factors {
             let whole = Rectangle::of(unit, factor);
             for area in whole.parts(self.part) {
-                let clear: Vec<Option<Vec<u8>>> =
-                    masks.iter().map(|mask| mask.as_ref().map(|mask| cut(mask, &area, factor))).collect();
+                let clear: Vec<Clear<Vec<u8>>> = masks.iter().map(|mask| part_of(mask, &area, factor)).collect();
                 for band in 0..self.bands.len() {
                     if self.bands[band].factor != factor {
                         continue;
@@ -261,12 +294,13 @@ impl Worker<'_> {
         write(unit, &result, writer)
     }
 
-    /// Masks of all scenes in a unit; `None` where a scene has no mask.
-    fn masks(&mut self, unit: &PixelWindow) -> Result<Vec<Option<MaskPlane>>, TaskError> {
-        let mut masks = Vec::with_capacity(self.plan.scenes.len());
-        for (scene, fit) in self.plan.scenes.iter().zip(self.mask_fits) {
-            let (Some(source), Some(fit)) = (&scene.mask, fit) else {
-                masks.push(None);
+    /// Masks of all scenes in a unit.
+    fn masks(&mut self, unit: &PixelWindow) -> Result<Vec<Clear<MaskPlane>>, TaskError> {
+        let mut masks: Vec<Clear<MaskPlane>> = self.plan.scenes.iter().map(|_| Clear::Nothing).collect();
+        for index in touching(self.plan, unit) {
+            let scene = &self.plan.scenes[index];
+            let (Some(source), Some(fit)) = (&scene.mask, &self.mask_fits[index]) else {
+                masks[index] = Clear::All;
                 continue;
             };
             let factor = fit.factor();
@@ -279,14 +313,12 @@ impl Worker<'_> {
                 DataType::U8 => self.classes::<u8>(source, fit, &wide),
                 _ => self.classes::<u16>(source, fit, &wide),
             };
-            let clear = match classes.map_err(|error| told_of(error, &scene.id, "mask"))? {
-                None => vec![0; area.len()],
-                Some(classes) => {
-                    let clear = super::mask::dilate(&classes, wide.width, wide.height, radius);
-                    wide.copy_part(&clear, &area)
-                }
-            };
-            masks.push(Some(MaskPlane { factor, area, clear }));
+            let Some(classes) = classes.map_err(|error| told_of(error, &scene.id, "mask"))? else { continue };
+            let clear = super::mask::dilate(&classes, wide.width, wide.height, radius);
+            if clear.contains(&1) {
+                let clear = if wide == area { clear } else { wide.copy_part(&clear, &area) };
+                masks[index] = Clear::Masked(MaskPlane { factor, area, clear });
+            }
         }
         Ok(masks)
     }
@@ -315,7 +347,7 @@ impl Worker<'_> {
         band: usize,
         area: &Rectangle,
         offset: (i64, i64),
-        clear: &[Option<Vec<u8>>],
+        clear: &[Clear<Vec<u8>>],
         result: &mut UnitResult,
     ) -> Result<(), TaskError> {
         let plan = &self.bands[band];
@@ -328,9 +360,11 @@ impl Worker<'_> {
         let mut held: Vec<Held<T>> = Vec::new();
         let nodata_of = |scene: usize| nodata_in(scenes[scene].bands[band].nodata, plan.depth).map(T::from_f64);
         for (index, scene) in scenes.iter().enumerate() {
-            if clear[index].as_ref().is_some_and(|clear| !clear.contains(&1)) {
-                continue;
-            }
+            let own_clear = match &clear[index] {
+                Clear::Nothing => continue,
+                Clear::All => None,
+                Clear::Masked(clear) => Some(clear),
+            };
             let source = &scene.bands[band];
             let fill = if T::TYPE.is_float() { T::from_f64(f64::NAN) } else { nodata_of(index).unwrap_or_default() };
             let mut pixels = vec![fill; area.len()];
@@ -346,7 +380,7 @@ impl Worker<'_> {
                     let (first, nodata) = (last.scene, nodata_of(last.scene));
                     let open = |pixel: T| Some(pixel) == nodata || pixel.to_f64().is_nan();
                     if !last.merged {
-                        if let Some(clear) = &clear[first] {
+                        if let Clear::Masked(clear) = &clear[first] {
                             for (pixel, clear) in last.pixels.iter_mut().zip(clear) {
                                 *pixel = if *clear == 1 { *pixel } else { nodata.unwrap_or(fill) };
                             }
@@ -355,7 +389,7 @@ impl Worker<'_> {
                     }
                     let own = nodata_of(index);
                     for (at, pixel) in last.pixels.iter_mut().enumerate() {
-                        let usable = clear[index].as_ref().is_none_or(|clear| clear[at] == 1);
+                        let usable = own_clear.is_none_or(|clear| clear[at] == 1);
                         if open(*pixel) && usable && Some(pixels[at]) != own {
                             *pixel = pixels[at];
                         }
@@ -374,7 +408,10 @@ impl Worker<'_> {
                 };
                 Slot {
                     pixels: &held.pixels,
-                    clear: if held.merged { None } else { clear[held.scene].as_deref() },
+                    clear: match &clear[held.scene] {
+                        Clear::Masked(clear) if !held.merged => Some(clear),
+                        _ => None,
+                    },
                     nodata: nodata_of(held.scene),
                     gain,
                     bias,
@@ -431,6 +468,18 @@ fn told_of(error: TaskError, scene: &str, band: &str) -> TaskError {
         TaskError::Transient { fault, retry_after } => TaskError::Transient { fault: place(fault), retry_after },
         TaskError::Permanent(fault) => TaskError::Permanent(place(fault)),
         TaskError::Cancelled => TaskError::Cancelled,
+    }
+}
+
+/// What a scene has to give in a part of a unit.
+fn part_of(mask: &Clear<MaskPlane>, area: &Rectangle, factor: usize) -> Clear<Vec<u8>> {
+    match mask {
+        Clear::Nothing => Clear::Nothing,
+        Clear::All => Clear::All,
+        Clear::Masked(mask) => {
+            let clear = cut(mask, area, factor);
+            if clear.contains(&1) { Clear::Masked(clear) } else { Clear::Nothing }
+        }
     }
 }
 
