@@ -12,13 +12,12 @@ mod parameter;
 mod period;
 mod read;
 mod source;
+mod written;
 mod yaml;
 
 pub use diagnostic::{Diagnostic, Diagnostics, Label, Report, ReportLabel, render_all};
 pub use duration::parse_duration;
-pub use expression::{
-    Expression, ExpressionError, FUNCTIONS, Part, Reference, Scope, Unwritten, Written, Yields, as_text, read_string,
-};
+pub use expression::{Expression, ExpressionError, FUNCTIONS, Reference, Scope, Yields, as_text};
 pub use flow::{
     Action, Backoff, Cache, Edge, EdgeSource, FailureClass, Flow, Needs, OnFailure, Retry, Step, read_edge,
 };
@@ -27,4 +26,5 @@ pub use parameter::{Parameter, ParameterSpec, ParameterType, Refusal, Surroundin
 pub use period::resolve_period;
 pub use read::{MAX_STEPS, Reading, read};
 pub use source::{Source, Span, Spanned};
+pub use written::{Part, Unwritten, Written, read_string};
 pub use yaml::{Data, MAX_DEPTH, MAX_NODES, MAX_SCALAR, MAX_TEXT, Node, to_json};
