@@ -2,7 +2,7 @@
 
 use crate::event::Event;
 use crate::graph::{FaultClass, OnFailure};
-use crate::machine::{InstanceState, Machine, RunState, Running, StepState, Tally};
+use crate::machine::{InstanceState, Machine, RunState, Running, StepState, Tally, Tries};
 
 impl Machine {
     /// Applies one event of the journal.
@@ -30,6 +30,7 @@ impl Machine {
                 if *epoch == 0 {
                     self.steps[*s as usize].tally.reused += 1;
                 }
+                self.tries.remove(&(*s, *i));
                 self.finish_instance(*s, *i, InstanceState::Succeeded);
             }
             Event::Retried { s, i, class, until, .. } => {
@@ -45,6 +46,7 @@ impl Machine {
             }
             Event::Released { s, i, .. } => {
                 self.running.remove(&(*s, *i));
+                self.tries.entry((*s, *i)).or_default().uncounted += 1;
                 self.set(*s, *i, InstanceState::Ready);
                 self.ready.push(*s, *i, *i + 1);
             }
@@ -53,11 +55,15 @@ impl Machine {
                 self.set(*s, *i, InstanceState::Ready);
                 self.ready.push(*s, *i, *i + 1);
             }
-            Event::Failed { s, i, .. } => {
+            Event::Failed { s, i, epoch, .. } => {
+                self.note_ended(*s, *i, *epoch);
                 self.finish_instance(*s, *i, InstanceState::Failed);
                 self.note_failure(*s);
             }
-            Event::Cancelled { s, i, .. } => self.finish_instance(*s, *i, InstanceState::Cancelled),
+            Event::Cancelled { s, i, epoch } => {
+                self.note_ended(*s, *i, *epoch);
+                self.finish_instance(*s, *i, InstanceState::Cancelled);
+            }
             Event::CancelRequested { deadline } => {
                 if self.state == RunState::Pending {
                     self.find_unblocked();
@@ -68,6 +74,13 @@ impl Machine {
             }
             Event::Ended { state } => self.state = *state,
             Event::Reopened => self.reopen(),
+        }
+    }
+
+    /// The last attempt of this generation keeps its number, should another generation follow. Epoch 0 was none.
+    fn note_ended(&mut self, s: u32, i: u32, epoch: u64) {
+        if epoch > 0 {
+            self.tries.entry((s, i)).or_default().uncounted += 1;
         }
     }
 
@@ -186,7 +199,9 @@ impl Machine {
         self.failing = None;
         self.deadline = None;
         self.must_drop = false;
-        self.tries.clear();
+        for tries in self.tries.values_mut() {
+            *tries = Tries { uncounted: tries.ended(), ..Tries::default() };
+        }
         self.ready.clear();
         for s in 0..self.steps.len() {
             let step = &mut self.steps[s];

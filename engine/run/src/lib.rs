@@ -2,7 +2,8 @@
 //!
 //! Pure: no I/O, no async, no clock, no randomness. Time is an argument, in milliseconds. The host feeds [`Input`]s to
 //! [`Machine::offer`], appends the returned [`Event`]s durably, and only then acts on them; after a restart it folds the
-//! journal with [`Machine::replay`] and offers [`Input::Recovered`]. A sub-flow is a step like any other here: the host
+//! journal with [`Machine::restore`], which refuses a journal no run could have written, and offers
+//! [`Input::Recovered`]. A sub-flow is a step like any other here: the host
 //! drives it as a run of its own.
 //!
 //! ```text
@@ -19,9 +20,9 @@
 //!
 //! Numbered as [`Machine::check_invariants`] reports them; the simulation asserts them after every event.
 //!
-//! - I1 Only the edges drawn above happen.
+//! - I1 Only the edges drawn above happen: [`Machine::follow`] refuses every other event.
 //! - I2 Final is final within a generation: an input for a final instance yields no event.
-//! - I3 `replay(events)` equals the state that made them.
+//! - I3 `restore(events)` equals the state that made them.
 //! - I5 At most one live attempt an instance; the epoch of attempts strictly rises; an answer with an old epoch yields
 //!   no event and is counted in [`Machine::refused`].
 //! - I7 A step is open only when all it reads has succeeded, and never before what it comes `after` is final.
@@ -36,9 +37,14 @@ mod decide;
 mod event;
 mod evolve;
 mod graph;
+mod legal;
 mod machine;
 mod ready;
 
+#[cfg(test)]
+mod exhaustive;
+
 pub use event::{Event, EventDecodeError, Failure, Fault, Input, SkipReason};
 pub use graph::{Backoff, FaultClass, Graph, OnFailure, Retry, StepSpec};
+pub use legal::IllegalEvent;
 pub use machine::{InstanceState, Machine, RunState, StepState, Tally};

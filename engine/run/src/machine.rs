@@ -126,11 +126,21 @@ pub(crate) struct Running {
     pub started: u64,
 }
 
-/// Attempts and losses of an instance that did not succeed at once.
+/// Ended attempts of an instance that has not succeeded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tries {
+    /// Failed in this generation, and tried again.
     pub attempts: u32,
+    /// Lost with their worker in this generation, and tried again.
     pub losses: u32,
+    /// Count against no limit: of earlier generations, or stopped in good order. No two attempts share a number.
+    pub uncounted: u32,
+}
+
+impl Tries {
+    pub fn ended(self) -> u32 {
+        self.attempts + self.losses + self.uncounted
+    }
 }
 
 /// A run: fold of its events over its graph.
@@ -200,7 +210,8 @@ impl Machine {
         }
     }
 
-    /// The run that a journal tells of.
+    /// The run that a journal tells of. For a journal known to be whole; it panics on one that no run could have
+    /// written, where [`Machine::restore`] says what is wrong.
     pub fn replay<'a>(graph: Graph, events: impl IntoIterator<Item = &'a Event>) -> Self {
         let mut machine = Self::new(graph);
         for event in events {

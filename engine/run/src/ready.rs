@@ -19,9 +19,14 @@ pub(crate) struct Ready {
 impl Ready {
     /// Adds instances `from..to` of a step.
     pub fn push(&mut self, step: u32, from: u32, to: u32) {
-        if from < to {
-            self.ranges.push_back(Range { step, from, to });
-            self.count += u64::from(to - from);
+        if from >= to {
+            return;
+        }
+        self.count += u64::from(to - from);
+        match self.ranges.back_mut() {
+            // Neighbours that become ready one after the other share an entry: a lifted step taken up again stays small.
+            Some(last) if last.step == step && last.to == from => last.to = to,
+            _ => self.ranges.push_back(Range { step, from, to }),
         }
     }
 
@@ -64,6 +69,16 @@ impl Ready {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn neighbours_that_come_one_by_one_share_an_entry() {
+        let mut ready = Ready::default();
+        (0..1_000).for_each(|index| ready.push(7, index, index + 1));
+        ready.push(7, 5, 5);
+        ready.push(8, 1_000, 1_001);
+        assert_eq!(ready.heads().collect::<Vec<_>>(), [(7, 0), (8, 1_000)]);
+        assert_eq!(ready.len(), 1_001);
+    }
 
     #[test]
     fn taking_from_the_middle_keeps_the_rest_in_order() {

@@ -5,7 +5,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use swath_run::{
     Backoff, Event, Failure, Fault, FaultClass, Graph, Input, InstanceState, Machine, OnFailure, Retry, RunState,
-    StepSpec, StepState,
+    SkipReason, StepSpec, StepState,
 };
 
 fn fault() -> Fault {
@@ -45,6 +45,9 @@ fn random_graph(rng: &mut SmallRng) -> Graph {
 struct World {
     rng: SmallRng,
     machine: Machine,
+    /// Follows the machine event by event, and refuses what its state does not allow.
+    follower: Machine,
+    deadline: Option<u64>,
     journal: Vec<Event>,
     now: u64,
     /// How likely the world misbehaves; 0 once the faults have stopped.
@@ -63,13 +66,32 @@ impl World {
         let machine = Machine::new(random_graph(&mut rng));
         let malice = [0.0, 0.1, 0.4][rng.random_range(0..3)];
         let (succeeded, epochs) = Default::default();
-        Self { rng, machine, journal: Vec::new(), now: 1_000, malice, succeeded, epochs, workers: Vec::new(), seed }
+        let (follower, deadline) = (machine.clone(), None);
+        Self {
+            rng,
+            machine,
+            follower,
+            deadline,
+            journal: Vec::new(),
+            now: 1_000,
+            malice,
+            succeeded,
+            epochs,
+            workers: Vec::new(),
+            seed,
+        }
     }
 
     fn offer(&mut self, input: Input) {
+        let timer = input == Input::TimerDue;
         let events = self.machine.offer(input, self.now);
         for event in &events {
+            if let Err(illegal) = self.follower.follow(event) {
+                panic!("I1: seed {}: {illegal}: {event:?} after {:#?}", self.seed, self.journal);
+            }
             match event {
+                Event::CancelRequested { deadline } => self.deadline = Some(*deadline),
+                Event::Reopened => self.deadline = None,
                 Event::Started { s, i, epoch, .. } => {
                     assert!(!self.succeeded.contains(&(*s, *i)), "I7: {s}/{i} started after it succeeded");
                     assert!(self.epochs.last().is_none_or(|last| epoch > last), "I5: epoch {epoch} does not rise");
@@ -82,6 +104,8 @@ impl World {
             }
         }
         self.journal.extend(events);
+        let late = timer && self.deadline.is_some_and(|deadline| deadline <= self.now);
+        assert!(!late || self.machine.state().has_ended(), "I13: seed {} is late", self.seed);
         let broken = self.machine.check_invariants();
         assert!(broken.is_empty(), "seed {}: {broken:?}\n{:#?}", self.seed, self.journal);
     }
@@ -89,7 +113,7 @@ impl World {
     fn crash(&mut self) {
         let text: Vec<String> = self.journal.iter().map(Event::encode).collect();
         let events: Vec<Event> = text.iter().map(|line| Event::decode(line).unwrap()).collect();
-        let replayed = Machine::replay(self.machine.graph().clone(), &events);
+        let replayed = Machine::restore(self.machine.graph().clone(), &events).expect("its own journal");
         assert_eq!(replayed, self.machine, "I3: seed {}", self.seed);
         self.machine = replayed;
         self.offer(Input::Recovered);
@@ -195,14 +219,19 @@ impl World {
     }
 }
 
-#[test]
-fn a_hundred_thousand_runs_in_a_hostile_world_keep_every_invariant() {
-    let mut ends = std::collections::BTreeMap::<&str, u32>::new();
-    let mut reopened = 0;
-    for seed in 0..100_000 {
+/// Ends by name, and how many runs were taken up again.
+#[derive(Default)]
+struct Seen {
+    ends: std::collections::BTreeMap<&'static str, u32>,
+    reopened: u32,
+}
+
+fn simulate(seeds: std::ops::Range<u64>) -> Seen {
+    let mut seen = Seen::default();
+    for seed in seeds {
         let mut world = World::new(seed);
         let state = world.run();
-        *ends.entry(state.name()).or_default() += 1;
+        *seen.ends.entry(state.name()).or_default() += 1;
         // Final is final.
         let before = world.machine.clone();
         for input in [Input::Begin, Input::TimerDue, Input::Recovered, Input::Cancel { deadline: 0 }] {
@@ -211,19 +240,32 @@ fn a_hundred_thousand_runs_in_a_hostile_world_keep_every_invariant() {
         assert_eq!(before, world.machine, "I2: seed {seed}");
         // A new generation of a failed or cancelled run ends too, and repeats nothing that had succeeded.
         if state != RunState::Completed && seed % 4 == 0 {
-            reopened += 1;
-            world.malice = 0.0;
+            seen.reopened += 1;
+            world.malice = [0.0, 0.2][world.rng.random_range(0..2)];
             world.workers.clear();
             world.offer(Input::Reopen);
-            let again = world.run();
-            assert!(again.has_ended() && world.machine.generation() == 2);
+            assert_eq!(world.machine.generation(), 2, "I2: seed {seed}");
+            assert!(world.run().has_ended());
         }
     }
+    seen
+}
+
+#[test]
+fn a_hundred_thousand_runs_in_a_hostile_world_keep_every_invariant() {
+    const RUNS: u64 = 100_000;
+    const PARTS: u64 = 4;
+    let parts: Vec<Seen> = std::thread::scope(|scope| {
+        let share = RUNS / PARTS;
+        let workers: Vec<_> = (0..PARTS).map(|p| scope.spawn(move || simulate(p * share..(p + 1) * share))).collect();
+        workers.into_iter().map(|worker| worker.join().expect("every invariant holds")).collect()
+    });
     // The world is varied enough to have shown every end.
     for name in ["completed", "failed", "cancelled"] {
-        assert!(ends.get(name).copied().unwrap_or(0) > 500, "{ends:?}");
+        let count: u32 = parts.iter().filter_map(|seen| seen.ends.get(name)).sum();
+        assert!(count > 500, "{count} runs ended {name}");
     }
-    assert!(reopened > 1_000);
+    assert!(parts.iter().map(|seen| seen.reopened).sum::<u32>() > 1_000);
 }
 
 fn chain(specs: &[(&[u32], &[u32])]) -> Graph {
@@ -337,6 +379,130 @@ fn a_million_instances_take_a_byte_each() {
         machine.offer(Input::Finished { step: 0, index, epoch, outcome: Ok(()) }, 0);
     }
     assert_eq!((machine.state(), machine.tally(0).succeeded), (RunState::Completed, 1_000_000));
+}
+
+#[test]
+fn no_two_attempts_of_an_instance_share_a_number() {
+    let mut graph = chain(&[(&[], &[])]);
+    graph.steps[0].retry = Retry { times: 1, wait: 0, ..Retry::default() };
+    let mut machine = Machine::new(graph);
+    machine.offer(Input::Begin, 0);
+    let number = |machine: &Machine| machine.running().next().expect("running").2;
+    let epoch = start(&mut machine, 0, 0);
+    assert_eq!(number(&machine), 1);
+    // Stopped in good order, then lost, then failed: four attempts, of which one counts against the limit of two.
+    machine.offer(Input::Stopped { step: 0, index: 0, epoch }, 0);
+    start(&mut machine, 0, 0);
+    assert_eq!(number(&machine), 2);
+    machine.offer(Input::Recovered, 0);
+    machine.offer(Input::TimerDue, 0);
+    end(&mut machine, 0, 0, Some(FaultClass::Transient));
+    machine.offer(Input::TimerDue, 0);
+    start(&mut machine, 0, 0);
+    assert_eq!((number(&machine), machine.state()), (4, RunState::Running));
+    let epoch = machine.running().next().expect("running").3;
+    let failure = Failure { class: FaultClass::Transient, retry_after: 0, fault: fault() };
+    machine.offer(Input::Finished { step: 0, index: 0, epoch, outcome: Err(failure) }, 0);
+    assert_eq!(machine.state(), RunState::Failed);
+    // The next generation counts on, and has its two attempts again.
+    machine.offer(Input::Reopen, 0);
+    end(&mut machine, 0, 0, Some(FaultClass::Transient));
+    machine.offer(Input::TimerDue, 0);
+    start(&mut machine, 0, 0);
+    assert_eq!((number(&machine), machine.state()), (6, RunState::Running));
+}
+
+#[test]
+fn what_reads_a_cancelled_step_is_cancelled_and_not_upstream_failed() {
+    let mut machine = Machine::new(chain(&[(&[], &[]), (&[0], &[]), (&[1], &[])]));
+    machine.offer(Input::Begin, 0);
+    start(&mut machine, 0, 0);
+    machine.offer(Input::Cancel { deadline: 10 }, 0);
+    machine.offer(Input::TimerDue, 10);
+    assert_eq!([0, 1, 2].map(|step| machine.step(step)), [StepState::Cancelled; 3]);
+    assert_eq!(machine.state(), RunState::Cancelled);
+}
+
+#[test]
+fn a_skip_reaches_readers_and_their_readers_but_not_what_only_comes_after() {
+    let mut graph = chain(&[(&[], &[]), (&[0], &[]), (&[1], &[]), (&[], &[0])]);
+    graph.steps[0].evaluated = true;
+    let mut machine = Machine::new(graph);
+    machine.offer(Input::Begin, 0);
+    machine.offer(Input::Evaluated { step: 0, outcome: Ok(None) }, 0);
+    assert_eq!(machine.step(1), StepState::Skipped(SkipReason::Skipped(0)));
+    assert_eq!(machine.step(2), StepState::Skipped(SkipReason::Skipped(1)));
+    end(&mut machine, 3, 0, None);
+    assert_eq!(machine.state(), RunState::Completed);
+}
+
+#[test]
+fn a_step_lifted_over_an_empty_list_succeeds_at_once() {
+    let mut graph = chain(&[(&[], &[]), (&[0], &[])]);
+    graph.steps[0].evaluated = true;
+    let mut machine = Machine::new(graph);
+    machine.offer(Input::Begin, 0);
+    machine.offer(Input::Evaluated { step: 0, outcome: Ok(Some(0)) }, 0);
+    assert_eq!((machine.step(0), machine.tally(0).total), (StepState::Succeeded, 0));
+    assert_eq!(machine.ready().collect::<Vec<_>>(), [(1, 0)]);
+}
+
+#[test]
+fn a_journal_that_no_run_could_have_written_is_refused_with_its_place() {
+    let graph = chain(&[(&[], &[]), (&[0], &[])]);
+    let mut machine = Machine::new(graph.clone());
+    let mut journal = machine.offer(Input::Begin, 0);
+    journal.extend(machine.offer(Input::Claim { step: 0, index: 0 }, 0));
+    let succeeded = Event::Succeeded { s: 0, i: 0, epoch: 1 };
+    let refused = |event: &Event| {
+        let events = journal.iter().chain([event]);
+        Machine::restore(graph.clone(), events).expect_err("refused").to_string()
+    };
+    assert!(Machine::restore(graph.clone(), journal.iter().chain([&succeeded])).is_ok());
+    let said = "event 3 of the journal, `succeeded`, cannot have happened: another attempt was running";
+    assert_eq!(refused(&Event::Succeeded { s: 0, i: 0, epoch: 9 }), said);
+    for (event, why) in [
+        (Event::Begun, "the run had begun"),
+        (Event::Opened { s: 7, n: 1 }, "the flow has no such step"),
+        (Event::Opened { s: 1, n: 1 }, "the step waits for others"),
+        (Event::Started { s: 0, i: 0, attempt: 2, epoch: 2, at: 0 }, "the instance was not ready"),
+        (Event::Started { s: 0, i: u32::MAX, attempt: 1, epoch: 2, at: 0 }, "the instance was not ready"),
+        (Event::Readied { s: 0, i: 0 }, "the instance was not waiting for another attempt"),
+        (Event::Cancelled { s: 0, i: 0, epoch: 1 }, "nothing had stopped the run"),
+        (Event::Dropped { s: 0 }, "nothing had stopped the run"),
+        (Event::UpstreamFailed { s: 1, of: 0 }, "the step waits for others"),
+        (Event::Ended { state: RunState::Completed }, "something of the run was alive"),
+        (Event::Reopened, "the run had not failed or stopped"),
+    ] {
+        assert!(refused(&event).ends_with(why), "{event:?}: {}", refused(&event));
+    }
+}
+
+#[test]
+fn a_damaged_journal_is_followed_or_refused_but_never_a_panic() {
+    let mut followed = 0;
+    for seed in 0..2_000 {
+        let mut world = World::new(seed);
+        world.run();
+        let mut journal = world.journal.clone();
+        let graph = random_graph(&mut SmallRng::seed_from_u64(seed + 1));
+        followed += u32::from(Machine::restore(graph, &journal).is_ok());
+        for _ in 0..20 {
+            let (a, b) = (world.rng.random_range(0..journal.len()), world.rng.random_range(0..journal.len()));
+            match world.rng.random_range(0..3) {
+                0 => journal.swap(a, b),
+                1 => journal[a] = journal[b].clone(),
+                _ => journal.truncate(a.max(1)),
+            }
+            if let Ok(machine) = Machine::restore(world.machine.graph().clone(), &journal) {
+                followed += 1;
+                let broken = machine.check_invariants();
+                // A journal cut between an event and what follows from it waits for the next offer.
+                assert!(broken.iter().all(|b| b.starts_with("I9")), "seed {seed}: {broken:?}");
+            }
+        }
+    }
+    assert!(followed > 1_000, "{followed}");
 }
 
 #[test]
