@@ -5,6 +5,8 @@
 
 pub mod doctor;
 
+pub use swath_sample::Catalogue as Sample;
+
 use swath_task::TaskDef;
 
 /// Every built-in task, one slice a family.
@@ -15,4 +17,5 @@ pub const BUILTIN: &[&[TaskDef]] = &[
     swath_detect::TASKS,
     swath_stores::TASKS,
     swath_process::TASKS,
+    swath_sample::TASKS,
 ];

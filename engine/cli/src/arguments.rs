@@ -57,6 +57,8 @@ pub(crate) enum Command {
     Cancel(Cancel),
     /// Remove old runs, unused cache entries and what nothing refers to.
     Gc(Gc),
+    /// Make a synthetic Sentinel-2-like catalogue with a known truth.
+    Sample(Sample),
     /// Tell what is missing on this machine, and how to get it.
     Doctor,
     /// Write a shell completion script.
@@ -227,6 +229,30 @@ pub(crate) struct Gc {
     /// Remove cache entries that were not used for so many days.
     #[arg(long, default_value = "30", value_name = "DAYS")]
     pub unused_for: f64,
+}
+
+#[derive(Args)]
+pub(crate) struct Sample {
+    /// Where to write the catalogue: a folder that is missing or empty.
+    pub folder: PathBuf,
+    /// Rows and columns at 10 m, even.
+    #[arg(long, default_value = "512")]
+    pub size: u32,
+    /// Dates, five days apart.
+    #[arg(long, default_value = "6")]
+    pub dates: u32,
+    /// UTM zones, 1 or 2.
+    #[arg(long, default_value = "2")]
+    pub zones: u8,
+    /// Planted sites.
+    #[arg(long, default_value = "12")]
+    pub sites: u32,
+    /// Mean share of thick cloud, 0 to 0.9.
+    #[arg(long, default_value = "0.3")]
+    pub cloud: f64,
+    /// Equal seeds make equal catalogues.
+    #[arg(long, default_value = "0")]
+    pub seed: u64,
 }
 
 #[derive(Args)]

@@ -52,7 +52,9 @@ pub fn main(tasks: &[&[TaskDef]]) -> ExitCode {
 }
 
 fn run(arguments: Arguments, catalogue: Arc<Catalogue>) -> Result<ExitCode, Failure> {
-    let Arguments { global, command } = arguments;
+    let Arguments { mut global, command } = arguments;
+    // Steps may run elsewhere than here (`run.command` has a folder of its own): no path may depend on it.
+    global.home = std::path::absolute(&global.home).map_err(|error| Failure::io("find", &global.home, &error))?;
     match command {
         Command::Run(command) => commands::run::run(&global, command, catalogue),
         Command::Resume(command) => commands::resume::run(&global, command, catalogue),
@@ -66,6 +68,7 @@ fn run(arguments: Arguments, catalogue: Arc<Catalogue>) -> Result<ExitCode, Fail
         Command::Logs(command) => commands::logs::run(&global, command),
         Command::Cancel(command) => commands::cancel::run(&global, command),
         Command::Gc(command) => commands::gc::run(&global, command),
+        Command::Sample(command) => commands::sample::run(&global, command),
         Command::Doctor => commands::doctor::run(&global),
         Command::Completions(command) => commands::completions::run(command),
     }

@@ -10,6 +10,7 @@ pub(crate) mod logs;
 pub(crate) mod resume;
 pub(crate) mod run;
 pub(crate) mod runs;
+pub(crate) mod sample;
 pub(crate) mod schema;
 pub(crate) mod show;
 pub(crate) mod tasks;
