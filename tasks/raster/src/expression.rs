@@ -132,12 +132,17 @@ impl Expression {
                     Function::Sqrt => each(first, f64::sqrt),
                     Function::Log10 => each(first, f64::log10),
                     Function::Exp => each(first, f64::exp),
-                    Function::Min => combine(first, &second, |a, b| if a < b { a } else { b + (a - a) }),
-                    Function::Max => combine(first, &second, |a, b| if a > b { a } else { b + (a - a) }),
+                    Function::Min => combine(first, &second, |a, b| known(a, b, a.min(b))),
+                    Function::Max => combine(first, &second, |a, b| known(a, b, a.max(b))),
                 }
             }
         }
     }
+}
+
+/// `value`, or NaN where one of its operands is: `f64::min` and `f64::max` would pass over it.
+fn known(a: f64, b: f64, value: f64) -> f64 {
+    if a.is_nan() || b.is_nan() { f64::NAN } else { value }
 }
 
 fn combine(mut left: Vec<f64>, right: &[f64], operation: impl Fn(f64, f64) -> f64) -> Vec<f64> {
