@@ -15,10 +15,16 @@ pub(crate) fn unit(bits: u64) -> f32 {
     (bits >> 40) as f32 / (1u32 << 24) as f32
 }
 
+/// The next whole number below: `floor`, which is a call into the mathematical library on plain x86-64.
+fn whole(value: f64) -> i64 {
+    let cut = value as i64;
+    cut - i64::from(cut as f64 > value)
+}
+
 /// Noise from 0 to 1 with features of size 1: hashed corners of whole numbers, smoothly joined.
 pub(crate) fn smooth(seed: u64, x: f64, y: f64) -> f32 {
-    let (left, bottom) = (x.floor(), y.floor());
-    let (column, row) = (left as i64, bottom as i64);
+    let (column, row) = (whole(x), whole(y));
+    let (left, bottom) = (column as f64, row as f64);
     let ease = |t: f64| (t * t * (3.0 - 2.0 * t)) as f32;
     let (right_share, top_share) = (ease(x - left), ease(y - bottom));
     let corner = |dx: i64, dy: i64| unit(hash(seed, column + dx, row + dy));

@@ -68,7 +68,7 @@ struct Wedge {
 impl Weather {
     /// Weather of date number `date` with clouds over about `cover` of the square, and a wedge on every second date.
     pub fn new(seed: u64, date: usize, cover: f64, left: f64, top: f64, side: f64, wedges: bool) -> Self {
-        let seed = hash(seed ^ 0x3EA7_4E4, date as i64, 0);
+        let seed = hash(seed ^ 0x03EA_74E4, date as i64, 0);
         // The value that this share of the field exceeds, from a grid of samples.
         const SAMPLES: usize = 96;
         let mut field: Vec<f32> = (0..SAMPLES * SAMPLES)

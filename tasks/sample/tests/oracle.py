@@ -8,7 +8,7 @@ import numpy as np
 import rasterio
 from pyproj import Transformer
 from rio_cogeo import cog_validate
-from shapely import contains_xy, distance, points
+from shapely import contains_xy, prepare
 from shapely.geometry import shape
 from shapely.ops import transform, unary_union
 
@@ -37,9 +37,10 @@ def site_mask(crs, xs, ys):
     """Inside a site; and whether the place is so near an outline that a polygon of 64 corners cannot say."""
     to = Transformer.from_crs(4326, crs, always_xy=True).transform
     outlines = unary_union([transform(to, shape(site["geometry"])) for site in sites])
-    inside = contains_xy(outlines, xs, ys)
-    doubtful = distance(outlines.boundary, points(xs, ys)) < 2.0
-    return inside, doubtful
+    rims = outlines.boundary.buffer(2.0)
+    prepare(outlines)
+    prepare(rims)
+    return contains_xy(outlines, xs, ys), contains_xy(rims, xs, ys)
 
 
 def centres(profile):
