@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cargo_metadata::{DependencyKind, MetadataCommand};
 
+type Names = BTreeSet<String>;
+
 /// Dependencies by package, normal and build ones only (tests may know anyone).
-fn dependencies() -> (BTreeSet<String>, BTreeMap<String, BTreeSet<String>>, BTreeMap<String, String>) {
+fn dependencies() -> (Names, BTreeMap<String, Names>, BTreeMap<String, String>) {
     let metadata = MetadataCommand::new().other_options(vec!["--offline".into()]).exec().expect("cargo metadata");
     let resolve = metadata.resolve.as_ref().expect("a resolved graph");
     let name = |id| metadata[id].name.to_string();

@@ -192,10 +192,10 @@ impl Driver {
             }
         }
         for s in 0..steps {
-            if self.program.is_lifted(s) && self.machine.tally(s as u32).remaining > 0 {
-                if let Ok(Some(Items::Each(items))) = self.program.evaluate(s, &self.outputs) {
-                    self.items.insert(s as u32, items);
-                }
+            let unfinished = self.program.is_lifted(s) && self.machine.tally(s as u32).remaining > 0;
+            // A list that cannot be evaluated again fails its instances when they are bound, each with the reason.
+            if unfinished && let Ok(Some(Items::Each(items))) = self.program.evaluate(s, &self.outputs) {
+                self.items.insert(s as u32, items);
             }
         }
         Ok(())
@@ -538,9 +538,14 @@ impl Driver {
 
     /// Starts what was claimed, now that the claim is durable.
     fn start_claimed(&mut self) {
+        if self.claimed.is_empty() {
+            return;
+        }
+        // One pass over all that runs: a fan-out claims thousands at a time, and a search for each would square them.
+        let running = self.machine.running().map(|(s, i, attempt, epoch, started)| ((s, i), (attempt, epoch, started)));
+        let running: HashMap<(u32, u32), (u32, u64, u64)> = running.collect();
         for (step, index, prepared, held) in std::mem::take(&mut self.claimed) {
-            let Some((.., attempt, epoch, started)) = self.machine.running().find(|r| (r.0, r.1) == (step, index))
-            else {
+            let Some(&(attempt, epoch, started)) = running.get(&(step, index)) else {
                 self.release(held);
                 continue;
             };

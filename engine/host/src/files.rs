@@ -50,7 +50,15 @@ impl FileDigests {
             }
             return Ok(());
         }
-        let stamp = (path.to_owned(), metadata.size(), metadata.mtime(), metadata.mtime_nsec(), metadata.ctime(), metadata.ctime_nsec(), metadata.ino());
+        let stamp = (
+            path.to_owned(),
+            metadata.size(),
+            metadata.mtime(),
+            metadata.mtime_nsec(),
+            metadata.ctime(),
+            metadata.ctime_nsec(),
+            metadata.ino(),
+        );
         let known = self.known.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).get(&stamp).copied();
         let digest = match known {
             Some(digest) => digest,

@@ -68,8 +68,7 @@ async fn reason(store: &SqliteStore, run: &str, flow: &str, result: &StoredResul
     };
     let history = store.key_history(flow, &result.step, &result.instance, 50).await?;
     // Newest first; what came after this result cannot have been its reason.
-    let before =
-        history.iter().find(|earlier| earlier.at < result.at && earlier.key != result.key || earlier.at < result.at);
+    let before = history.iter().find(|earlier| earlier.at < result.at);
     let Some(before) = before else { return Ok("ran: for the first time".to_owned()) };
     let differences = before.parts.as_ref().map(|earlier| parts.differences(earlier)).unwrap_or_default();
     if differences.is_empty() {

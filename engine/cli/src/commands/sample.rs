@@ -20,7 +20,8 @@ pub(crate) fn run(global: &Global, command: Sample) -> Result<ExitCode, Failure>
         ..Catalogue::new(command.folder)
     };
     sample.check().map_err(|problems| {
-        let words = problems.iter().map(|problem| format!("--{}: {}", problem.at.trim_start_matches('/'), problem.message));
+        let words =
+            problems.iter().map(|problem| format!("--{}: {}", problem.at.trim_start_matches('/'), problem.message));
         Failure::Usage(words.collect::<Vec<_>>().join("; "))
     })?;
     let bar = if global.quiet || global.json { ProgressBar::hidden() } else { ProgressBar::new(0) };
@@ -38,7 +39,10 @@ pub(crate) fn run(global: &Global, command: Sample) -> Result<ExitCode, Failure>
     if global.json {
         super::print_json(&made)?;
     } else {
-        super::print(&format!("catalog  {}\narea     {}\ntruth    {}\nscenes   {}\n", made.catalog, made.area, made.truth, made.scenes))?;
+        super::print(&format!(
+            "catalog  {}\narea     {}\ntruth    {}\nscenes   {}\n",
+            made.catalog, made.area, made.truth, made.scenes
+        ))?;
     }
     Ok(ExitCode::SUCCESS)
 }
