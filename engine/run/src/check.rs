@@ -6,13 +6,14 @@ impl Machine {
     /// Every violated invariant by number; empty when all hold.
     pub fn check_invariants(&self) -> Vec<String> {
         let mut broken = Vec::new();
-        let mut live = 0;
+        let (mut live, mut ready) = (0, 0);
         for (s, step) in self.steps.iter().enumerate() {
             let s = s as u32;
             let count = |state: InstanceState| step.instances.iter().filter(|i| **i == state).count() as u32;
             let running = self.running.range((s, 0)..=(s, u32::MAX)).count() as u32;
             let waiting = self.backoff.range((s, 0)..=(s, u32::MAX)).count() as u32;
             let tally = step.tally;
+            ready += u64::from(count(InstanceState::Ready));
             live += u32::from(!step.state.is_final());
             if count(InstanceState::Running) != running {
                 broken.push(format!("I5: step {s} has {running} leases for {} running", count(InstanceState::Running)));
@@ -45,6 +46,9 @@ impl Machine {
             if tries.attempts > retry.times || tries.losses > retry.losses {
                 broken.push(format!("I11: instance {s}/{i} had {tries:?}, allowed are {retry:?}"));
             }
+        }
+        if ready != self.ready.len() || self.ready().any(|(s, i)| self.instance(s, i) != Some(InstanceState::Ready)) {
+            broken.push(format!("I9: {ready} instances are ready, {} are in the queue", self.ready.len()));
         }
         if live != self.live_steps {
             broken.push(format!("I3: {live} steps are live, {} are counted", self.live_steps));
