@@ -29,6 +29,8 @@ pub(crate) struct Attempt {
 pub(crate) struct AttemptEnd {
     pub result: Result<Value, AttemptError>,
     pub metrics: Vec<(&'static str, f64)>,
+    /// Instances that ran and that were reused below a sub-flow; `None` for a task.
+    pub below: Option<(u64, u64)>,
 }
 
 /// Why it did not succeed.
@@ -44,7 +46,7 @@ pub(crate) async fn run(engine: &Arc<Engine>, task: Arc<dyn ErasedTask>, attempt
         Ok(scratch) => scratch,
         Err(error) => {
             let result = Err(AttemptError::Task(error.fault().transient(None)));
-            return AttemptEnd { result, metrics: Vec::new() };
+            return AttemptEnd { result, metrics: Vec::new(), below: None };
         }
     };
     let host =
@@ -78,7 +80,7 @@ pub(crate) async fn run(engine: &Arc<Engine>, task: Arc<dyn ErasedTask>, attempt
         tracing::debug!(%error, scratch = %host.scratch.display(), "the scratch folder stays until the next collection");
     }
     let metrics = std::mem::take(&mut *host.metrics.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
-    AttemptEnd { result, metrics }
+    AttemptEnd { result, metrics, below: None }
 }
 
 /// The engine's side of a [`Context`].

@@ -17,6 +17,7 @@ use crate::outputs::StepOutputs;
 use crate::program::{Action, Bound, Items, Program};
 use crate::reuse::{Reuse, artifacts_in};
 use crate::slots::Held;
+use crate::sub_flow::{self, SubFlow};
 use crate::{Engine, now};
 
 /// How many entries of the ready queue are looked at before waiting for slots.
@@ -118,7 +119,7 @@ impl Engine {
         self.drive_below(run, program, String::new(), self.stop.child_token()).await
     }
 
-    async fn drive_below(
+    pub(crate) async fn drive_below(
         self: &Arc<Self>,
         run: &str,
         program: Arc<dyn Program>,
@@ -434,6 +435,10 @@ impl Driver {
             value,
         });
         let metrics: Vec<Metric> = metrics.collect();
+        if let Some((ran, reused)) = end.below {
+            self.ran += ran;
+            self.reused += reused;
+        }
         match end.result {
             Ok(outputs) => {
                 if self.offer(Input::Finished { step, index, epoch, outcome: Ok(()) }) {
@@ -441,6 +446,8 @@ impl Driver {
                     let reuse = self.live.get_mut(&(step, index)).and_then(|live| live.reuse.take());
                     let (parts, terms) =
                         reuse.map_or((None, CacheTerms::Off), |reuse| (Some(reuse.parts), reuse.terms));
+                    // What a sub-flow did has been counted below it.
+                    self.ran += u64::from(end.below.is_none());
                     self.succeeded(step, index, at.attempt, outputs, parts, terms, None, now().saturating_sub(started));
                 }
             }
@@ -473,10 +480,7 @@ impl Driver {
                 self.reused += 1;
                 Ended::Reused { from: from.clone(), artifacts: artifacts.clone() }
             }
-            None => {
-                self.ran += 1;
-                Ended::Succeeded { took, artifacts: artifacts.clone() }
-            }
+            None => Ended::Succeeded { took, artifacts: artifacts.clone() },
         };
         self.updates.push(Update::StepEnded { step: self.path(step), instance: instance.clone(), how });
         self.append.results.push(NewResult {
@@ -574,9 +578,8 @@ impl Driver {
                         attempt::run(&engine, task, attempt).await
                     }
                     Action::Flow(program) => {
-                        let child = child_id(&run, &at);
-                        let work = sub_flow(engine, run, child, program, at, cancel);
-                        AttemptEnd { result: work.await, metrics: Vec::new() }
+                        sub_flow::run(engine, SubFlow { parent: run, at, program, timeout: bound.timeout, cancel })
+                            .await
                     }
                 };
                 // The loop is gone only when the run is given up.
@@ -627,67 +630,6 @@ impl Driver {
         let failures = std::mem::take(&mut self.failures);
         Ending { state, outputs, failures, ran: self.ran, reused: self.reused }
     }
-}
-
-/// The run of a sub-flow below an instance of a step: the same for every attempt, so that an attempt goes on where the
-/// one before it was cut off.
-fn child_id(run: &str, at: &AttemptId) -> String {
-    let step = at.step.rsplit('/').next().unwrap_or(&at.step);
-    match at.instance.as_str() {
-        "" => format!("{run}.{step}"),
-        instance => format!("{run}.{step}.{instance}"),
-    }
-}
-
-/// Drives a sub-flow as a run of its own. Boxed, because a sub-flow may hold sub-flows.
-fn sub_flow(
-    engine: Arc<Engine>,
-    parent: String,
-    child: String,
-    program: Arc<dyn Program>,
-    at: AttemptId,
-    cancel: CancellationToken,
-) -> std::pin::Pin<Box<dyn Future<Output = Result<Value, AttemptError>> + Send>> {
-    Box::pin(async move {
-        let failed = |fault: swath_task::Fault| Err(AttemptError::Task(fault.permanent()));
-        let store = |error: swath_store::Error| AttemptError::Task(error.fault().transient(None));
-        let _lease = engine.store.lease_run(&child).map_err(store)?;
-        if matches!(engine.store.get_run(&child).await, Err(swath_store::Error::NoRun(_))) {
-            let above = engine.store.get_run(&parent).await.map_err(store)?;
-            let run = swath_store::NewRun {
-                id: child.clone(),
-                flow: program.name().to_owned(),
-                source: above.row.source,
-                text: above.text,
-                text_digest: above.text_digest,
-                params: "{}".to_owned(),
-                plan: String::new(),
-                state: RunState::Pending.name().to_owned(),
-                created_at: now() as i64,
-            };
-            engine.store.create_run(run).await.map_err(store)?;
-        }
-        let instance = if at.instance.is_empty() { String::new() } else { format!("[{}]", at.instance) };
-        let prefix = format!("{}{instance}/", at.step);
-        match engine.drive_below(&child, program, prefix, cancel).await {
-            Ok(Ending { state: RunState::Completed, outputs: Some(outputs), .. }) => Ok(outputs),
-            Ok(Ending {
-                state: RunState::Running | RunState::Pending | RunState::Cancelling | RunState::Cancelled,
-                ..
-            }) => Err(AttemptError::Task(TaskError::Cancelled)),
-            Ok(ending) => match ending.failures.into_iter().next() {
-                Some((step, _, fault)) => {
-                    let message = format!("step `{step}` failed: {}", fault.message);
-                    let mut above = swath_task::Fault::new("E314", message);
-                    above.help = fault.help;
-                    failed(above)
-                }
-                None => failed(swath_task::Fault::new("E314", "the sub-flow failed")),
-            },
-            Err(DriveError::Store(error)) => Err(store(error)),
-            Err(error) => failed(swath_task::Fault::new("E315", error.to_string())),
-        }
-    })
 }
 
 fn failure_of(error: AttemptError, at: &AttemptId) -> Failure {

@@ -13,6 +13,7 @@ mod planned;
 mod program;
 mod reuse;
 mod slots;
+mod sub_flow;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};

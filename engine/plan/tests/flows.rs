@@ -1,12 +1,12 @@
-//! `flows/valid` and `flows/invalid`: what the user sees of each, held in the `.out` file beside it.
-//! `UPDATE_EXPECT=1 cargo test -p swath-plan` writes them anew.
+//! `flows/valid` and `flows/invalid` over a catalogue of toy tasks, and texts too large or too odd to be stored.
+//! What the user sees of each stored flow is held in `engine/cli/tests/flows.rs`.
 
 mod fixture;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use expect_test::{expect, expect_file};
+use expect_test::expect;
 use serde_json::{Value, json};
 use swath_flow::{Diagnostic, Scope, render_all};
 use swath_plan::{
@@ -77,7 +77,7 @@ fn flows(kind: &str) -> Vec<PathBuf> {
 }
 
 #[test]
-fn every_valid_flow_is_planned_as_its_snapshot_says() {
+fn every_valid_flow_is_planned() {
     let catalogue = Catalogue::new(&[fixture::TASKS]);
     let files = flows("valid");
     assert!(files.len() >= 25, "{}", files.len());
@@ -96,12 +96,12 @@ fn every_valid_flow_is_planned_as_its_snapshot_says() {
         for (at, step) in plan.steps.iter().enumerate() {
             assert!(step.reads.iter().chain(&step.after).all(|from| *from < at), "{name}: {}", step.id);
         }
-        expect_file![path.with_extension("out")].assert_eq(&terminal(&plan));
+        assert!(!terminal(&plan).is_empty(), "{name}");
     }
 }
 
 #[test]
-fn every_invalid_flow_is_refused_as_its_snapshot_says() {
+fn every_invalid_flow_is_refused() {
     let files = flows("invalid");
     assert!(files.len() >= 45, "{}", files.len());
     for path in files {
@@ -109,13 +109,7 @@ fn every_invalid_flow_is_refused_as_its_snapshot_says() {
         let name = path.file_name().unwrap().to_str().unwrap();
         let all = diagnose_in("invalid", name, &bytes);
         assert!(!all.is_empty(), "{name} is valid");
-        expect_file![path.with_extension("out")].assert_eq(&shown(&all));
     }
-}
-
-/// Without the folder of this checkout.
-fn shown(all: &[Diagnostic]) -> String {
-    render_all(all, false).replace(root().to_str().unwrap(), "")
 }
 
 /// Runs on a thread with a small stack, against a clock.

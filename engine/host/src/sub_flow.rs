@@ -1,0 +1,108 @@
+//! A step that runs another flow: a run of its own below the run, with a journal of its own.
+//!
+//! Its id is the same for every attempt of the step instance, so an attempt goes on where the one before was cut off.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use swath_run::RunState;
+use swath_store::{NewRun, Store};
+use swath_task::{Fault, TaskError};
+use tokio_util::sync::CancellationToken;
+
+use crate::attempt::{AttemptEnd, AttemptError};
+use crate::drive::{DriveError, Ending};
+use crate::observe::AttemptId;
+use crate::program::Program;
+use crate::{Engine, now};
+
+/// An attempt of a step that runs another flow.
+pub(crate) struct SubFlow {
+    /// The run above.
+    pub parent: String,
+    pub at: AttemptId,
+    pub program: Arc<dyn Program>,
+    pub timeout: Option<Duration>,
+    pub cancel: CancellationToken,
+}
+
+/// Drives it to its end. Boxed, because a sub-flow may hold sub-flows.
+pub(crate) fn run(engine: Arc<Engine>, flow: SubFlow) -> Pin<Box<dyn Future<Output = AttemptEnd> + Send>> {
+    Box::pin(async move {
+        let mut below = (0, 0);
+        let stop = flow.cancel.child_token();
+        let work = drive(&engine, &flow, stop.clone(), &mut below);
+        tokio::pin!(work);
+        let result = match flow.timeout {
+            None => work.await,
+            Some(limit) => match tokio::time::timeout(limit, &mut work).await {
+                Ok(result) => result,
+                Err(_) => {
+                    stop.cancel();
+                    // Its steps stop in good order; another attempt goes on from there.
+                    let _ = work.await;
+                    Err(AttemptError::TimedOut)
+                }
+            },
+        };
+        AttemptEnd { result, metrics: Vec::new(), below: Some(below) }
+    })
+}
+
+/// Id of the run below.
+fn child_id(flow: &SubFlow) -> String {
+    let step = flow.at.step.rsplit('/').next().unwrap_or(&flow.at.step);
+    match flow.at.instance.as_str() {
+        "" => format!("{}.{step}", flow.parent),
+        instance => format!("{}.{step}.{instance}", flow.parent),
+    }
+}
+
+async fn drive(
+    engine: &Arc<Engine>,
+    flow: &SubFlow,
+    stop: CancellationToken,
+    below: &mut (u64, u64),
+) -> Result<Value, AttemptError> {
+    let store = |error: swath_store::Error| AttemptError::Task(error.fault().transient(None));
+    let failed = |fault: Fault| AttemptError::Task(fault.permanent());
+    let child = child_id(flow);
+    let _lease = engine.store.lease_run(&child).map_err(store)?;
+    if matches!(engine.store.get_run(&child).await, Err(swath_store::Error::NoRun(_))) {
+        let above = engine.store.get_run(&flow.parent).await.map_err(store)?;
+        let run = NewRun {
+            id: child.clone(),
+            flow: flow.program.name().to_owned(),
+            source: above.row.source,
+            text: above.text,
+            text_digest: above.text_digest,
+            params: "{}".to_owned(),
+            plan: String::new(),
+            state: RunState::Pending.name().to_owned(),
+            created_at: now() as i64,
+        };
+        engine.store.create_run(run).await.map_err(store)?;
+    }
+    let instance = if flow.at.instance.is_empty() { String::new() } else { format!("[{}]", flow.at.instance) };
+    let prefix = format!("{}{instance}/", flow.at.step);
+    let ending = match engine.drive_below(&child, flow.program.clone(), prefix, stop).await {
+        Ok(ending) => ending,
+        Err(DriveError::Store(error)) => return Err(store(error)),
+        Err(error) => return Err(failed(Fault::new("E315", error.to_string()))),
+    };
+    *below = (ending.ran, ending.reused);
+    match ending {
+        Ending { state: RunState::Completed, outputs: Some(outputs), .. } => Ok(outputs),
+        Ending { state: RunState::Completed | RunState::Failed, failures, .. } => {
+            let mut above = Fault::new("E314", "the sub-flow failed");
+            if let Some((step, _, fault)) = failures.into_iter().next() {
+                above.message = format!("step `{step}` failed: {}", fault.message);
+                above.help = fault.help;
+            }
+            Err(failed(above))
+        }
+        _ => Err(AttemptError::Task(TaskError::Cancelled)),
+    }
+}
