@@ -33,19 +33,21 @@ pub(crate) fn run(engine: Arc<Engine>, flow: SubFlow) -> Pin<Box<dyn Future<Outp
     Box::pin(async move {
         let mut below = (0, 0);
         let stop = flow.cancel.child_token();
-        let work = drive(&engine, &flow, stop.clone(), &mut below);
-        tokio::pin!(work);
-        let result = match flow.timeout {
-            None => work.await,
-            Some(limit) => match tokio::time::timeout(limit, &mut work).await {
-                Ok(result) => result,
-                Err(_) => {
-                    stop.cancel();
-                    // Its steps stop in good order; another attempt goes on from there.
-                    let _ = work.await;
-                    Err(AttemptError::TimedOut)
-                }
-            },
+        let result = {
+            let work = drive(&engine, &flow, stop.clone(), &mut below);
+            tokio::pin!(work);
+            match flow.timeout {
+                None => work.await,
+                Some(limit) => match tokio::time::timeout(limit, &mut work).await {
+                    Ok(result) => result,
+                    Err(_) => {
+                        stop.cancel();
+                        // Its steps stop in good order; another attempt goes on from there.
+                        let _ = work.await;
+                        Err(AttemptError::TimedOut)
+                    }
+                },
+            }
         };
         AttemptEnd { result, metrics: Vec::new(), below: Some(below) }
     })
