@@ -1,0 +1,240 @@
+//! What the command promises a person and a script: ends, exit codes, interruptions, meaning of the language.
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::{Place, signal};
+use serde_json::json;
+
+/// A flow of `run.command` steps.
+fn flow(steps: &str) -> String {
+    format!("flow: probe\nsteps:\n{steps}")
+}
+
+const SLOW: &str = "  quick: { task: run.command, with: { command: [\"true\"] } }
+  slow: { task: run.command, after: [quick], with: { command: [sleep, \"${params.seconds}\"] } }
+";
+
+fn slow() -> Place {
+    Place::new(&format!("flow: probe\nparams: {{ seconds: {{ type: integer, default: 30 }} }}\nsteps:\n{SLOW}"))
+}
+
+/// Waits until the newest run has a running step named `slow`.
+fn wait_for_slow(place: &Place) -> String {
+    let started = Instant::now();
+    loop {
+        if let Some(run) = place.newest() {
+            let (_, shown) = place.json(&["show", &run]);
+            if shown["steps"][1]["state"] == "running" {
+                return run;
+            }
+        }
+        assert!(started.elapsed() < Duration::from_secs(60), "`slow` does not start");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn an_interrupted_run_exits_with_130_and_can_be_resumed() {
+    let place = slow();
+    let child = place.swath(&["run", "flow.yaml"]).spawn().unwrap();
+    let run = wait_for_slow(&place);
+    signal(&child, "INT");
+    let ended = child.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(130), "{}", String::from_utf8_lossy(&ended.stderr));
+    assert!(String::from_utf8_lossy(&ended.stderr).contains(&format!("swath resume {run}")));
+    let (_, runs) = place.json(&["runs"]);
+    assert_eq!(runs[0]["shown_state"], "interrupted");
+    let (code, _, _) = place.run(&["cancel", &run]);
+    assert_eq!(code, Some(0));
+    let (_, runs) = place.json(&["runs"]);
+    assert_eq!(runs[0]["shown_state"], "cancelled");
+}
+
+#[test]
+fn a_held_run_is_refused_to_a_second_process_and_cancelled_from_one() {
+    let place = slow();
+    let child = place.swath(&["run", "flow.yaml"]).spawn().unwrap();
+    let run = wait_for_slow(&place);
+    let (code, _, said) = place.run(&["resume", &run]);
+    assert_eq!(code, Some(1));
+    assert!(said.contains("driven by another process") && said.contains(&child.id().to_string()), "{said}");
+    let (code, _, said) = place.run(&["cancel", &run]);
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(1));
+    let (_, shown) = place.json(&["show", &run]);
+    assert_eq!(shown["shown_state"], "cancelled");
+}
+
+#[test]
+fn lists_conditions_and_failures_mean_what_the_language_says() {
+    let place = Place::new(&flow(
+        r#"  items:
+    task: run.command
+    each: "${[3, 1, 2]}"
+    with: { command: [sh, -c, "sleep 0.0${item}; printf ${item} > {outputs.text}"], outputs: { text: { kind: artifact.file, name: text.txt } } }
+  joined:
+    task: run.command
+    in: { texts: items.text }
+    with: { command: [sh, -c, "cat {inputs.texts} > {outputs.text}"], inputs: { texts: "artifact.file[]" }, outputs: { text: { kind: artifact.file, name: all.txt } } }
+  never: { task: run.command, when: "${1 > 2}", with: { command: ["false"] } }
+  nothing: { task: run.command, each: "${[]}", with: { command: ["false"] } }
+  broken: { task: run.command, on_failure: continue, retry: { times: 2, wait: 10ms, on: [permanent] }, with: { command: ["false"] } }
+  afterwards: { task: run.command, after: [broken, never], with: { command: ["true"] } }
+outputs: { text: joined.text }
+"#,
+    ));
+    let (code, ended) = place.json(&["run", "flow.yaml"]);
+    assert_eq!((code, &ended["state"]), (Some(0), &json!("completed")), "{ended}");
+    let text = std::fs::read_to_string(place.path().join("results/probe/text.txt")).unwrap();
+    assert_eq!(text, "312", "results are in the order of the list");
+    let run = ended["run"].as_str().unwrap();
+    let (_, shown) = place.json(&["show", run]);
+    let state = |id: &str| {
+        let steps = shown["steps"].as_array().unwrap();
+        steps.iter().find(|step| step["id"] == id).unwrap()["state"].as_str().unwrap().to_owned()
+    };
+    let states = ["never", "nothing", "broken", "afterwards"].map(state);
+    assert_eq!(states, ["skipped", "succeeded", "failed", "succeeded"]);
+    let retried = shown["faults"].as_array().unwrap().iter().filter(|fault| fault[1]["kind"] == "retried").count();
+    assert_eq!(retried, 2);
+}
+
+#[test]
+fn a_failure_stops_the_run_and_resume_tries_it_again() {
+    let place = Place::new(&flow(
+        "  works: { task: run.command, with: { command: [\"true\"] } }
+  gate: { task: run.command, after: [works], with: { command: [test, -e, FLAG] } }
+  reader: { task: run.command, after: [gate], with: { command: [\"true\"] } }
+",
+    ));
+    let flag = place.path().join("flag");
+    let text = std::fs::read_to_string(place.path().join("flow.yaml")).unwrap();
+    std::fs::write(place.path().join("flow.yaml"), text.replace("FLAG", flag.to_str().unwrap())).unwrap();
+    let (code, _, said) = place.run(&["run", "flow.yaml"]);
+    assert_eq!(code, Some(1));
+    assert!(said.contains("error[C103]: gate"), "{said}");
+    let run = place.newest().unwrap();
+    std::fs::write(&flag, "").unwrap();
+    let (code, ended) = place.json(&["resume", &run]);
+    assert_eq!((code, ended["ran"].as_u64()), (Some(0), Some(2)), "{ended}");
+}
+
+#[test]
+fn a_step_that_takes_too_long_fails_with_its_timeout() {
+    let place =
+        Place::new(&flow("  slow: { task: run.command, timeout: 100ms, with: { command: [sleep, \"30\"] } }\n"));
+    let (code, _, said) = place.run(&["run", "flow.yaml"]);
+    assert_eq!(code, Some(1));
+    assert!(said.contains("E316"), "{said}");
+}
+
+#[test]
+fn what_is_not_there_is_told_with_exit_code_2() {
+    let place = slow();
+    for arguments in [
+        &["run", "missing.yaml"][..],
+        &["runs"],
+        &["show", "nothing"],
+        &["explain", "F999"],
+        &["tasks", "raster.compsite"],
+        &["run", "flow.yaml", "-p", "secnds=3"],
+        &["run", "flow.yaml", "-p", "seconds=many"],
+        &["validate", "missing.yaml"],
+    ] {
+        let (code, out, said) = place.run(arguments);
+        assert_eq!((code, out.as_str()), (Some(2), ""), "{arguments:?}: {said}");
+        assert!(said.starts_with("error"), "{arguments:?}: {said}");
+    }
+    let (code, _, said) = place.run(&["run", "flow.yaml", "--home", "/proc/nowhere"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.starts_with("error[E1"), "{said}");
+}
+
+#[test]
+fn every_command_helps_and_speaks_json() {
+    let place = Place::new(&flow("  quick: { task: run.command, with: { command: [echo, hello] } }\n"));
+    for command in [
+        "run",
+        "resume",
+        "validate",
+        "graph",
+        "tasks",
+        "explain",
+        "schema",
+        "runs",
+        "show",
+        "logs",
+        "cancel",
+        "gc",
+        "sample",
+        "doctor",
+        "completions",
+    ] {
+        let (code, out, _) = place.run(&[command, "--help"]);
+        assert!(code == Some(0) && out.contains("Usage: swath"), "{command}");
+    }
+    let (code, ended) = place.json(&["run", "flow.yaml"]);
+    assert_eq!(code, Some(0), "{ended}");
+    let run = ended["run"].as_str().unwrap().to_owned();
+    for arguments in [
+        &["validate", "flow.yaml"][..],
+        &["tasks"],
+        &["schema"],
+        &["runs"],
+        &["show", &run],
+        &["explain", &run],
+        &["gc"],
+    ] {
+        assert_eq!(place.json(arguments).0, Some(0), "{arguments:?}");
+    }
+    let (_, log, _) = place.run(&["logs", &run]);
+    assert!(log.contains("hello"), "what a program says is in the log of its step: {log}");
+    for format in ["terminal", "mermaid", "dot"] {
+        let (code, drawn, _) = place.run(&["graph", "flow.yaml", "--format", format]);
+        assert!(code == Some(0) && drawn.contains("quick"), "{drawn}");
+    }
+}
+
+#[test]
+fn changing_one_parameter_runs_that_step_and_what_reads_it() {
+    let place = Place::new(
+        r#"flow: cached
+params: { word: { type: string, default: one } }
+defaults: { cache: { ttl: 1h } }
+steps:
+  stays: { task: run.command, with: { command: [sh, -c, "echo stays > {outputs.text}"], outputs: { text: { kind: artifact.file, name: a.txt } } } }
+  changes: { task: run.command, with: { command: [sh, -c, "echo ${params.word} > {outputs.text}"], outputs: { text: { kind: artifact.file, name: b.txt } } } }
+  reads: { task: run.command, in: { a: stays.text, b: changes.text }, with: { command: [sh, -c, "cat {inputs.a} {inputs.b} > {outputs.text}"], inputs: { a: artifact.file, b: artifact.file }, outputs: { text: { kind: artifact.file, name: c.txt } } } }
+outputs: { text: reads.text }
+"#,
+    );
+    let counts = |arguments: &[&str]| {
+        let (code, ended) = place.json(&[&["run", "flow.yaml"], arguments].concat());
+        assert_eq!(code, Some(0), "{ended}");
+        (ended["ran"].as_u64().unwrap(), ended["reused"].as_u64().unwrap(), ended["run"].as_str().unwrap().to_owned())
+    };
+    let (ran, reused, _) = counts(&[]);
+    assert_eq!((ran, reused), (3, 0));
+    let (ran, reused, _) = counts(&[]);
+    assert_eq!((ran, reused), (0, 3), "running a flow again runs nothing");
+    let (ran, reused, run) = counts(&["-p", "word=two"]);
+    assert_eq!((ran, reused), (2, 1));
+    let (_, why, _) = place.run(&["explain", &run]);
+    assert!(why.contains("changes  ran: parameter `command[2]` was"), "{why}");
+    assert!(why.contains("reads    ran: input `b` changed") && why.contains("stays    reused"), "{why}");
+    // A damaged artifact is a miss, not a wrong result.
+    for entry in std::fs::read_dir(place.home().join("artifacts")).unwrap() {
+        for digest in std::fs::read_dir(entry.unwrap().path()).unwrap() {
+            for file in std::fs::read_dir(digest.unwrap().path()).unwrap() {
+                let path = file.unwrap().path();
+                if path.ends_with("a.txt") {
+                    std::fs::remove_file(&path).unwrap();
+                }
+            }
+        }
+    }
+    let (ran, reused, _) = counts(&["-p", "word=two"]);
+    assert_eq!((ran, reused), (1, 2));
+}
