@@ -8,7 +8,10 @@ type Names = BTreeSet<String>;
 
 /// Dependencies by package, normal and build ones only (tests may know anyone).
 fn dependencies() -> (Names, BTreeMap<String, Names>, BTreeMap<String, String>) {
-    let metadata = MetadataCommand::new().other_options(vec!["--offline".into()]).exec().expect("cargo metadata");
+    // Crates for other platforms may not have been downloaded.
+    let platform = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let options = ["--offline", "--filter-platform", &platform].map(str::to_owned).to_vec();
+    let metadata = MetadataCommand::new().other_options(options).exec().expect("cargo metadata");
     let resolve = metadata.resolve.as_ref().expect("a resolved graph");
     let name = |id| metadata[id].name.to_string();
     let ours: BTreeSet<String> = metadata.workspace_members.iter().map(name).collect();

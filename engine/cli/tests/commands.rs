@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use common::{Place, signal};
 use serde_json::json;
+use swath_run::Event;
 
 /// A flow of `run.command` steps.
 fn flow(steps: &str) -> String {
@@ -77,7 +78,7 @@ fn lists_conditions_and_failures_mean_what_the_language_says() {
   joined:
     task: run.command
     in: { texts: items.text }
-    with: { command: [sh, -c, "cat {inputs.texts} > {outputs.text}"], inputs: { texts: "artifact.file[]" }, outputs: { text: { kind: artifact.file, name: all.txt } } }
+    with: { command: [sh, -c, "out=$0; cat \"$@\" > \"$out\"", "{outputs.text}", "{inputs.texts}"], inputs: { texts: "artifact.file[]" }, outputs: { text: { kind: artifact.file, name: all.txt } } }
   never: { task: run.command, when: "${1 > 2}", with: { command: ["false"] } }
   nothing: { task: run.command, each: "${[]}", with: { command: ["false"] } }
   broken: { task: run.command, on_failure: continue, retry: { times: 2, wait: 10ms, on: [permanent] }, with: { command: ["false"] } }
@@ -99,6 +100,25 @@ outputs: { text: joined.text }
     assert_eq!(states, ["skipped", "succeeded", "failed", "succeeded"]);
     let retried = shown["faults"].as_array().unwrap().iter().filter(|fault| fault[1]["kind"] == "retried").count();
     assert_eq!(retried, 2);
+}
+
+#[test]
+fn resuming_a_failed_list_runs_only_what_had_failed() {
+    let place = Place::new("");
+    let flag = place.path().join("flag");
+    let steps = r#"  each:
+    task: run.command
+    each: "${[1, 2, 3]}"
+    with: { command: [sh, -c, "test ${item} != 2 || test -e FLAG"] }
+"#;
+    std::fs::write(place.path().join("flow.yaml"), flow(&steps.replace("FLAG", flag.to_str().unwrap()))).unwrap();
+    assert_eq!(place.run(&["run", "flow.yaml"]).0, Some(1));
+    let run = place.newest().unwrap();
+    std::fs::write(&flag, "").unwrap();
+    let (code, ended) = place.json(&["resume", &run]);
+    assert_eq!((code, &ended["state"]), (Some(0), &json!("completed")), "{ended}");
+    let succeeded = |event: &&Event| matches!(event, Event::Succeeded { .. });
+    assert_eq!(place.journal(&run).iter().filter(succeeded).count(), 3);
 }
 
 #[test]

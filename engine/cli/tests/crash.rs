@@ -5,7 +5,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use common::Place;
+use common::{Place, signal};
 use swath_run::Event;
 
 const FLOW: &str = r#"
@@ -27,7 +27,7 @@ steps:
   last:
     task: run.command
     in: { texts: many.text }
-    with: { command: [sh, -c, "sleep 0.03; cat {inputs.texts} > {outputs.text}"], inputs: { texts: "artifact.file[]" }, outputs: { text: { kind: artifact.file, name: text.txt } } }
+    with: { command: [sh, -c, "sleep 0.03; out=$0; cat \"$@\" > \"$out\"", "{outputs.text}", "{inputs.texts}"], inputs: { texts: "artifact.file[]" }, outputs: { text: { kind: artifact.file, name: text.txt } } }
 outputs: { all: last.text, each: many.text }
 "#;
 
@@ -45,7 +45,9 @@ fn killed_at_fifty_moments_a_run_goes_on_to_the_same_end() {
         // Fifty moments over the whole run, in an order that does not matter.
         std::thread::sleep(whole * moment / 50 + Duration::from_micros(u64::from(moment * 37 % 1000)));
         // It may have ended by itself just now.
-        let _ = child.kill();
+        if child.try_wait().unwrap().is_none() {
+            signal(&child, "KILL");
+        }
         child.wait().unwrap();
         let Some(run) = place.newest() else { continue };
         let (code, got) = place.json(&["resume", &run, "-q"]);

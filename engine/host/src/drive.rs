@@ -62,6 +62,14 @@ pub enum DriveError {
         /// Why.
         source: swath_run::EventDecodeError,
     },
+    /// The journal is not one of a run of this flow.
+    #[error("the journal of run `{run}` cannot be read: {source}")]
+    IllegalJournal {
+        /// The run.
+        run: String,
+        /// Where and why.
+        source: swath_run::IllegalEvent,
+    },
 }
 
 /// What an attempt reports to its loop.
@@ -138,9 +146,14 @@ impl Engine {
                 break;
             }
         }
+        // What attempts of a dead process left. This process holds the run's lease, so nobody is in there.
+        if let Err(error) = self.home.discard_scratch(&self.home.path().join("scratch").join(run)) {
+            tracing::debug!(%error, "scratch of an earlier process stays until the next collection");
+        }
         let graph = program.graph();
         let steps = graph.steps.len();
-        let machine = Machine::replay(graph, &events);
+        let machine = Machine::restore(graph, &events)
+            .map_err(|source| DriveError::IllegalJournal { run: run.to_owned(), source })?;
         let (reporter, reports) = mpsc::unbounded_channel();
         let mut driver = Driver {
             engine: self.clone(),
@@ -193,7 +206,8 @@ impl Driver {
             }
         }
         for s in 0..steps {
-            let unfinished = self.program.is_lifted(s) && self.machine.tally(s as u32).remaining > 0;
+            let tally = self.machine.tally(s as u32);
+            let unfinished = self.program.is_lifted(s) && tally.succeeded < tally.total;
             // A list that cannot be evaluated again fails its instances when they are bound, each with the reason.
             if unfinished && let Ok(Some(Items::Each(items))) = self.program.evaluate(s, &self.outputs) {
                 self.items.insert(s as u32, items);

@@ -67,7 +67,8 @@ impl Slots {
         if self.cpu + needs.cpu > self.capacity.cpu + 1e-4 {
             return Err(Missing::Cpu);
         }
-        if self.memory.saturating_add(needs.memory.0) > self.capacity.memory.0 && !alone {
+        let crowded = self.memory.saturating_add(needs.memory.0) > self.capacity.memory.0;
+        if needs.memory.0 > 0 && crowded && !alone {
             return Err(Missing::Memory);
         }
         if self.gpu + needs.gpu > self.capacity.gpu + 1e-4 && needs.gpu > 0.0 {

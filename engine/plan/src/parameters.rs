@@ -9,7 +9,7 @@ use swath_task::PATH_MARK;
 
 use crate::catalogue::Known;
 use crate::planner::Planner;
-use crate::template::Template;
+use crate::template::{Template, TextPart};
 
 /// What is wrong with a parameter.
 struct Finding {
@@ -136,6 +136,15 @@ impl Planner<'_> {
                     (key.clone(), self.filled(item, schema, &pointer, holes))
                 });
                 Value::Object(entries.collect::<Map<_, _>>())
+            }
+            Template::Text(parts) => {
+                holes.push(Hole { pointer: pointer.to_owned(), yields: self.yields(template) });
+                // What is written around the computed parts counts: `{outputs.text}` in a command is a use of it.
+                let known = parts.iter().map(|part| match part {
+                    TextPart::Text(text) => text.as_str(),
+                    TextPart::Expression(_) => "1",
+                });
+                Value::String(known.collect())
             }
             other => {
                 holes.push(Hole { pointer: pointer.to_owned(), yields: self.yields(other) });

@@ -48,7 +48,7 @@ async fn end_idle(store: &SqliteStore, run: &str) -> Result<(), Failure> {
     let events: Result<Vec<Event>, _> = stored.iter().map(|event| Event::decode(&event.payload)).collect();
     let events = events.map_err(|error| Failure::Usage(error.to_string()))?;
     let graph: Graph = crate::commands::show::graph_of(store, run).await?;
-    let mut machine = Machine::replay(graph, &events);
+    let mut machine = Machine::restore(graph, &events).map_err(|error| Failure::Usage(error.to_string()))?;
     let now = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or_default();
     let mut made = machine.offer(Input::Cancel { deadline: now }, now);
     made.extend(machine.offer(Input::Recovered, now));

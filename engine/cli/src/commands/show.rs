@@ -20,7 +20,8 @@ pub(crate) fn run(global: &Global, command: Show) -> Result<ExitCode, Failure> {
         let events = store.load_events(&row.id, 0, u32::MAX).await?;
         let decoded: Result<Vec<Event>, _> = events.iter().map(|event| Event::decode(&event.payload)).collect();
         let decoded = decoded.map_err(|error| Failure::Usage(format!("the journal cannot be read: {error}")))?;
-        let machine = Machine::replay(graph_of(&store, &row.id).await?, &decoded);
+        let machine = Machine::restore(graph_of(&store, &row.id).await?, &decoded)
+            .map_err(|error| Failure::Usage(error.to_string()))?;
         let results = store.results(&row.id, None).await?;
         let state = super::shown_state(&store, &row);
         let steps: Vec<(String, String, String)> = (0..machine.graph().steps.len() as u32)
