@@ -1,0 +1,184 @@
+"""Runs Swath and its peers in turns and prints a row of a table for each pair: measure.py [PART...]; run.sh calls it.
+
+Each measurement is a process of its own. Of Swath's flows the whole process is timed, from start to exit; of the peers only
+the work, without the start of Python and its imports. Medians over the rounds; peak memory is the largest seen. Standard
+library only, so that this process adds nothing to what its children are seen to use.
+"""
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+ROUNDS = int(os.environ.get("SWATH_BENCH_ROUNDS", "3"))
+DATA = "target/bench"
+RELEASE = "target/release"
+SWATH = f"{RELEASE}/swath"
+RASTERS = ".tools/bench/rasters/bin/python"
+PREFECT = ".tools/bench/prefect/bin/python"
+THREADS = str(os.cpu_count() or 2)
+loads, measured = [], {}
+
+
+class Once:
+    """One process: wall time, peak memory in MiB, and the last line of JSON it printed."""
+
+    def __init__(self, *command, **environment):
+        loads.append(os.getloadavg()[0])
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
+            start = time.perf_counter()
+            process = subprocess.Popen(command, stdout=out, stderr=errors, env={**os.environ, **environment})
+            _, status, usage = os.wait4(process.pid, 0)
+            self.wall = time.perf_counter() - start
+            process.returncode = os.waitstatus_to_exitcode(status)
+            self.peak = usage.ru_maxrss / 1024
+            out.seek(0)
+            self.lines = [json.loads(line) for line in out.read().decode().splitlines() if line.startswith("{")]
+            self.said = self.lines[-1] if self.lines else {}
+            if process.returncode:
+                errors.seek(0)
+                sys.exit(f"{' '.join(command)} failed ({process.returncode}):\n{errors.read().decode()[-2000:]}")
+
+
+def median(values):
+    return statistics.median(values)
+
+
+def row(name, ours, peer, ratio, goal, met, memory):
+    measured.setdefault("rows", []).append([name, ours, peer, ratio, goal, "yes" if met else "NO", memory])
+    print("| " + " | ".join(measured["rows"][-1]) + " |", flush=True)
+
+
+def swath(flow, *arguments):
+    """A flow over a fresh store."""
+    with tempfile.TemporaryDirectory(dir=DATA) as home:
+        return Once(SWATH, "run", flow, "--home", f"{home}/store", "--out", f"{home}/out", "--quiet", *arguments)
+
+
+def engine():
+    for shape, name in [("chain", "chain"), ("fan-out", "fan-out")]:
+        ours, peers = [], []
+        for _ in range(ROUNDS):
+            ours.append(Once(os.environ["SWATH_BENCH_STEPS"], shape, "10000", DATA).said)
+            peers.append(Once(PREFECT, "bench/prefect_steps.py", shape, "1000").said)
+        rate = median([o["steps_per_second"] for o in ours])
+        peer = median([p["steps_per_second"] for p in peers])
+        durable = median([p["recorded_per_second"] for p in peers])
+        row(f"{name} of 10,000 steps, durable", f"{rate:,.0f} steps/s", f"Prefect {peer:,.0f} steps/s ({durable:,.0f} recorded)",
+            f"{rate / peer:.0f} x", "5,000 steps/s, 20 x", rate >= 5000 and rate >= 20 * peer,
+            f"{max(o['peak_mib'] for o in ours)} / {max(p['peak_mib'] for p in peers)} MiB")
+    for shape, name in [("wide", "10,000 steps side by side"), ("chain-kept", "chain of 10,000, results kept for reuse")]:
+        ours = [Once(os.environ["SWATH_BENCH_STEPS"], shape, "10000", DATA).said for _ in range(ROUNDS)]
+        rate = median([o["steps_per_second"] for o in ours])
+        row(name, f"{rate:,.0f} steps/s", "", "", "5,000 steps/s", rate >= 5000, f"{max(o['peak_mib'] for o in ours)} MiB")
+
+
+def start():
+    swath("bench/flows/one.yaml")
+    ours = [swath("bench/flows/one.yaml") for _ in range(4 * ROUNDS + 1)]
+    with tempfile.TemporaryDirectory() as home:
+        peers = [Once(PREFECT, "bench/cold_prefect.py", PREFECT_HOME=f"{home}/{n}", PREFECT_SERVER_ANALYTICS_ENABLED="false",
+                      PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS="180", PREFECT_LOGGING_LEVEL="ERROR",
+                      NO_PROXY="127.0.0.1,localhost") for n in range(min(ROUNDS, 2))]
+    wall, peer = median([o.wall for o in ours]), median([p.wall for p in peers])
+    row("`swath run` of one step, in all", f"{wall * 1e3:.0f} ms", f"Prefect {peer:.1f} s", f"{peer / wall:.0f} x", "50 ms",
+        wall < 0.05, f"{max(o.peak for o in ours):.0f} MiB / {max(p.peak for p in peers):.0f} MiB")
+    for words in (["--help"], ["validate", "flows/detect.yaml"]):
+        ours = [Once(SWATH, *words) for _ in range(4 * ROUNDS + 1)]
+        wall = median([o.wall for o in ours])
+        row(f"`swath {' '.join(words)}`", f"{wall * 1e3:.0f} ms", "", "", "50 ms", wall < 0.05, f"{max(o.peak for o in ours):.0f} MiB")
+
+
+def composite():
+    def of(stack):
+        items, out = f"{DATA}/{stack}/items.json", f"{DATA}/composite.tif"
+        with tempfile.TemporaryDirectory(dir=DATA) as home:
+            once = Once(SWATH, "run", "bench/flows/composite.yaml", "-p", f"catalog={items}", "--home", f"{home}/store",
+                        "--out", f"{home}/out", "--quiet")
+            shutil.move(f"{home}/out/composite.tif", out)
+        return once, items, out
+
+    def peer(method, items):
+        out = f"{DATA}/peer.tif"
+        said = Once(RASTERS, "bench/composite.py", method, items, out, THREADS).said
+        os.unlink(out)
+        return said
+
+    of("stack")
+    ours, odc, decode = [], [], []
+    for _ in range(ROUNDS):
+        once, items, out = of("stack")
+        ours.append(once)
+        odc.append(peer("odc", items))
+        decode.append(peer("decode", items))
+    equal = Once(RASTERS, "bench/composite.py", "check", items, out).said
+    measured["composite equals numpy"] = equal
+    wall, high = median([o.wall for o in ours]), max(o.peak for o in ours)
+    small = high
+    for name, peers, wanted in [("odc-stac + dask", odc, 3.0), ("decoding alone, GDAL", decode, 1 / 1.1)]:
+        other = median([p["wall_s"] for p in peers])
+        goal = "3 x as fast, 256 MiB" if wanted > 1 else "at most 1.1 of its time"
+        row("composite 12 x 6 x 2048 x 2048", f"{wall:.2f} s", f"{name} {other:.2f} s", f"{other / wall:.2f} x", goal,
+            other / wall >= wanted and high < 256 and equal["equal"], f"{high:.0f} / {max(p['peak_mib'] for p in peers)} MiB")
+    for stack, name in [("dates-50", "composite, 50 dates"), ("area-9", "composite, 9 times the area")]:
+        if os.path.exists(f"{DATA}/{stack}/complete"):
+            once, items, _ = of(stack)
+            row(name, f"{once.wall:.2f} s", "", "", "256 MiB", once.peak < 256, f"{once.peak:.0f} MiB (12 x 2048 x 2048: {small:.0f})")
+
+
+def inference():
+    lines = Once(f"{RELEASE}/examples/infer_bench", f"{DATA}/models", THREADS, str(ROUNDS)).lines
+    whole = [line for line in lines if line["bench"] == "infer.segment"]
+    bare = [line for line in lines if line["bench"] == "bare session"]
+    large, whole = whole[-1], whole[:-1]
+    ratio = lines[-1]["median"]
+    row("inference, 10 x 2048 x 2048", f"{median([w['tiles_per_second'] for w in whole]):.2f} tiles/s",
+        f"bare ONNX Runtime {median([b['tiles_per_second'] for b in bare]):.2f} tiles/s", f"{ratio:.3f}", "0.97", ratio >= 0.97,
+        f"{max(w['peak_mib'] for w in whole)} / {max(b['peak_mib'] for b in bare)} MiB")
+    row("inference, 3 x 11000 x 11000, one small layer", f"{large['tiles_per_second']:.0f} tiles/s", "", "", "512 MiB and the session",
+        large["peak_mib"] <= 512 + 64, f"{large['peak_mib']} MiB")
+
+
+def detect():
+    raster = f"{DATA}/probability.tif"
+    ours, peers = [], {"mask": [], "labelled": []}
+    for _ in range(max(ROUNDS, 3)):
+        ours.append(Once(f"{RELEASE}/examples/detect_bench", raster, '{"min_pixels": 50}', f"{DATA}/ours.geojson").said)
+        for method, seen in peers.items():
+            seen.append(Once(RASTERS, "bench/detect.py", raster, f"{DATA}/peer.geojson", method).said)
+    areas = []
+    for file in ("ours", "peer"):
+        with open(f"{DATA}/{file}.geojson") as opened:
+            features = json.load(opened)["features"]
+        areas.append(sorted(f["properties"].get("area_km2", f["properties"].get("area_m2", 0) / 1e6) for f in features))
+    counts = [(s["candidates"], s["kept"]) for s in (ours[-1], peers["mask"][-1], peers["labelled"][-1])]
+    equal = len(set(counts)) == 1 and all(abs(a - b) <= 1e-6 + 1e-4 * b for a, b in zip(*areas, strict=True))
+    measured["detections equal"] = {"candidates": counts[0][0], "kept": counts[0][1], "equal": equal}
+    wall, high = median([o["wall_s"] for o in ours]), max(o["peak_rss_mb"] for o in ours)
+    best = min(peers, key=lambda method: median([p["wall_s"] for p in peers[method]]))
+    other = median([p["wall_s"] for p in peers[best]])
+    row("detections in 4096 x 4096", f"{wall:.3f} s", f"rasterio, scipy, scikit-learn {other:.3f} s", f"{other / wall:.1f} x",
+        "3 x, 128 MiB, equal", other / wall >= 3 and high < 128 and equal, f"{high:.0f} / {min(max(p['peak_mib'] for p in seen) for seen in peers.values())} MiB")
+
+
+def main():
+    parts = {"engine": engine, "start": start, "composite": composite, "inference": inference, "detect": detect}
+    chosen = sys.argv[1:] or list(parts)
+    if unknown := [part for part in chosen if part not in parts]:
+        sys.exit(f"no such part: {', '.join(unknown)}; there are {', '.join(parts)}")
+    print("| what | Swath | peer | ratio | goal | met | peak memory, Swath / peer |\n|---|---|---|---|---|---|---|", flush=True)
+    for part in chosen:
+        parts[part]()
+    measured.update(cores=os.cpu_count(), rounds=ROUNDS, load_median=round(median(loads), 2), load_most=round(max(loads), 2))
+    with open(f"{DATA}/measured.json", "w") as file:
+        json.dump(measured, file, indent=1)
+    print(f"\n{os.cpu_count()} cores, {ROUNDS} rounds; load average before each measurement: median {median(loads):.1f}, most {max(loads):.1f}")
+    for name in ("composite equals numpy", "detections equal"):
+        if name in measured:
+            print(f"{name}: {json.dumps(measured[name])}")
+
+
+main()

@@ -1,0 +1,215 @@
+//! How many steps that do nothing an engine takes a second, with every transition durable: a flow is planned from its
+//! text and driven over a fresh store, as `swath run` does.
+//!
+//! ```text
+//! cargo bench -p swath-host --bench steps -- [SHAPE [STEPS [FOLDER]]]
+//! ```
+//!
+//! SHAPE is `chain` (each step reads the one before), `fan-out` (one step lifted over a list), `wide` (that many steps
+//! that read the same one) or `chain-kept` (a chain whose results also go into the cache). FOLDER decides which disk is
+//! measured. One line of JSON: what is timed goes from the creation of the run to its durable end; planning is apart.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::fmt::Write;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use swath_host::{Capacity, Engine, PlannedFlow, Unobserved};
+use swath_plan::{Catalogue, Plan, PlanInput};
+use swath_run::RunState;
+use swath_store::{Access, Artifacts, NewRun, SqliteStore, Store};
+use swath_task::{Context, Needs, NoInputs, Purity, Task, TaskDef, TaskError};
+use tokio_util::sync::CancellationToken;
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+/// Gives a list of numbers.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Count {
+    /// How many.
+    to: u32,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Counted {
+    /// From 0.
+    values: Vec<u32>,
+}
+
+impl Task for Count {
+    const NAME: &'static str = "bench.count";
+    const VERSION: u32 = 1;
+    const PURITY: Purity = Purity::Volatile;
+    type Inputs = NoInputs;
+    type Outputs = Counted;
+
+    async fn run(&self, _: NoInputs, _: &Context) -> Result<Counted, TaskError> {
+        Ok(Counted { values: (0..self.to).collect() })
+    }
+}
+
+/// Gives what it is given.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Pass {
+    /// Whether its results go into the cache.
+    #[serde(default)]
+    kept: bool,
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct Taken {
+    /// A number.
+    value: serde_json::Value,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Given {
+    /// The same.
+    value: serde_json::Value,
+}
+
+impl Task for Pass {
+    const NAME: &'static str = "bench.pass";
+    const VERSION: u32 = 1;
+    const PURITY: Purity = Purity::Volatile;
+    type Inputs = Taken;
+    type Outputs = Given;
+
+    fn needs(&self) -> Needs {
+        Needs::waiting()
+    }
+
+    fn purity(&self) -> Purity {
+        if self.kept { Purity::Pure } else { Purity::Volatile }
+    }
+
+    async fn run(&self, inputs: Taken, _: &Context) -> Result<Given, TaskError> {
+        Ok(Given { value: inputs.value })
+    }
+}
+
+const TASKS: &[TaskDef] = &[TaskDef::of::<Count>(), TaskDef::of::<Pass>()];
+
+fn main() -> Outcome<()> {
+    let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
+    let steps = words.get(1).map_or(Ok(10_000), |word| word.parse())?;
+    let base = words.get(2).map_or_else(std::env::temp_dir, Into::into);
+    let shapes = words.first().map_or(vec!["chain", "fan-out", "wide", "chain-kept"], |word| vec![word.as_str()]);
+    for shape in shapes {
+        let home = base.join(format!("swath-steps-{}", std::process::id()));
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let measured = runtime.block_on(measure(shape, steps, &home));
+        std::fs::remove_dir_all(&home)?;
+        measured?;
+    }
+    Ok(())
+}
+
+fn flow(shape: &str, steps: u32) -> Outcome<String> {
+    // Only what is lifted needs a long list: a chain passes on a short one, so that the engine is measured, not copying.
+    let to = if shape == "fan-out" { steps } else { 1 };
+    let mut text = format!("flow: bench\nsteps:\n  count: {{ task: bench.count, with: {{ to: {to} }} }}\n");
+    match shape {
+        "chain" | "chain-kept" => {
+            let kept = shape == "chain-kept";
+            let mut from = "count.values".to_owned();
+            for step in 0..steps {
+                writeln!(text, "  s{step}: {{ task: bench.pass, in: {{ value: {from} }}, with: {{ kept: {kept} }} }}")?;
+                from = format!("s{step}.value");
+            }
+        }
+        "fan-out" => text.push_str("  all: { each: count.values, task: bench.pass, in: { value: item } }\n"),
+        "wide" => {
+            for step in 0..steps {
+                writeln!(text, "  s{step}: {{ task: bench.pass, in: {{ value: count.values }} }}")?;
+            }
+        }
+        other => return Err(format!("the shape is `chain`, `fan-out`, `wide` or `chain-kept`, not `{other}`").into()),
+    }
+    Ok(text)
+}
+
+fn planned(text: &str, catalogue: &Catalogue) -> Outcome<Plan> {
+    let reading = swath_flow::read("bench.yaml", text.as_bytes());
+    let flow = reading.flow.filter(|_| reading.diagnostics.is_empty()).ok_or("the flow cannot be read")?;
+    let folder = std::env::current_dir()?;
+    let load = |_: &Path| Err("there are no sub-flows".to_owned());
+    let input = PlanInput {
+        catalogue,
+        params: &[],
+        params_folder: &folder,
+        folder: &folder,
+        now: Timestamp::now(),
+        load: &load,
+    };
+    swath_plan::plan(&flow, input).map_err(|problems| format!("{:?}", problems.first()).into())
+}
+
+async fn measure(shape: &str, steps: u32, home: &Path) -> Outcome<()> {
+    let text = flow(shape, steps)?;
+    let catalogue = Arc::new(Catalogue::new(&[TASKS]));
+    let planning = Instant::now();
+    let plan = planned(&text, &catalogue)?;
+    let planning = planning.elapsed().as_secs_f64();
+    let store = Arc::new(SqliteStore::open(home, Access::Write).await?);
+    let artifacts = Arc::new(Artifacts::local(home)?);
+    let capacity = Capacity::of_this_machine();
+    let stop = CancellationToken::new();
+    let span = |_: &str, _: &str, _: &str, _: u32| tracing::Span::none();
+    let engine = Engine::new(store.clone(), artifacts, capacity, Arc::new(Unobserved), BTreeMap::new(), stop, span);
+    let started = Instant::now();
+    store
+        .create_run(NewRun {
+            id: "bench".into(),
+            flow: "bench".into(),
+            source: "bench.yaml".into(),
+            text_digest: plan.text_digest,
+            params: "{}".into(),
+            plan: serde_json::to_string(&plan)?,
+            text,
+            state: RunState::Pending.name().into(),
+            created_at: 0,
+        })
+        .await?;
+    let lease = store.lease_run("bench")?;
+    let program = Arc::new(PlannedFlow::new(plan, catalogue, Timestamp::now()));
+    let ending = Arc::new(engine).drive("bench", program).await?;
+    let seconds = started.elapsed().as_secs_f64();
+    drop(lease);
+    if ending.state != RunState::Completed {
+        return Err(format!("the run is {:?}: {:?}", ending.state, ending.failures.first()).into());
+    }
+    let recorded = store.results("bench", None).await?.len() as u64;
+    if recorded != ending.ran || ending.ran < u64::from(steps) {
+        return Err(format!("{} steps ran and {recorded} are recorded", ending.ran).into());
+    }
+    store.close().await;
+    println!(
+        "{}",
+        json!({
+            "bench": "steps", "shape": shape, "steps": ending.ran, "recorded": recorded, "seconds": round(seconds),
+            "steps_per_second": (ending.ran as f64 / seconds).round(), "planning_seconds": round(planning),
+            "peak_mib": peak_memory()
+        })
+    );
+    Ok(())
+}
+
+fn round(seconds: f64) -> f64 {
+    (seconds * 1e4).round() / 1e4
+}
+
+/// Peak resident set of this process in MiB, where the system tells it.
+fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? / 1024)
+}
