@@ -44,7 +44,15 @@ impl Home {
         let folder = self.0.join("scratch").join(run).join(format!("{}{instance}-{attempt}", plain(step)));
         // What a killed attempt of the same number left must not be mistaken for this one's work.
         disk::discard(&folder)?;
-        std::fs::create_dir_all(&folder).map_err(|error| Error::io("create", &folder, &error))?;
+        // Another attempt of the run may end just now and take the run's empty folder away.
+        let mut made = std::fs::create_dir_all(&folder);
+        for _ in 0..100 {
+            match &made {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => made = std::fs::create_dir_all(&folder),
+                _ => break,
+            }
+        }
+        made.map_err(|error| Error::io("create", &folder, &error))?;
         Ok(folder)
     }
 

@@ -270,3 +270,22 @@ async fn scratch_folders_are_fresh_and_those_of_dead_runs_go() {
     let locks: Vec<_> = entries(&folder.path().join("runs"));
     assert_eq!(locks, [folder.path().join("runs/live.lock")]);
 }
+
+#[test]
+fn attempts_that_begin_while_others_end_have_their_scratch() {
+    let folder = tempfile::tempdir().unwrap();
+    let home = swath_store::Home::new(folder.path());
+    std::thread::scope(|scope| {
+        for step in ["a", "b", "c", "d"] {
+            let home = &home;
+            scope.spawn(move || {
+                for attempt in 1..500 {
+                    let scratch = home.scratch("run", step, "", attempt).unwrap();
+                    std::fs::write(scratch.join("file"), "x").unwrap();
+                    home.discard_scratch(&scratch).unwrap();
+                }
+            });
+        }
+    });
+    assert!(!folder.path().join("scratch/run").exists());
+}
