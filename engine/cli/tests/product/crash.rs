@@ -1,11 +1,9 @@
 //! kill -9 at fifty moments of a run: what had finished is not run again, and the outputs are the same.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use common::{Place, signal};
+use crate::common::{Place, signal};
 use swath_run::Event;
 
 const FLOW: &str = r#"

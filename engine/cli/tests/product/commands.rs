@@ -1,10 +1,8 @@
 //! What the command promises a person and a script: ends, exit codes, interruptions, meaning of the language.
 
-mod common;
-
 use std::time::{Duration, Instant};
 
-use common::{Place, signal};
+use crate::common::{Place, signal};
 use serde_json::json;
 use swath_run::Event;
 

@@ -1,0 +1,7 @@
+//! The command as a whole: what it promises, through crashes, interruptions and to the truth on the ground.
+
+mod common;
+
+mod commands;
+mod crash;
+mod truth;
