@@ -14,9 +14,10 @@ say "lints"
 cargo clippy --workspace --all-targets --quiet -- -D warnings
 
 say "tests"
-status=0
-cargo test --workspace --no-fail-fast 2>&1 | tee "$log" | grep -Ev '^(test .* \.\.\. ok|running [0-9]+ tests?|)$' || true
+set +e
+cargo test --workspace --no-fail-fast 2>&1 | tee "$log" | grep -Ev '^(test .* \.\.\. ok|running [0-9]+ tests?|)$'
 status="${PIPESTATUS[0]}"
+set -e
 
 say "generated reference and flows"
 cargo build --quiet --package swath

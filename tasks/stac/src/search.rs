@@ -461,7 +461,12 @@ impl Search {
             let fault = Fault::new("S130", format!("the catalogue `{place}` has no collection `{missing}`"));
             match known {
                 [] => fault.permanent(),
-                known => fault.help(format!("it has {}", list(known))).permanent(),
+                known => {
+                    // They were met in whatever order the catalogue's files were read.
+                    let mut known = known.to_vec();
+                    known.sort();
+                    fault.help(format!("it has {}", list(&known))).permanent()
+                }
             }
         };
         match searched {
