@@ -274,7 +274,7 @@ async fn scratch_folders_are_fresh_and_those_of_dead_runs_go() {
 #[test]
 fn attempts_that_begin_while_others_end_have_their_scratch() {
     let folder = tempfile::tempdir().unwrap();
-    let home = swath_store::Home::new(folder.path());
+    let home = Home::new(folder.path());
     std::thread::scope(|scope| {
         for step in ["a", "b", "c", "d"] {
             let home = &home;
