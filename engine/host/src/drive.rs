@@ -147,9 +147,7 @@ impl Engine {
             }
         }
         // What attempts of a dead process left. This process holds the run's lease, so nobody is in there.
-        if let Err(error) = self.home.discard_scratch(&self.home.path().join("scratch").join(run)) {
-            tracing::debug!(%error, "scratch of an earlier process stays until the next collection");
-        }
+        self.discard_scratch(run);
         let graph = program.graph();
         let steps = graph.steps.len();
         let machine = Machine::restore(graph, &events)
@@ -177,7 +175,16 @@ impl Engine {
             starved: false,
         };
         driver.restore().await?;
-        driver.turn(stop).await
+        let ending = driver.turn(stop).await?;
+        self.discard_scratch(run);
+        Ok(ending)
+    }
+
+    /// Takes a run's scratch away while none of its attempts is live.
+    fn discard_scratch(&self, run: &str) {
+        if let Err(error) = self.home.discard_run_scratch(run) {
+            tracing::debug!(%error, "the scratch of run `{run}` stays until the next collection");
+        }
     }
 }
 

@@ -44,26 +44,22 @@ impl Home {
         let folder = self.0.join("scratch").join(run).join(format!("{}{instance}-{attempt}", plain(step)));
         // What a killed attempt of the same number left must not be mistaken for this one's work.
         disk::discard(&folder)?;
-        // Another attempt of the run may end just now and take the run's empty folder away.
-        let mut made = std::fs::create_dir_all(&folder);
-        for _ in 0..100 {
-            match &made {
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => made = std::fs::create_dir_all(&folder),
-                _ => break,
-            }
-        }
-        made.map_err(|error| Error::io("create", &folder, &error))?;
+        std::fs::create_dir_all(&folder).map_err(|error| Error::io("create", &folder, &error))?;
         Ok(folder)
     }
 
-    /// Removes an attempt's scratch folder, and the run's when it was the last.
+    /// Removes an attempt's scratch folder.
     pub fn discard_scratch(&self, folder: &Path) -> Result<(), Error> {
-        disk::discard(folder)?;
-        if let Some(parent) = folder.parent().filter(|parent| parent.starts_with(self.0.join("scratch"))) {
-            // Fails while other attempts are in it.
-            let _ = std::fs::remove_dir(parent);
+        disk::discard(folder)
+    }
+
+    /// Removes the scratch folder of a run with all that is in it. The caller holds the run's lease and none of its
+    /// attempts is live: a folder taken away while an attempt makes its own below it would fail that attempt.
+    pub fn discard_run_scratch(&self, run: &str) -> Result<(), Error> {
+        if !is_plain_id(run) {
+            return Err(Error::NoRun(run.to_owned()));
         }
-        Ok(())
+        disk::discard(&self.0.join("scratch").join(run))
     }
 
     /// Removes the scratch folders of runs that nobody drives (their processes were killed). Returns those runs.

@@ -265,6 +265,9 @@ async fn scratch_folders_are_fresh_and_those_of_dead_runs_go() {
     assert_eq!(home.clean_scratch().unwrap(), ["dead"]);
     assert!(scratch.exists());
     home.discard_scratch(&scratch).unwrap();
+    assert!(!scratch.exists());
+    assert_eq!(home.discard_run_scratch("..").unwrap_err().code(), "E108");
+    home.discard_run_scratch("live").unwrap();
     assert!(!folder.path().join("scratch/live").exists());
     home.clean_locks(|run| run == "live").unwrap();
     let locks: Vec<_> = entries(&folder.path().join("runs"));
@@ -287,5 +290,5 @@ fn attempts_that_begin_while_others_end_have_their_scratch() {
             });
         }
     });
-    assert!(!folder.path().join("scratch/run").exists());
+    assert!(entries(&folder.path().join("scratch/run")).is_empty());
 }
