@@ -264,6 +264,7 @@ def export(network, low, high, epochs):
         "name": "water_unet",
         "version": 1,
         "about": "Open water in Sentinel-2 reflectance at 10 m: lakes, ponds and rivers.",
+        "architecture": "U-Net",
         "file": "1/model.onnx",
         "digest": "blake3:" + blake3.blake3(path.read_bytes()).hexdigest(),
         "bands": [{"name": band} for band in BANDS],

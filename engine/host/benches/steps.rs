@@ -59,9 +59,8 @@ impl Task for Count {
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Pass {
-    /// Whether its results go into the cache.
-    #[serde(default)]
-    kept: bool,
+    /// Makes this step's results differ in the cache from those of others; they do not go there when it is not given.
+    kept_as: Option<u32>,
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -88,7 +87,7 @@ impl Task for Pass {
     }
 
     fn purity(&self) -> Purity {
-        if self.kept { Purity::Pure } else { Purity::Volatile }
+        if self.kept_as.is_some() { Purity::Pure } else { Purity::Volatile }
     }
 
     async fn run(&self, inputs: Taken, _: &Context) -> Result<Given, TaskError> {
@@ -119,10 +118,10 @@ fn flow(shape: &str, steps: u32) -> Outcome<String> {
     let mut text = format!("flow: bench\nsteps:\n  count: {{ task: bench.count, with: {{ to: {to} }} }}\n");
     match shape {
         "chain" | "chain-kept" => {
-            let kept = shape == "chain-kept";
             let mut from = "count.values".to_owned();
             for step in 0..steps {
-                writeln!(text, "  s{step}: {{ task: bench.pass, in: {{ value: {from} }}, with: {{ kept: {kept} }} }}")?;
+                let kept = if shape == "chain-kept" { format!(", with: {{ kept_as: {step} }}") } else { String::new() };
+                writeln!(text, "  s{step}: {{ task: bench.pass, in: {{ value: {from} }}{kept} }}")?;
                 from = format!("s{step}.value");
             }
         }

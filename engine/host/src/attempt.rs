@@ -1,7 +1,7 @@
 //! One attempt of one step: the task's context, its timeout, its end.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -41,16 +41,13 @@ pub(crate) enum AttemptError {
 
 /// Runs a task to its end. Never panics, never hangs past its timeout or its cancellation by more than the grace.
 pub(crate) async fn run(engine: &Arc<Engine>, task: Arc<dyn ErasedTask>, attempt: Attempt) -> AttemptEnd {
-    let AttemptId { step, instance, attempt: number } = &attempt.id;
-    let scratch = match engine.home.scratch(&attempt.run, step, instance, *number) {
-        Ok(scratch) => scratch,
-        Err(error) => {
-            let result = Err(AttemptError::Task(error.fault().transient(None)));
-            return AttemptEnd { result, metrics: Vec::new(), below: None };
-        }
-    };
-    let host =
-        Arc::new(AttemptHost { id: attempt.id.clone(), scratch, engine: engine.clone(), metrics: Mutex::default() });
+    let host = Arc::new(AttemptHost {
+        run: attempt.run.clone(),
+        id: attempt.id.clone(),
+        scratch: OnceLock::new(),
+        engine: engine.clone(),
+        metrics: Mutex::default(),
+    });
     let key = format!("{}/{}/{}", attempt.run, attempt.id.step, attempt.id.instance);
     let stop = attempt.cancel.child_token();
     let context = Context::new(host.clone(), stop.clone(), attempt.cpus, key);
@@ -76,8 +73,10 @@ pub(crate) async fn run(engine: &Arc<Engine>, task: Arc<dyn ErasedTask>, attempt
             _ => Err(AttemptError::Task(TaskError::Cancelled)),
         },
     };
-    if let Err(error) = engine.home.discard_scratch(&host.scratch) {
-        tracing::debug!(%error, scratch = %host.scratch.display(), "the scratch folder stays until the next collection");
+    if let Some(Ok(scratch)) = host.scratch.get()
+        && let Err(error) = engine.home.discard_scratch(scratch)
+    {
+        tracing::debug!(%error, scratch = %scratch.display(), "the scratch folder stays until the run ends");
     }
     let metrics = std::mem::take(&mut *host.metrics.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
     AttemptEnd { result, metrics, below: None }
@@ -85,16 +84,20 @@ pub(crate) async fn run(engine: &Arc<Engine>, task: Arc<dyn ErasedTask>, attempt
 
 /// The engine's side of a [`Context`].
 struct AttemptHost {
+    run: String,
     id: AttemptId,
-    scratch: PathBuf,
+    /// Many tasks need none, and a folder made and removed costs as much as the rest of a short attempt.
+    scratch: OnceLock<Result<PathBuf, swath_store::Error>>,
     engine: Arc<Engine>,
     metrics: Mutex<Vec<(&'static str, f64)>>,
 }
 
 #[async_trait]
 impl Host for AttemptHost {
-    fn scratch(&self) -> &Path {
-        &self.scratch
+    fn scratch(&self) -> Result<&Path, TaskError> {
+        let AttemptId { step, instance, attempt } = &self.id;
+        let made = self.scratch.get_or_init(|| self.engine.home.scratch(&self.run, step, instance, *attempt));
+        made.as_deref().map_err(|error| error.fault().transient(None))
     }
 
     async fn locate(&self, artifact: &ArtifactRecord) -> Result<PathBuf, TaskError> {

@@ -124,7 +124,17 @@ impl Engine {
     /// # Errors
     /// [`DriveError`] when the store fails: nothing that was not durable has been acted on.
     pub async fn drive(self: &Arc<Self>, run: &str, program: Arc<dyn Program>) -> Result<Ending, DriveError> {
-        self.drive_below(run, program, String::new(), self.stop.child_token()).await
+        let (engine, run) = (self.clone(), run.to_owned());
+        // A task of its own, so that an attempt it starts can go on in the same thread: a hop between threads costs more
+        // than a short step.
+        let drive =
+            tokio::spawn(
+                async move { engine.drive_below(&run, program, String::new(), engine.stop.child_token()).await },
+            );
+        match drive.await {
+            Ok(ending) => ending,
+            Err(ended) => std::panic::resume_unwind(ended.into_panic()),
+        }
     }
 
     pub(crate) async fn drive_below(

@@ -16,8 +16,8 @@ use crate::{Artifact, ArtifactRecord, Fault, Kind, TaskError};
 /// - `progress` and `metric` never block and never fail.
 #[async_trait]
 pub trait Host: Send + Sync + 'static {
-    /// A folder of this attempt's own, removed when the attempt ends.
-    fn scratch(&self) -> &Path;
+    /// A folder of this attempt's own, made when first asked for and removed when the attempt ends.
+    fn scratch(&self) -> Result<&Path, TaskError>;
     /// A local, read-only path of an artifact.
     async fn locate(&self, artifact: &ArtifactRecord) -> Result<PathBuf, TaskError>;
     /// Stores what was staged as an artifact.
@@ -69,9 +69,10 @@ impl Context {
 
     /// Starts an artifact: write to [`Draft::path`], then [`Draft::commit`]. Dropped, it leaves nothing.
     pub fn draft<K: Kind>(&self, name: &str) -> Result<Draft<K>, TaskError> {
-        let folder = tempfile::Builder::new().prefix("draft-").tempdir_in(self.host.scratch());
+        let scratch = self.host.scratch()?;
+        let folder = tempfile::Builder::new().prefix("draft-").tempdir_in(scratch);
         let folder = folder.map_err(|error| {
-            let message = format!("cannot create a scratch folder in `{}`: {error}", self.host.scratch().display());
+            let message = format!("cannot create a scratch folder in `{}`: {error}", scratch.display());
             Fault::new("E201", message).help("free disk space or set `--home` to a disk that has some").transient(None)
         })?;
         Ok(Draft {
@@ -83,8 +84,8 @@ impl Context {
         })
     }
 
-    /// A folder of this attempt's own for temporary files, removed when the attempt ends.
-    pub fn scratch(&self) -> &Path {
+    /// A folder of this attempt's own for temporary files, made when first asked for, removed when the attempt ends.
+    pub fn scratch(&self) -> Result<&Path, TaskError> {
         self.host.scratch()
     }
 

@@ -58,8 +58,8 @@ impl LocalHost {
 
 #[async_trait]
 impl Host for LocalHost {
-    fn scratch(&self) -> &Path {
-        &self.scratch
+    fn scratch(&self) -> Result<&Path, TaskError> {
+        Ok(&self.scratch)
     }
     async fn locate(&self, artifact: &ArtifactRecord) -> Result<PathBuf, TaskError> {
         let path = self.path(artifact);

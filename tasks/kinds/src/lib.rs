@@ -41,6 +41,8 @@ kinds! {
     Folder = "artifact.folder";
     #[doc = "The scenes a search found: a JSON file, see [`Scenes`]"]
     SceneList = "stac.scenes";
+    #[doc = "A STAC item: GeoJSON that tells where and when a raster is, and what it was made from"]
+    StacItem = "stac.item";
     #[doc = "A Cloud-Optimized GeoTIFF with band names, scale, offset and no-data"]
     Cog = "raster.cog";
     #[doc = "Per-band percentile stretch, shared by training and inference: a JSON file, see [`Stretch`]"]

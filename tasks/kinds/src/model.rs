@@ -12,6 +12,9 @@ pub struct ModelManifest {
     pub version: u32,
     /// One sentence: what it finds and on what.
     pub about: String,
+    /// What kind of network it is (`U-Net`), for catalogues.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub architecture: Option<String>,
     /// Network file relative to the manifest, `1/model.onnx`.
     pub file: String,
     /// Digest of the network file, `blake3:...`; a file that differs is refused.

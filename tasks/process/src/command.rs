@@ -276,8 +276,8 @@ impl Task for RunCommand {
     async fn run(&self, inputs: Given, ctx: &Context) -> Result<Made, TaskError> {
         let values = self.locate(inputs, ctx).await?;
         // A folder of its own, so that nothing an earlier program left can be taken for an output.
-        let scratch =
-            tempfile::Builder::new().prefix("command-").tempdir_in(ctx.scratch()).map_err(no_folder(ctx.scratch()))?;
+        let own = ctx.scratch()?;
+        let scratch = tempfile::Builder::new().prefix("command-").tempdir_in(own).map_err(no_folder(own))?;
         let (work, temporary) = (scratch.path().join("work"), scratch.path().join("tmp"));
         for path in [&work, &temporary] {
             std::fs::create_dir(path).map_err(no_folder(path))?;

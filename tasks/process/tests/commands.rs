@@ -232,7 +232,7 @@ struct Keeper(std::sync::Arc<LocalHost>);
 
 #[async_trait::async_trait]
 impl Host for Keeper {
-    fn scratch(&self) -> &std::path::Path {
+    fn scratch(&self) -> Result<&std::path::Path, TaskError> {
         self.0.scratch()
     }
     async fn locate(&self, artifact: &ArtifactRecord) -> Result<std::path::PathBuf, TaskError> {

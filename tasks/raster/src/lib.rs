@@ -1,4 +1,4 @@
-//! Raster tasks: composite, indices, normalise, chips, preview.
+//! Raster tasks: composite, indices, normalise, chips, preview, item.
 //!
 //! Each task is a file of its own; what they share (finding bands, reading far files, grids that do not match) is
 //! beside them. Pixels are read and written through `swath-geo`; no GDAL, no HTTP here.
@@ -10,6 +10,7 @@ mod expression;
 mod faults;
 mod fit;
 mod indices;
+mod item;
 mod normalise;
 mod preview;
 mod reader;
@@ -19,6 +20,7 @@ pub use chips::ChipRaster;
 pub use composite::{AssetMask, BandResampling, COUNT_BAND, Composite, Mask, Method, Missing, NamedMask};
 
 pub use indices::{CustomIndex, Index, Indices, KnownIndex};
+pub use item::Item;
 pub use normalise::Normalise;
 pub use preview::Preview;
 
@@ -31,4 +33,5 @@ pub const TASKS: &[TaskDef] = &[
     TaskDef::of::<Normalise>(),
     TaskDef::of::<ChipRaster>(),
     TaskDef::of::<Preview>(),
+    TaskDef::of::<Item>(),
 ];

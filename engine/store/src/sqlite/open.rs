@@ -97,8 +97,6 @@ pub(super) async fn writer(
     if schema_of(&mut connection, path).await? < known_schema() {
         migrate(&mut connection, path).await?;
     }
-    let group = sqlx::raw_sql(include_str!("group.sql")).execute(&mut connection).await;
-    group.map_err(|error| database(path, error))?;
     Ok((connection, lock))
 }
 

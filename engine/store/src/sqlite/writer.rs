@@ -1,17 +1,16 @@
 //! The one writer of a process: takes requests from a queue and makes them durable, all that wait in one commit.
 //!
-//! A group goes to SQLite as one statement, whose rows are passed as JSON arrays and distributed to the tables by a
-//! trigger (`group.sql`): one hop to sqlx's thread and back, and one commit, whatever the size of the group. The
-//! compare-and-set is a `NOT NULL` constraint: the head of a run that is not where the writer thinks becomes NULL, and
-//! the statement is undone as a whole. When a group fails for such a reason its members are tried one by one, so that
-//! each gets its own answer.
+//! A group goes to SQLite as one text of several statements, from `BEGIN IMMEDIATE` to `COMMIT`: one hop to sqlx's
+//! thread and back, and one commit, whatever the size of the group. The compare-and-set is a `NOT NULL` constraint: the
+//! head of a run that is not where the writer thinks becomes NULL, and all of it is undone. When a group fails for such
+//! a reason its members are tried one by one, so that each gets its own answer.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use sqlx::sqlite::{SqliteArguments, SqliteConnection};
-use sqlx::{Arguments, Connection, Row};
+use sqlx::{Arguments, AssertSqlSafe, Connection, Row};
 use swath_task::Digest;
 use tokio::sync::{mpsc, oneshot};
 
@@ -26,6 +25,8 @@ pub(super) const QUEUE: usize = 4096;
 const GROUP: usize = 1024;
 /// Stands for structured fields that are too long: cut in the middle they would not be JSON.
 const CUT_FIELDS: &str = r#"{"swath":"fields too long"}"#;
+/// Rows of one statement: SQLite binds at most 32,766 values to one.
+const ROWS: usize = 1000;
 /// `SQLITE_CONSTRAINT`.
 const CONSTRAINT: u32 = 19;
 
@@ -154,11 +155,18 @@ impl Writer {
         }
     }
 
-    /// One group, one statement, one commit. After an error nothing of it is stored.
+    /// One group, one commit. After an error nothing of it is stored.
     async fn execute(&mut self, rows: Rows) -> Result<(), sqlx::Error> {
-        let arguments = rows.arguments().map_err(sqlx::Error::Encode)?;
-        let insert = "INSERT INTO group_commit VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
-        sqlx::query_with(insert, arguments).execute(&mut self.connection).await.map(drop)
+        let small = rows.is_small();
+        let (text, arguments) = rows.statements().map_err(sqlx::Error::Encode)?;
+        // A large group hardly ever has the shape of another: its statements are not worth keeping.
+        let group = sqlx::query_with(AssertSqlSafe(text), arguments).persistent(small);
+        let done = group.execute(&mut self.connection).await;
+        if done.is_err() {
+            // Fails when nothing is open: `BEGIN` was refused, or SQLite has undone it by itself.
+            let _ = sqlx::raw_sql("ROLLBACK").execute(&mut self.connection).await;
+        }
+        done.map(drop)
     }
 
     async fn append_alone(&mut self, append: &Append) -> Result<u64, Error> {
@@ -335,41 +343,104 @@ struct Head {
     summary: Option<String>,
 }
 
-/// The rows of a group, as the JSON arrays that the statements read.
+/// The rows of a group.
 #[derive(Default)]
 struct Rows {
     heads: Vec<(i64, Head)>,
     place: HashMap<i64, usize>,
-    events: Table,
-    results: Table,
-    lineage: Table,
-    cache: Table,
-    metrics: Table,
-    logs: Table,
+    events: Vec<Cell>,
+    results: Vec<Cell>,
+    lineage: Vec<Cell>,
+    cache: Vec<Cell>,
+    metrics: Vec<Cell>,
+    logs: Vec<Cell>,
 }
 
-/// A JSON array of rows, written as it grows.
-#[derive(Default)]
-struct Table(String);
+/// A value of a row.
+enum Cell {
+    Null,
+    Integer(i64),
+    Real(f64),
+    Text(String),
+}
 
-impl Table {
-    fn push(&mut self, row: &impl serde::Serialize) {
-        self.0.push(if self.0.is_empty() { '[' } else { ',' });
-        // Strings, numbers and options of them always become JSON.
-        match serde_json::to_string(row) {
-            Ok(text) => self.0.push_str(&text),
-            Err(_) => self.0.push_str("null"),
-        }
-    }
-
-    fn finish(mut self) -> Option<String> {
-        if self.0.is_empty() {
-            return None;
-        }
-        self.0.push(']');
-        Some(self.0)
+impl From<i64> for Cell {
+    fn from(value: i64) -> Self {
+        Self::Integer(value)
     }
 }
+
+impl From<u32> for Cell {
+    fn from(value: u32) -> Self {
+        Self::Integer(value.into())
+    }
+}
+
+impl From<u64> for Cell {
+    fn from(value: u64) -> Self {
+        // Counts of events and lines: never that large.
+        Self::Integer(i64::try_from(value).unwrap_or(i64::MAX))
+    }
+}
+
+impl From<f64> for Cell {
+    fn from(value: f64) -> Self {
+        // SQLite stores NaN as NULL; infinities cannot be told in JSON, so they are no values either.
+        if value.is_finite() { Self::Real(value) } else { Self::Null }
+    }
+}
+
+impl From<&str> for Cell {
+    fn from(value: &str) -> Self {
+        Self::Text(value.to_owned())
+    }
+}
+
+impl From<&String> for Cell {
+    fn from(value: &String) -> Self {
+        Self::Text(value.clone())
+    }
+}
+
+impl From<String> for Cell {
+    fn from(value: String) -> Self {
+        Self::Text(value)
+    }
+}
+
+impl<T: Into<Cell>> From<Option<T>> for Cell {
+    fn from(value: Option<T>) -> Self {
+        value.map_or(Self::Null, Into::into)
+    }
+}
+
+/// A table that a group writes: how its rows are inserted.
+struct Target {
+    insert: &'static str,
+    columns: usize,
+}
+
+const EVENTS: Target =
+    Target { insert: "INSERT INTO event (run, seq, at, kind, step, payload, transition) VALUES ", columns: 7 };
+const RESULTS: Target = Target {
+    insert: "INSERT INTO result (run, step, instance, attempt, at, outputs, key, parts, reused_from) VALUES ",
+    columns: 9,
+};
+const LINEAGE: Target = Target {
+    insert: "INSERT OR IGNORE INTO lineage (digest, name, run, step, instance, attempt, at, record) VALUES ",
+    columns: 8,
+};
+const CACHE: Target = Target {
+    insert: "INSERT OR REPLACE INTO cache (key, run, step, instance, outputs, artifacts, created_at, used_at, expires_at) \
+             VALUES ",
+    columns: 9,
+};
+const METRICS: Target =
+    Target { insert: "INSERT INTO metric (run, step, instance, attempt, name, value) VALUES ", columns: 6 };
+const LOGS: Target = Target {
+    insert: "INSERT INTO log (run, step, instance, attempt, at, level, target, message, fields, dropped) VALUES ",
+    columns: 10,
+};
 
 impl Rows {
     /// Whether an append follows what the group has of its run.
@@ -410,64 +481,70 @@ impl Rows {
         for (index, event) in append.events.iter().enumerate() {
             head.next += 1;
             let transition = append.transition.as_deref().filter(|_| index + 1 == last);
-            self.events.push(&(
-                number,
-                head.next,
-                append.at,
-                event.kind.as_str(),
-                event.step.as_deref(),
-                event.payload.as_str(),
-                transition,
-            ));
+            self.events.extend([
+                number.into(),
+                head.next.into(),
+                append.at.into(),
+                event.kind.as_str().into(),
+                event.step.as_deref().into(),
+                event.payload.as_str().into(),
+                transition.into(),
+            ]);
         }
         let next = head.next;
         for metric in &append.metrics {
-            let value = Some(metric.value).filter(|value| value.is_finite());
-            self.metrics.push(&(number, &metric.step, &metric.instance, metric.attempt, &metric.name, value));
+            self.metrics.extend([
+                number.into(),
+                (&metric.step).into(),
+                (&metric.instance).into(),
+                metric.attempt.into(),
+                (&metric.name).into(),
+                metric.value.into(),
+            ]);
         }
         for result in &append.results {
             let key = result.key.as_ref().map(|parts| parts.digest().hex());
             let parts = result.key.as_ref().map(|parts| json!(parts).to_string());
-            self.results.push(&(
-                number,
-                &result.step,
-                &result.instance,
-                result.attempt,
-                append.at,
-                &result.outputs,
-                &key,
-                &parts,
-                &result.reused_from,
-            ));
+            self.results.extend([
+                number.into(),
+                (&result.step).into(),
+                (&result.instance).into(),
+                result.attempt.into(),
+                append.at.into(),
+                (&result.outputs).into(),
+                key.clone().into(),
+                parts.into(),
+                result.reused_from.as_deref().into(),
+            ]);
             for record in &result.artifacts {
-                self.lineage.push(&(
-                    record.digest.hex(),
-                    &record.name,
-                    number,
-                    &result.step,
-                    &result.instance,
-                    result.attempt,
-                    append.at,
-                    json!(record).to_string(),
-                ));
+                self.lineage.extend([
+                    record.digest.hex().into(),
+                    (&record.name).into(),
+                    number.into(),
+                    (&result.step).into(),
+                    (&result.instance).into(),
+                    result.attempt.into(),
+                    append.at.into(),
+                    json!(record).to_string().into(),
+                ]);
             }
             let expires = match result.cache {
                 CacheTerms::Off => continue,
                 CacheTerms::Keep => None,
                 CacheTerms::Until(at) => Some(at),
             };
-            if let Some(key) = &key {
-                let artifacts = json!(result.artifacts).to_string();
-                self.cache.push(&(
-                    key,
-                    append.run.as_str(),
-                    &result.step,
-                    &result.instance,
-                    &result.outputs,
-                    artifacts,
-                    append.at,
-                    expires,
-                ));
+            if let Some(key) = key {
+                self.cache.extend([
+                    key.into(),
+                    append.run.as_str().into(),
+                    (&result.step).into(),
+                    (&result.instance).into(),
+                    (&result.outputs).into(),
+                    json!(result.artifacts).to_string().into(),
+                    append.at.into(),
+                    append.at.into(),
+                    expires.into(),
+                ]);
             }
         }
         Ok(next)
@@ -485,37 +562,91 @@ impl Rows {
             fields: String::new(),
         });
         for line in batch.lines.iter().chain(&gap) {
-            self.logs.push(&(
-                number,
-                &batch.step,
-                &batch.instance,
-                batch.attempt,
-                line.at,
-                &line.level,
-                &line.target,
-                storable(&line.message),
-                if line.fields.len() > LONGEST_TEXT { CUT_FIELDS.into() } else { redact(&line.fields) },
-                std::mem::take(&mut dropped),
-            ));
+            let fields = if line.fields.len() > LONGEST_TEXT {
+                CUT_FIELDS.to_owned()
+            } else {
+                redact(&line.fields).into_owned()
+            };
+            self.logs.extend([
+                number.into(),
+                (&batch.step).into(),
+                (&batch.instance).into(),
+                batch.attempt.into(),
+                line.at.into(),
+                (&line.level).into(),
+                (&line.target).into(),
+                storable(&line.message).into(),
+                fields.into(),
+                std::mem::take(&mut dropped).into(),
+            ]);
         }
     }
 
-    fn arguments(self) -> Result<SqliteArguments, sqlx::error::BoxDynError> {
-        let heads: Vec<Value> = self
-            .heads
-            .into_iter()
-            .map(|(number, h)| {
-                json!([number, h.expected, h.next, h.at, h.state, h.started_at, h.ended_at, h.error, h.summary])
-            })
-            .collect();
-        let mut arguments = SqliteArguments::default();
-        // NULL is a table without rows.
-        arguments.add((!heads.is_empty()).then(|| json!(heads).to_string()))?;
-        for table in [self.events, self.results, self.lineage, self.cache, self.metrics, self.logs] {
-            arguments.add(table.finish())?;
-        }
-        Ok(arguments)
+    /// Whether another group will soon have the same number of rows in each table.
+    fn is_small(&self) -> bool {
+        const FEW: usize = 8;
+        let tables = [&self.results, &self.lineage, &self.cache, &self.metrics, &self.logs];
+        self.heads.len() <= 1
+            && self.events.len() <= FEW * EVENTS.columns
+            && tables.iter().map(|cells| cells.len()).sum::<usize>() <= 2 * FEW * RESULTS.columns
     }
+
+    /// The text of the transaction, and what its parameters stand for, in order.
+    fn statements(self) -> Result<(String, SqliteArguments), sqlx::error::BoxDynError> {
+        let mut text = String::from("BEGIN IMMEDIATE;");
+        let mut arguments = SqliteArguments::default();
+        for (number, h) in self.heads {
+            text.push_str("UPDATE run SET seq = iif(seq = ?, ?, NULL), updated_at = ?");
+            let mut cells: Vec<Cell> = vec![h.expected.into(), h.next.into(), h.at.into()];
+            if let Some(state) = h.state {
+                text.push_str(", state = ?, ended_at = ?, error = ?");
+                cells.extend([state.into(), h.ended_at.into(), h.error.into()]);
+            }
+            if h.started_at.is_some() || h.summary.is_some() {
+                text.push_str(", started_at = coalesce(started_at, ?), summary = coalesce(?, summary)");
+                cells.extend([h.started_at.into(), h.summary.into()]);
+            }
+            text.push_str(" WHERE n = ?;");
+            cells.push(number.into());
+            bind(&mut arguments, cells)?;
+        }
+        for (target, cells) in [
+            (EVENTS, self.events),
+            (RESULTS, self.results),
+            (LINEAGE, self.lineage),
+            (CACHE, self.cache),
+            (METRICS, self.metrics),
+            (LOGS, self.logs),
+        ] {
+            let mut rows = cells.len() / target.columns;
+            while rows > 0 {
+                let here = rows.min(ROWS);
+                rows -= here;
+                text.push_str(target.insert);
+                for row in 0..here {
+                    text.push_str(if row == 0 { "(?" } else { ",(?" });
+                    (1..target.columns).for_each(|_| text.push_str(",?"));
+                    text.push(')');
+                }
+                text.push(';');
+            }
+            bind(&mut arguments, cells)?;
+        }
+        text.push_str("COMMIT");
+        Ok((text, arguments))
+    }
+}
+
+fn bind(arguments: &mut SqliteArguments, cells: Vec<Cell>) -> Result<(), sqlx::error::BoxDynError> {
+    for cell in cells {
+        match cell {
+            Cell::Null => arguments.add(None::<i64>)?,
+            Cell::Integer(value) => arguments.add(value)?,
+            Cell::Real(value) => arguments.add(value)?,
+            Cell::Text(value) => arguments.add(value)?,
+        }
+    }
+    Ok(())
 }
 
 /// What a database would store otherwise than it was given.
