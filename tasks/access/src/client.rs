@@ -156,6 +156,12 @@ impl Client {
         Ok(Body { status, headers, url, bytes })
     }
 
+    /// Sends `request` and reads only status and headers of the answer, whatever its status.
+    pub(crate) async fn head(&self, request: Request) -> Result<(StatusCode, HeaderMap), TaskError> {
+        let response = self.follow(request, Instant::now() + self.limits.total).await?;
+        Ok((response.status(), response.headers().clone()))
+    }
+
     /// Sends, following redirects by the rules of invariant 4.
     async fn follow(&self, mut request: Request, deadline: Instant) -> Result<Response, TaskError> {
         let first = request.url.clone();

@@ -15,6 +15,7 @@ mod client;
 mod custom;
 mod failure;
 mod signer;
+mod version;
 
 pub use address::{redact, same_origin};
 pub use body::Body;
@@ -22,3 +23,4 @@ pub use client::{Client, Limits, Request};
 pub use custom::{SignHref, register_signing};
 pub use failure::{MAXIMUM_RETRY_AFTER, retry_after, status_error};
 pub use signer::{PLANETARY_COMPUTER_TOKENS, Signer};
+pub use version::FileVersion;

@@ -31,6 +31,6 @@ pub use ffi::{gdal_version, set_block_cache};
 pub use geometry::{Geometry, rasterize, rasterize_values};
 pub use grid::{Bounds, Grid, PixelWindow};
 pub use pixel::{DataType, Pixel};
-pub use raster::{BandInfo, OpenOptions, Raster, RasterInfo, Resampling};
+pub use raster::{BandInfo, OpenOptions, Raster, RasterInfo, Resampling, forget_remote};
 pub use vector::{Feature, Field, FieldType, GeoPackage, Layer, Value, WriteMode, Written};
 pub use warp::WarpMap;

@@ -235,7 +235,7 @@ impl Raster {
         if handle.is_null() {
             let kind = classify(&messages, remote, ErrorKind::NotARaster);
             if kind != ErrorKind::NotARaster {
-                forget_remote(&path);
+                forget_cached(&path);
             }
             let why = told(&messages);
             return Err(GeoError::new(kind, format!("cannot open `{name}` as a raster: {why}")));
@@ -509,7 +509,7 @@ impl Raster {
         let info = &self.info;
         if self.remote {
             // What was cached of a broken reply must not answer the next attempt.
-            forget_remote(&gdal_path(&info.name));
+            forget_cached(&gdal_path(&info.name));
         }
         let PixelWindow { column, row, width, height } = window;
         let message = format!(
@@ -537,8 +537,15 @@ fn open_dataset(path: &CStr) -> Result<(GDALDatasetH, Vec<Message>)> {
     }))
 }
 
+/// Forgets what an earlier reader in this process was told of a remote file: what is opened next comes from the server.
+pub fn forget_remote(location: &str) -> Result<()> {
+    start()?;
+    forget_cached(&gdal_path(location));
+    Ok(())
+}
+
 /// Drops what GDAL has cached of a remote file (all signatures of it).
-fn forget_remote(path: &str) {
+fn forget_cached(path: &str) {
     let prefix = path.split('?').next().unwrap_or(path);
     if let Ok(prefix) = cstring(prefix) {
         // SAFETY: a NUL-terminated string that outlives the call; GDAL locks its own cache.

@@ -15,6 +15,7 @@ mod normalise;
 mod preview;
 mod reader;
 mod values;
+mod versions;
 
 pub use chips::ChipRaster;
 pub use composite::{AssetMask, BandResampling, COUNT_BAND, Composite, Mask, Method, Missing, NamedMask};

@@ -4,12 +4,14 @@ mod support;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use swath_geo::Raster;
 use swath_kinds::SceneList;
 use swath_raster::Composite;
 use swath_task::local::LocalHost;
 use swath_task::{Task, TaskError};
+use swath_testkit::http::{Reply, Server};
 
 /// A folder with the scenes of a case, made by the oracle.
 struct Stack {
@@ -39,7 +41,7 @@ impl Stack {
         task.check().unwrap();
         let scenes = self.host.import::<SceneList>(&self.folder.path().join("scenes.json")).unwrap();
         let inputs = serde_json::from_value(serde_json::json!({ "scenes": scenes })).unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let outputs = runtime.block_on(task.run(inputs, &self.host.context(2)))?;
         Ok((self.host.path(outputs.raster.record()), outputs.scenes_used, outputs.clear_share))
     }
@@ -194,4 +196,49 @@ fn wrong_parameters_are_told_all_at_once() {
     let problems = task.check().unwrap_err();
     let places: Vec<&str> = problems.iter().map(|problem| problem.at.as_str()).collect();
     assert_eq!(places, ["/bands/1", "/bands/2", "/mask", "/resolution", "/memory", "/clip"]);
+}
+
+/// Serves the files of a stack, each with an entity tag; `after` requests later its files are other ones.
+fn served(stack: &Stack, after: usize) -> Server {
+    let (folder, asked) = (stack.folder.path().to_owned(), AtomicUsize::new(0));
+    Server::start(move |request| {
+        let tag = if asked.fetch_add(1, Ordering::Relaxed) < after { "\"first\"" } else { "\"second\"" };
+        match std::fs::read(folder.join(request.path().trim_start_matches('/'))) {
+            Ok(file) => Reply::ranged(request, &file).header("ETag", tag),
+            Err(_) => Reply::status(404),
+        }
+    })
+}
+
+fn remote(stack: &Stack, server: &Server) {
+    let mut scenes = stack.scenes();
+    for scene in scenes["scenes"].as_array_mut().unwrap() {
+        for asset in scene["assets"].as_object_mut().unwrap().values_mut() {
+            let file = Path::new(asset["href"].as_str().unwrap()).file_name().unwrap().to_str().unwrap().to_owned();
+            asset["href"] = server.url(&format!("/{file}")).into();
+        }
+    }
+    stack.write(&scenes);
+}
+
+#[test]
+fn a_remote_file_that_is_replaced_while_it_is_read_never_becomes_pixels() {
+    let stack = Stack::new("fmask");
+    let params = serde_json::json!({ "bands": ["red"], "mask": { "asset": "qa", "clear": [0, 1] } });
+    let whole = served(&stack, usize::MAX);
+    remote(&stack, &whole);
+    stack.run(params.clone()).unwrap();
+    let asked = whole.requests().len();
+    // Replaced after it was opened and before all of it was read.
+    let server = served(&stack, asked * 2 / 3);
+    remote(&stack, &server);
+    let error = stack.run(params.clone()).unwrap_err();
+    assert!(matches!(error, TaskError::Transient { .. }), "{error:?}");
+    let (code, text) = message(&error);
+    assert_eq!(code, "R114");
+    assert!(text.contains("changed while it was read: its entity tag was `\"first\"` and is `\"second\"`"), "{text}");
+    // The next attempt reads the new files from the server, whatever this process had cached of the old ones.
+    let before = server.requests().len();
+    stack.run(params).unwrap();
+    assert!(server.requests().len() - before >= asked, "{} of {asked} requests", server.requests().len() - before);
 }

@@ -117,7 +117,10 @@ fn a_preview_shows_bands_holes_and_outlines() {
 #[test]
 fn every_task_has_ports_and_documentation() {
     let names: Vec<&str> = TASKS.iter().map(|task| task.name).collect();
-    assert_eq!(names, ["raster.composite", "raster.indices", "raster.normalise", "raster.chips", "raster.preview", "raster.item"]);
+    assert_eq!(
+        names,
+        ["raster.composite", "raster.indices", "raster.normalise", "raster.chips", "raster.preview", "raster.item"]
+    );
     for task in TASKS {
         assert!(!task.about().is_empty() && !task.ports().inputs.is_empty() && !task.ports().outputs.is_empty());
     }

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use swath_access::Signer;
-use swath_geo::{Bounds, Crs, DataType, Grid, RasterInfo, Transform};
+use swath_geo::{Bounds, Crs, DataType, Grid, Raster, RasterInfo, Transform};
 use swath_kinds::{Scene, SceneAsset, Scenes};
 use swath_task::{Context, Fault, TaskError};
 
@@ -14,6 +14,7 @@ use super::{Composite, Mask, Method, Missing, NamedMask};
 use crate::bands::find_asset;
 use crate::faults::{area_fault, geo_fault};
 use crate::reader::Reader;
+use crate::versions::Versions;
 
 /// Items of one acquisition start within this many seconds of each other.
 const SAME_ACQUISITION_SECONDS: i64 = 600;
@@ -66,6 +67,8 @@ pub struct Plan {
     pub rule: super::mask::Rule,
     pub memory: u64,
     pub signer: Signer,
+    /// Of the remote files, as they were before anything was read of them.
+    pub versions: Versions,
 }
 
 impl Plan {
@@ -78,7 +81,8 @@ impl Plan {
         let signer = Signer::new(&scenes.signing)?;
         let candidates = select(task, &scenes.scenes)?;
         let wanted = wanted_files(task, &candidates)?;
-        let opened = open_all(&wanted, &signer, ctx)?;
+        let versions = Versions::default();
+        let opened = open_all(&wanted, &signer, &versions, ctx)?;
         let mut planned = Vec::new();
         for (index, scene) in wanted.iter().enumerate() {
             planned.push(plan_scene(scene, &opened[index])?);
@@ -109,6 +113,7 @@ impl Plan {
             rule: super::mask::Rule::new(task),
             memory: task.memory.0,
             signer,
+            versions,
         })
     }
 
@@ -239,7 +244,12 @@ fn wanted_files<'a>(task: &Composite, scenes: &[(usize, &'a Scene)]) -> Result<V
 }
 
 /// What the files say of themselves, by scene: those of the bands, then that of the mask.
-fn open_all(wanted: &[Wanted], signer: &Signer, ctx: &Context) -> Result<Vec<Vec<RasterInfo>>, TaskError> {
+fn open_all(
+    wanted: &[Wanted],
+    signer: &Signer,
+    versions: &Versions,
+    ctx: &Context,
+) -> Result<Vec<Vec<RasterInfo>>, TaskError> {
     let jobs: Vec<(usize, &SceneAsset)> = wanted
         .iter()
         .enumerate()
@@ -251,6 +261,7 @@ fn open_all(wanted: &[Wanted], signer: &Signer, ctx: &Context) -> Result<Vec<Vec
     let remote = jobs.iter().any(|(_, asset)| asset.href.contains("://"));
     // Opening a remote file is waiting, not work.
     let threads = if remote { 16 } else { ctx.cpus() }.min(jobs.len().max(1));
+    let runtime = tokio::runtime::Handle::current();
     let next = AtomicUsize::new(0);
     let results: Mutex<Vec<Option<RasterInfo>>> = Mutex::new(vec![None; jobs.len()]);
     let failure: Mutex<Option<TaskError>> = Mutex::new(None);
@@ -261,7 +272,9 @@ fn open_all(wanted: &[Wanted], signer: &Signer, ctx: &Context) -> Result<Vec<Vec
                 loop {
                     let index = next.fetch_add(1, Ordering::Relaxed);
                     let Some((_, asset)) = jobs.get(index) else { break };
-                    match reader.with(&asset.href, asset.size, |raster| Ok(raster.info().clone())) {
+                    let noted = versions.note(&asset.href, signer, &runtime);
+                    let info = |raster: &Raster| Ok(raster.info().clone());
+                    match noted.and_then(|()| reader.with(&asset.href, asset.size, info)) {
                         Ok(info) => lock(&results)[index] = Some(info),
                         Err(error) => {
                             lock(&failure).get_or_insert(error);
