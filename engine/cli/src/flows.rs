@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use swath_flow::{Diagnostic, Flow, Source};
+use swath_flow::{Diagnostic, Diagnostics, Flow, Source};
 use swath_plan::{Catalogue, Given, Plan, PlanInput};
 
 use crate::failure::Failure;
@@ -98,11 +98,13 @@ pub(crate) fn check(
     params: &[(String, String)],
     catalogue: &Catalogue,
 ) -> Result<Vec<Diagnostic>, Failure> {
-    let mut problems = opened.problems.clone();
+    let mut problems = Diagnostics::default();
+    opened.problems.iter().cloned().for_each(|problem| problems.push(problem));
     if let Some(flow) = &opened.flow {
-        problems.extend(planning(opened, params, catalogue, |input| swath_plan::check(flow, input))?);
+        let more = planning(opened, params, catalogue, |input| swath_plan::check(flow, input))?;
+        more.into_iter().for_each(|problem| problems.push(problem));
     }
-    Ok(problems)
+    Ok(problems.into_vec())
 }
 
 /// The source that a run is pinned to.

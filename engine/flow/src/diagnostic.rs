@@ -106,6 +106,12 @@ impl Diagnostic {
         self
     }
 
+    /// Whether `other` tells the same of the same place.
+    fn says_the_same(&self, other: &Self) -> bool {
+        let file = |of: &Self| of.source.as_ref().map(|source| source.name().to_owned());
+        (self.code, self.span, &self.message) == (other.code, other.span, &other.message) && file(self) == file(other)
+    }
+
     /// As text for a person. Readable without colour; `colour` adds ANSI escapes.
     pub fn render(&self, colour: bool) -> String {
         let paint = Paint(colour);
@@ -198,8 +204,11 @@ impl Diagnostics {
     /// The most that are kept.
     pub const MOST: usize = 200;
 
-    /// Adds one.
+    /// Adds one, unless it is there already: a sub-flow is read once for each step that names it.
     pub fn push(&mut self, diagnostic: Diagnostic) {
+        if self.list.iter().any(|known| known.says_the_same(&diagnostic)) {
+            return;
+        }
         if self.list.len() < Self::MOST {
             self.list.push(diagnostic);
         } else {
@@ -226,15 +235,14 @@ impl Diagnostics {
     pub fn into_vec(mut self) -> Vec<Diagnostic> {
         // Files in the order they first came up, places in the order of each file.
         let mut files: Vec<*const Source> = Vec::new();
+        let file = |diagnostic: &Diagnostic| diagnostic.source.as_ref().map_or(std::ptr::null(), Arc::as_ptr);
         for diagnostic in &self.list {
-            let file = diagnostic.source.as_ref().map_or(std::ptr::null(), Arc::as_ptr);
-            if !files.contains(&file) {
-                files.push(file);
+            if !files.contains(&file(diagnostic)) {
+                files.push(file(diagnostic));
             }
         }
         self.list.sort_by_key(|diagnostic| {
-            let file = diagnostic.source.as_ref().map_or(std::ptr::null(), Arc::as_ptr);
-            let rank = files.iter().position(|known| *known == file);
+            let rank = files.iter().position(|known| *known == file(diagnostic));
             (rank, diagnostic.span.map_or(0, |span| span.start))
         });
         if self.dropped > 0 {
@@ -324,6 +332,7 @@ fn excerpt(out: &mut String, source: &Source, span: Span, gutter: usize, mark: c
         }
         match c {
             '\t' => shown.push_str("    "),
+            c if source.is_concealed(line_start + at) => shown.extend(std::iter::repeat_n('*', width(c))),
             c if is_unprintable(c) => shown.push('\u{fffd}'),
             c => shown.push(c),
         }

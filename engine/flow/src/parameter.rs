@@ -287,7 +287,7 @@ fn read_box(value: &Value) -> Result<Value, Refusal> {
     Ok(value.clone())
 }
 
-fn is_variable(name: &str) -> bool {
+pub(crate) fn is_variable(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= 64
         && name.starts_with(|c: char| c.is_ascii_uppercase())

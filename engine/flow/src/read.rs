@@ -6,7 +6,7 @@ use crate::diagnostic::Diagnostics;
 use crate::duration::parse_duration;
 use crate::flow::{Action, Backoff, Cache, Edge, FailureClass, Flow, Needs, OnFailure, Retry, Step, read_edge};
 use crate::nearest::{did_you_mean, list, nearest};
-use crate::parameter::{Parameter, ParameterSpec, ParameterType, TYPES, brief};
+use crate::parameter::{Parameter, ParameterSpec, ParameterType, TYPES, brief, is_variable};
 use crate::yaml::{Data, Node, parse, source_of};
 use crate::{Diagnostic, Source, Span, Spanned};
 
@@ -186,6 +186,12 @@ impl Reader {
                 *of
             }
         };
+        if of == ParameterType::Secret
+            && let Some(default) = node.get("default")
+            && !default.to_json().as_str().is_some_and(is_variable)
+        {
+            self.source.conceal(default.span);
+        }
         let numeric = matches!(of, ParameterType::Integer | ParameterType::Number);
         let bound = |reader: &mut Self, field: &str| {
             let node = node.get(field)?;

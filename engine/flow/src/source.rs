@@ -1,6 +1,6 @@
 //! Texts that users wrote, and places in them.
 
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -10,12 +10,13 @@ pub struct Source {
     name: String,
     text: String,
     lines: OnceLock<Vec<usize>>,
+    concealed: Mutex<Vec<Span>>,
 }
 
 impl Source {
     /// A text under the name its user knows it by.
     pub fn new(name: impl Into<String>, text: impl Into<String>) -> Self {
-        Self { name: name.into(), text: text.into(), lines: OnceLock::new() }
+        Self { name: name.into(), text: text.into(), lines: OnceLock::new(), concealed: Mutex::default() }
     }
 
     /// The name: the path as the user wrote it.
@@ -26,6 +27,17 @@ impl Source {
     /// The text.
     pub fn text(&self) -> &str {
         &self.text
+    }
+
+    /// Never shows the text at `span` again: a secret was written there.
+    pub fn conceal(&self, span: Span) {
+        self.concealed.lock().unwrap_or_else(PoisonError::into_inner).push(span);
+    }
+
+    /// Whether the byte at `offset` must not be shown.
+    pub(crate) fn is_concealed(&self, offset: usize) -> bool {
+        let concealed = self.concealed.lock().unwrap_or_else(PoisonError::into_inner);
+        concealed.iter().any(|span| (span.start..span.end).contains(&offset))
     }
 
     /// Line and column of a byte offset, both from 1. Columns count characters, as editors do.
