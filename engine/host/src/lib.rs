@@ -16,7 +16,8 @@ mod slots;
 mod sub_flow;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Instant;
 
 use swath_store::{Artifacts, Home, SqliteStore, Store};
 use tokio_util::sync::CancellationToken;
@@ -91,7 +92,15 @@ impl Engine {
     }
 }
 
-/// Milliseconds since 1970 UTC.
+/// Milliseconds since 1970 UTC by a clock that only this process winds: waits and deadlines go on as they were when
+/// somebody sets the clock of the machine.
+pub(crate) fn steady() -> u64 {
+    static START: OnceLock<(Instant, u64)> = OnceLock::new();
+    let (start, at) = START.get_or_init(|| (Instant::now(), now()));
+    at + u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX - at)
+}
+
+/// Milliseconds since 1970 UTC, for what people read.
 pub(crate) fn now() -> u64 {
     let elapsed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)

@@ -1,0 +1,359 @@
+//! Drives one run: inputs from the world, events into the journal, attempts out into the world.
+
+mod hear;
+mod restore;
+mod start;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use swath_run::{Event, Fault, Input, Machine, RunState};
+use swath_store::{Append, NewEvent, RunUpdate, Store};
+use swath_task::TaskError;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::attempt::{AttemptEnd, AttemptError};
+use crate::observe::{AttemptId, Update};
+use crate::outputs::StepOutputs;
+use crate::program::{Bound, Program};
+use crate::reuse::Reuse;
+use crate::slots::Held;
+use crate::{Engine, now, steady};
+
+/// How many answers are taken into one append.
+const BATCH: usize = 512;
+/// How often a cancellation asked for by another process is looked for.
+const TICK: Duration = Duration::from_millis(400);
+/// How long a cancelled run may take to end.
+const CANCEL_GRACE: u64 = 15_000;
+/// Page size when a journal is loaded.
+const PAGE: u32 = 10_000;
+/// Code of the fault of a step whose needs no slot of this machine can meet.
+pub const SCHEDULING_PROBLEM: &str = "E312";
+
+/// How a drive ended.
+#[derive(Clone, Debug)]
+pub struct Ending {
+    /// State of the run; `Running` when the drive was interrupted and the run can be resumed.
+    pub state: RunState,
+    /// Outputs of the flow, when it completed.
+    pub outputs: Option<Value>,
+    /// Instances that failed for good: step path, instance, why.
+    pub failures: Vec<(String, String, Fault)>,
+    /// Instances that ran in this drive.
+    pub ran: u64,
+    /// Instances whose earlier results were taken in this drive.
+    pub reused: u64,
+}
+
+/// A drive that could not go on. The run stays as its journal has it.
+#[derive(Debug, thiserror::Error)]
+pub enum DriveError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] swath_store::Error),
+    /// The journal holds something that is no event.
+    #[error("the journal of run `{run}` cannot be read: {source}")]
+    Journal {
+        /// The run.
+        run: String,
+        /// Why.
+        source: swath_run::EventDecodeError,
+    },
+    /// The journal is not one of a run of this flow.
+    #[error("the journal of run `{run}` cannot be read: {source}")]
+    IllegalJournal {
+        /// The run.
+        run: String,
+        /// Where and why.
+        source: swath_run::IllegalEvent,
+    },
+}
+
+/// What an attempt reports to its loop.
+struct Report {
+    step: u32,
+    index: u32,
+    epoch: u64,
+    end: AttemptEnd,
+}
+
+/// An instance bound and waiting for its slots.
+struct Prepared {
+    bound: Bound,
+    reuse: Option<Reuse>,
+}
+
+/// A live attempt.
+struct Live {
+    held: Held,
+    cancel: CancellationToken,
+    reuse: Option<Reuse>,
+    at: AttemptId,
+    started: u64,
+}
+
+struct Driver {
+    engine: Arc<Engine>,
+    program: Arc<dyn Program>,
+    run: String,
+    /// Path of the steps above, `outer/`, for a sub-flow.
+    prefix: String,
+    machine: Machine,
+    outputs: StepOutputs,
+    items: HashMap<u32, Vec<Value>>,
+    seq: u64,
+    append: Append,
+    updates: Vec<Update>,
+    prepared: HashMap<(u32, u32), Prepared>,
+    claimed: Vec<(u32, u32, Prepared, Held)>,
+    live: HashMap<(u32, u32), Live>,
+    reports: mpsc::UnboundedReceiver<Report>,
+    reporter: mpsc::UnboundedSender<Report>,
+    failures: Vec<(String, String, Fault)>,
+    ran: u64,
+    reused: u64,
+    starved: bool,
+}
+
+impl Engine {
+    /// Takes a run that is in the store from where its journal ends to where the run ends. The caller holds its lease.
+    ///
+    /// # Errors
+    /// [`DriveError`] when the store fails: nothing that was not durable has been acted on.
+    pub async fn drive(self: &Arc<Self>, run: &str, program: Arc<dyn Program>) -> Result<Ending, DriveError> {
+        let (engine, run) = (self.clone(), run.to_owned());
+        // A task of its own, so that an attempt it starts can go on in the same thread: a hop between threads costs more
+        // than a short step.
+        let drive =
+            tokio::spawn(
+                async move { engine.drive_below(&run, program, String::new(), engine.stop.child_token()).await },
+            );
+        match drive.await {
+            Ok(ending) => ending,
+            Err(ended) => std::panic::resume_unwind(ended.into_panic()),
+        }
+    }
+
+    pub(crate) async fn drive_below(
+        self: &Arc<Self>,
+        run: &str,
+        program: Arc<dyn Program>,
+        prefix: String,
+        stop: CancellationToken,
+    ) -> Result<Ending, DriveError> {
+        let mut events = Vec::new();
+        loop {
+            let page = self.store.load_events(run, events.len() as u64, PAGE).await?;
+            let last = page.len() < PAGE as usize;
+            for stored in page {
+                let event = Event::decode(&stored.payload);
+                events.push(event.map_err(|source| DriveError::Journal { run: run.to_owned(), source })?);
+            }
+            if last {
+                break;
+            }
+        }
+        // What attempts of a dead process left. This process holds the run's lease, so nobody is in there.
+        self.discard_scratch(run);
+        let graph = program.graph();
+        let steps = graph.steps.len();
+        let machine = Machine::restore(graph, &events)
+            .map_err(|source| DriveError::IllegalJournal { run: run.to_owned(), source })?;
+        let (reporter, reports) = mpsc::unbounded_channel();
+        let mut driver = Driver {
+            engine: self.clone(),
+            program,
+            run: run.to_owned(),
+            prefix,
+            machine,
+            outputs: StepOutputs::new(steps),
+            items: HashMap::new(),
+            seq: events.len() as u64,
+            append: Append::default(),
+            updates: Vec::new(),
+            prepared: HashMap::new(),
+            claimed: Vec::new(),
+            live: HashMap::new(),
+            reports,
+            reporter,
+            failures: Vec::new(),
+            ran: 0,
+            reused: 0,
+            starved: false,
+        };
+        driver.restore().await?;
+        let ending = driver.turn(stop).await?;
+        self.discard_scratch(run);
+        Ok(ending)
+    }
+
+    /// Takes a run's scratch away while none of its attempts is live.
+    fn discard_scratch(&self, run: &str) {
+        if let Err(error) = self.home.discard_run_scratch(run) {
+            tracing::debug!(%error, "the scratch of run `{run}` stays until the next collection");
+        }
+    }
+}
+
+impl Driver {
+    async fn turn(mut self, stop: CancellationToken) -> Result<Ending, DriveError> {
+        let first = if self.seq == 0 { Input::Begin } else { Input::Recovered };
+        self.updates.push(Update::RunStarted { run: self.run.clone(), steps: self.machine.graph().steps.len() });
+        self.offer(first);
+        if matches!(self.machine.state(), RunState::Failed | RunState::Cancelled) {
+            self.offer(Input::Reopen);
+        }
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            self.advance().await?;
+            self.persist().await?;
+            self.start_claimed();
+            if self.machine.state().has_ended() {
+                return Ok(self.ending());
+            }
+            let due = self.machine.next_due();
+            let wait = due.map(|due| Duration::from_millis(due.saturating_sub(steady())));
+            let starved = self.starved;
+            let engine = self.engine.clone();
+            tokio::select! {
+                biased;
+                Some(report) = self.reports.recv() => {
+                    self.hear(report);
+                    for _ in 1..BATCH {
+                        let Ok(report) = self.reports.try_recv() else { break };
+                        self.hear(report);
+                    }
+                }
+                () = stop.cancelled() => return self.interrupt().await,
+                () = engine.freed.notified(), if starved => {}
+                () = tokio::time::sleep(wait.unwrap_or(Duration::MAX)), if wait.is_some() => {
+                    self.offer(Input::TimerDue);
+                }
+                _ = ticks.tick() => {
+                    if self.engine.cancel_asked(&self.run) {
+                        self.offer(Input::Cancel { deadline: steady() + CANCEL_GRACE });
+                        self.live.values().for_each(|live| live.cancel.cancel());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes an input into the machine, and its events into the next append.
+    fn offer(&mut self, input: Input) -> bool {
+        let events = self.machine.offer(input, steady());
+        let any = !events.is_empty();
+        for event in events {
+            self.note(&event);
+            let step = event.step().map(|s| self.machine.graph().steps[s as usize].id.clone());
+            self.append.events.push(NewEvent { kind: event.kind().to_owned(), step, payload: event.encode() });
+        }
+        any
+    }
+
+    fn path(&self, s: u32) -> String {
+        format!("{}{}", self.prefix, self.machine.graph().steps[s as usize].id)
+    }
+
+    fn instance(&self, s: u32, i: u32) -> String {
+        if self.program.is_lifted(s as usize) { i.to_string() } else { String::new() }
+    }
+
+    /// Makes everything since the last time durable, then tells the observers.
+    async fn persist(&mut self) -> Result<(), DriveError> {
+        if self.append.events.is_empty() {
+            self.tell();
+            return Ok(());
+        }
+        let mut append = std::mem::take(&mut self.append);
+        append.run = self.run.clone();
+        append.expected_seq = self.seq;
+        append.at = now() as i64;
+        let state = self.machine.state();
+        let first = self.seq == 0;
+        if first
+            || state.has_ended()
+            || append.events.iter().any(|e| e.kind == "reopened" || e.kind == "cancel_requested")
+        {
+            append.update = Some(RunUpdate {
+                state: Some(state.name().to_owned()),
+                started_at: first.then_some(append.at),
+                ended_at: state.has_ended().then_some(append.at),
+                error: self
+                    .failures
+                    .first()
+                    .filter(|_| state == RunState::Failed)
+                    .map(|(step, _, f)| format!("{step}: {}", show(f))),
+                summary: state.has_ended().then(|| format!(r#"{{"ran":{},"reused":{}}}"#, self.ran, self.reused)),
+            });
+        }
+        self.seq = self.engine.store.append(append).await?;
+        if state.has_ended() {
+            self.updates.push(Update::RunEnded { state: state.name().to_owned() });
+        }
+        self.tell();
+        Ok(())
+    }
+
+    fn tell(&mut self) {
+        for update in self.updates.drain(..) {
+            self.engine.observer.update(&update);
+        }
+    }
+
+    fn release(&self, held: Held) {
+        lock(&self.engine.slots).release(held);
+        self.engine.freed.notify_waiters();
+    }
+
+    /// Stops in good order: attempts are told to stop, what still finishes counts, the rest starts over when the run is
+    /// resumed.
+    async fn interrupt(mut self) -> Result<Ending, DriveError> {
+        self.live.values().for_each(|live| live.cancel.cancel());
+        while !self.live.is_empty() {
+            let Some(report) = self.reports.recv().await else { break };
+            match &report.end.result {
+                Err(AttemptError::Task(TaskError::Cancelled)) => {
+                    let Report { step, index, epoch, .. } = report;
+                    self.offer(Input::Stopped { step, index, epoch });
+                    if let Some(live) = self.live.remove(&(step, index)) {
+                        self.release(live.held);
+                    }
+                }
+                _ => self.hear(report),
+            }
+        }
+        self.persist().await?;
+        Ok(self.ending())
+    }
+
+    fn ending(&mut self) -> Ending {
+        let state = self.machine.state();
+        let outputs = match state {
+            RunState::Completed => match self.program.outputs(&self.outputs) {
+                Ok(outputs) => Some(outputs),
+                Err(fault) => {
+                    self.failures.push(("outputs".to_owned(), String::new(), fault));
+                    None
+                }
+            },
+            _ => None,
+        };
+        let failures = std::mem::take(&mut self.failures);
+        Ending { state, outputs, failures, ran: self.ran, reused: self.reused }
+    }
+}
+
+fn show(fault: &Fault) -> String {
+    let help = fault.help.as_deref().map(|help| format!("; {help}")).unwrap_or_default();
+    format!("{} [{}]{help}", fault.message, fault.code)
+}
+
+fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
