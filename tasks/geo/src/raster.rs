@@ -234,7 +234,7 @@ impl Raster {
         let (handle, messages) = open_dataset(&c_path)?;
         if handle.is_null() {
             let kind = classify(&messages, remote, ErrorKind::NotARaster);
-            if kind != ErrorKind::NotARaster {
+            if remote {
                 forget_cached(&path);
             }
             let why = told(&messages);

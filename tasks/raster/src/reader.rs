@@ -9,7 +9,9 @@ use swath_task::{Context, TaskError};
 use crate::faults::geo_fault;
 
 /// Waits before the second, third and fourth attempt.
-const WAITS: [Duration; 3] = [Duration::from_millis(500), Duration::from_secs(2), Duration::from_secs(6)];
+pub const WAITS: [Duration; 3] = [Duration::from_millis(500), Duration::from_secs(2), Duration::from_secs(6)];
+/// How often a far file that seems to be no raster is opened again.
+const UNFETCHED: usize = 2;
 
 /// Open rasters of one thread, the most recently used last.
 pub struct Reader<'a> {
@@ -49,7 +51,11 @@ impl<'a> Reader<'a> {
             if error.kind() == ErrorKind::Denied {
                 self.signer.forget(href);
             }
-            let Some(wait) = WAITS.get(attempt).filter(|_| error.is_transient()) else { return Err(geo_fault(error)) };
+            // GDAL says that a far file is no raster also when its first bytes could not be fetched.
+            let unfetched = error.kind() == ErrorKind::NotARaster && href.contains("://") && attempt < UNFETCHED;
+            let Some(wait) = WAITS.get(attempt).filter(|_| error.is_transient() || unfetched) else {
+                return Err(geo_fault(error));
+            };
             tracing::warn!(attempt = attempt + 1, wait_ms = wait.as_millis() as u64, "{error}");
             attempt += 1;
             self.pause(*wait)?;

@@ -10,6 +10,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
 use crate::faults::geo_fault;
+use crate::reader::WAITS;
 
 /// Questions under way at a time.
 const AT_ONCE: usize = 16;
@@ -49,7 +50,7 @@ impl Versions {
                 for href in asked {
                     let (seen, signer) = (seen.clone(), signer.clone());
                     answers.spawn(async move {
-                        let version = FileVersion::of(&Client::shared()?, &signer.sign(&href).await?).await?;
+                        let version = asked_again(&href, &signer).await?;
                         match seen.get(&href).and_then(|before| before.change(&version)) {
                             Some(change) => Err(changed(&href, &change)),
                             None => Ok(()),
@@ -64,6 +65,22 @@ impl Versions {
         }
         Ok(())
     }
+}
+
+/// The version of a file now; a server that fails is asked again, as the readers do.
+async fn asked_again(href: &str, signer: &Signer) -> Result<FileVersion, TaskError> {
+    let client = Client::shared()?;
+    for wait in WAITS {
+        match FileVersion::of(&client, &signer.sign(href).await?).await {
+            Err(TaskError::Transient { fault, .. }) => {
+                tracing::warn!(wait_ms = wait.as_millis() as u64, "{}", fault.message);
+                signer.forget(href);
+                tokio::time::sleep(wait).await;
+            }
+            told => return told,
+        }
+    }
+    FileVersion::of(&client, &signer.sign(href).await?).await
 }
 
 fn changed(href: &str, change: &str) -> TaskError {

@@ -111,6 +111,54 @@ fn two_zones_come_to_one_grid_and_shared_pixels_stay_untouched() {
 }
 
 #[test]
+fn both_sides_of_the_antimeridian_come_to_one_grid() {
+    let stack = Stack::new("ends");
+    for crs in [None, Some("EPSG:32660"), Some("EPSG:32601")] {
+        let area = serde_json::json!([179.965, 0.885, -179.975, 0.92]);
+        let mut params = serde_json::json!({ "bands": ["B04"], "mask": "none", "area": area });
+        crs.into_iter().for_each(|crs| params["crs"] = crs.into());
+        let (cog, scenes, _) = stack.run(params).unwrap();
+        assert_eq!(scenes, 2);
+        stack.agree(&cog);
+    }
+}
+
+#[test]
+fn pixels_outside_of_the_polygons_are_left_out_when_asked() {
+    let stack = Stack::new("clip");
+    let area = stack.folder.path().join("area.geojson");
+    let ring = "[[64.31,46.2225],[64.335,46.2245],[64.34,46.21],[64.318,46.2125],[64.31,46.2225]]";
+    std::fs::write(&area, format!(r#"{{"type":"Polygon","coordinates":[{ring}]}}"#)).unwrap();
+    let (cog, ..) = stack.run(serde_json::json!({ "bands": ["B04"], "area": area, "clip": true })).unwrap();
+    stack.agree(&cog);
+}
+
+#[test]
+fn jpeg_2000_is_read_as_it_was_written() {
+    let stack = Stack::new("jp2");
+    let (cog, ..) = stack.run(serde_json::json!({ "bands": ["B04"], "mask": "none" })).unwrap();
+    stack.agree(&cog);
+}
+
+#[test]
+fn a_server_that_fails_now_and_then_costs_time_and_no_pixel() {
+    let stack = Stack::new("fmask");
+    let (folder, asked) = (stack.folder.path().to_owned(), AtomicUsize::new(0));
+    let server = Server::start(move |request| {
+        if asked.fetch_add(1, Ordering::Relaxed) % 7 == 6 {
+            return Reply::status(503);
+        }
+        Reply::ranged(request, &std::fs::read(folder.join(request.path().trim_start_matches('/'))).unwrap())
+    });
+    let local = stack.scenes();
+    remote(&stack, &server);
+    let params = serde_json::json!({ "bands": ["red"], "mask": { "asset": "qa", "clear": [0, 1] } });
+    let (cog, ..) = stack.run(params).unwrap();
+    stack.write(&local);
+    stack.agree(&cog);
+}
+
+#[test]
 fn neighbouring_tiles_of_one_acquisition_count_once() {
     let stack = Stack::new("tiles");
     let (cog, ..) = stack.run(serde_json::json!({ "bands": ["B04"] })).unwrap();

@@ -78,7 +78,7 @@ def same(got, want, what, tolerance=2e-7):
 
 
 def field(lon, lat):
-    return 3000 + 1500 * np.sin(lon * 900) + 1200 * np.cos(lat * 1100)
+    return 3000 + 1500 * np.sin(np.mod(lon, 360) * 900) + 1200 * np.cos(lat * 1100)
 
 
 def lonlat(x0, y0, h, w, epsg, res=10):
@@ -89,6 +89,8 @@ def lonlat(x0, y0, h, w, epsg, res=10):
 
 
 ZONES = [(32633, 273000.0, 5300000.0), (32632, 711500.0, 5301000.0)]
+# Both sides of the antimeridian, near the equator.
+ENDS = [(32660, 829000.0, 103000.0), (32601, 168000.0, 103000.0)]
 
 
 def make(case, folder):
@@ -96,12 +98,22 @@ def make(case, folder):
         scenes = stack(folder, 7, 701, 1303, 7)
     elif case == "extents":
         scenes = stack(folder, 3, 400, 400, 1) + stack(folder, 2, 300, 500, 2, x0=X0 + 2000, y0=Y0 - 1000, first=3)
-    elif case == "zones":
+    elif case in ("zones", "ends"):
         scenes = []
-        for i, (epsg, x0, y0) in enumerate(ZONES):
+        for i, (epsg, x0, y0) in enumerate(ZONES if case == "zones" else ENDS):
             lon, lat = lonlat(x0, y0, 600, 600, epsg)
             write(f"{folder}/z{i}.tif", field(lon, lat).astype("f4"), 10, x0, y0, epsg, nodata=float("nan"))
             scenes.append(scene(folder, f"Z{i}", "2024-05-01T10:00:00Z", {"B04": (f"z{i}.tif", None)}))
+    elif case == "clip":
+        scenes = stack(folder, 3, 300, 400, 11)
+    elif case == "jp2":
+        rng = np.random.default_rng(4); scenes = []
+        for t in range(3):
+            red = rng.integers(0, 4000, (200, 300)).astype("u2")
+            with rasterio.open(f"{folder}/{t}.jp2", "w", driver="JP2OpenJPEG", height=200, width=300, count=1, dtype="uint16", crs="EPSG:32641",
+                               transform=from_origin(X0, Y0, 10, 10), nodata=0, QUALITY="100", REVERSIBLE="YES") as d:
+                d.write(red, 1)
+            scenes.append(scene(folder, f"J{t}", f"2024-05-0{t + 1}T10:00:00Z", {"B04": (f"{t}.jp2", dict(scale=0.0001, offset=-0.1, nodata=0))}))
     elif case == "tiles":
         # Two neighbouring tiles of one acquisition and one of another day.
         a = stack(folder, 2, 400, 400, 5)
@@ -177,6 +189,34 @@ def check(case, folder, cog):
         error = np.abs(got["B04"] - want)[valid]
         assert (error > 5).mean() < .01 and error.max() < 150, ((error > 5).mean(), error.max())
         assert valid.mean() > .5
+    elif case == "ends":
+        lon, lat = lonlat(transform.c, transform.f, H, W, crs)
+        valid = ~np.isnan(got["B04"])
+        assert W < 1500, "the grid lies around the box, not around the globe"
+        assert (valid & (lon > 0)).sum() > 20000 and (valid & (lon < 0)).sum() > 20000, "both sides hold pixels"
+        error = np.abs(got["B04"] - field(lon, lat))[valid]
+        assert (error > 5).mean() < .01 and error.max() < 150, ((error > 5).mean(), error.max())
+    elif case == "clip":
+        from rasterio.features import geometry_mask
+        from rasterio.warp import transform_geom
+        from shapely.geometry import shape
+        area = shape(transform_geom("EPSG:4326", "EPSG:32641", json.load(open(f"{folder}/area.geojson"))))
+        # Straight lines in degrees and in metres are 0.1 m apart here: pixels in between may fall to either side.
+        outside, inside = (geometry_mask([area.buffer(by)], (H, W), transform, all_touched=True) for by in (0.2, -0.2))
+        either = outside != inside
+        x, y = round((transform.c - X0) / 10), round((Y0 - transform.f) / 10)
+        want = np.nanmedian(masked(scenes, "B04", 300, 400), 0)[y:y + H, x:x + W]
+        want[outside | either] = np.nan
+        got["B04"][either] = np.nan
+        assert either.sum() < 60 and outside.any() and not outside.all()
+        same(got["B04"], want, "B04")
+        assert not got["count"][outside].any(), "nothing is observed outside of the area"
+    elif case == "jp2":
+        v = []
+        for s in scenes:
+            dn = read(s["assets"]["B04"]["href"]).astype("f8")
+            v.append(np.where(dn != 0, dn * 1e-4 - 0.1, np.nan))
+        same(got["B04"], np.nanmedian(np.stack(v), 0), "B04")
     elif case == "tiles":
         v = np.full((2, H, W), np.nan)
         first = masked(scenes[:1], "B04", 400, 400)[0]; other = masked(scenes[2:], "B04", 400, 400)[0]

@@ -57,7 +57,8 @@ pub struct Composite {
     /// Area of interest; all of the scenes when absent.
     #[serde(default)]
     pub area: Option<Area>,
-    /// Pixels outside of the area's polygons become no-data; otherwise the box around them is filled.
+    /// Pixels outside of the area's polygons become no-data, those that an outline touches stay; otherwise the box around
+    /// the polygons is filled.
     #[serde(default)]
     pub clip: bool,
     /// CRS of the result, `EPSG:32633` for example; chosen from scenes and area when absent.
