@@ -2,6 +2,7 @@
 
 mod common;
 
+mod bad_inputs;
 mod commands;
 mod crash;
 mod reference;
