@@ -110,11 +110,14 @@ impl Item {
         let mut properties = times(&scenes);
         properties.insert("processing:software".into(), json!({ "swath": env!("CARGO_PKG_VERSION") }));
         let made_of: Vec<&str> = scenes.scenes.iter().map(|scene| scene.id.as_str()).collect();
-        properties.insert("processing:lineage".into(), format!("from scenes {}", made_of.join(", ")).into());
+        let mut lineage = format!("from scenes {}", made_of.join(", "));
         if let Some(model) = &self.model {
+            let model = manifest(&model.0)?;
+            lineage += &format!(", by model {} version {} ({})", model.name, model.version, model.digest);
             extensions.push("https://stac-extensions.github.io/mlm/v1.4.0/schema.json");
-            properties.extend(mlm(&manifest(&model.0)?));
+            properties.extend(mlm(&model));
         }
+        properties.insert("processing:lineage".into(), lineage.into());
         let derived_from = scenes.scenes.iter().filter_map(|scene| {
             let href = scene.href.as_ref()?;
             Some(json!({ "rel": "derived_from", "href": href, "type": "application/geo+json", "title": scene.id }))
@@ -277,6 +280,11 @@ fn manifest(folder: &Path) -> Result<ModelManifest, TaskError> {
     })
 }
 
+/// The number as it was written: 0.1, not the nearest of 32 bits in 64.
+fn short(value: f32) -> f64 {
+    value.to_string().parse().unwrap_or(value.into())
+}
+
 /// What the mlm extension asks for, as far as the manifest tells it.
 fn mlm(model: &ModelManifest) -> Map<String, Value> {
     let tile = model.tile.size;
@@ -290,12 +298,15 @@ fn mlm(model: &ModelManifest) -> Map<String, Value> {
     let scaling: Option<Vec<Value>> = match &model.normalisation {
         Normalisation::None { .. } => None,
         Normalisation::Standard { mean, std, .. } => Some(
-            mean.iter().zip(std).map(|(mean, std)| json!({ "type": "z-score", "mean": mean, "stddev": std })).collect(),
+            mean.iter()
+                .zip(std)
+                .map(|(mean, std)| json!({ "type": "z-score", "mean": short(*mean), "stddev": short(*std) }))
+                .collect(),
         ),
         Normalisation::Stretch { low, high, .. } => Some(
             low.iter()
                 .zip(high)
-                .map(|(low, high)| json!({ "type": "min-max", "minimum": low, "maximum": high }))
+                .map(|(low, high)| json!({ "type": "min-max", "minimum": short(*low), "maximum": short(*high) }))
                 .collect(),
         ),
     };
@@ -323,7 +334,6 @@ fn mlm(model: &ModelManifest) -> Map<String, Value> {
             "classification:classes": classes.collect::<Vec<_>>(),
             "description": values,
         }],
-        "version": model.version.to_string(),
     });
     match properties {
         Value::Object(properties) => properties,
@@ -375,6 +385,7 @@ mod tests {
         }
         assert_eq!(told["mlm:architecture"], "U-Net");
         assert_eq!(told["mlm:input"][0]["value_scaling"].as_array().unwrap().len(), 7);
+        assert_eq!(told["mlm:input"][0]["value_scaling"][0]["minimum"], 0.1192);
         assert_eq!(told["mlm:output"][0]["classification:classes"][0]["name"], "water");
         let Err(TaskError::Permanent(fault)) = manifest(Path::new("/nowhere")) else { panic!("there is none") };
         assert_eq!(fault.code, "M101");
