@@ -17,14 +17,15 @@ const POINTS_A_SIDE: usize = 16;
 /// Writes the STAC 1.1 item of a raster: footprint, grid, bands, the scenes it was derived from and the model that made
 /// it.
 ///
-/// Extensions: projection, raster, processing, and mlm when a model is given. The item lies beside the raster when both
-/// are outputs of the flow; put into a catalogue, it is what another `stac.search` finds. Times are those of the scenes.
+/// Extensions: projection, raster, processing, and mlm when a model is given: the model is an asset of its own then. Made an
+/// output of the flow like the raster, the item lies beside it; put into a catalogue, it is what another `stac.search`
+/// finds. Times are those of the scenes.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Item {
-    /// Address of the raster as the item tells it, relative to the item. Default: the name the raster was stored under.
-    #[serde(default)]
-    pub href: Option<String>,
+    /// Address of the raster as the item tells it, relative to where the item will lie: `./composite.tif` when the output
+    /// of the flow that holds the raster is called `composite`.
+    pub href: String,
     /// Id of the item. Default: the name of the raster and the first digits of its digest.
     #[serde(default)]
     pub id: Option<String>,
@@ -61,9 +62,16 @@ impl Task for Item {
     type Outputs = Outputs;
 
     fn check(&self) -> Result<(), Vec<Problem>> {
-        let empty = [("/href", &self.href), ("/id", &self.id), ("/collection", &self.collection)];
-        let empty = empty.into_iter().filter(|(_, given)| given.as_ref().is_some_and(|given| given.trim().is_empty()));
-        let problems: Vec<_> = empty.map(|(place, _)| Problem::new(place, "it is empty; leave it out")).collect();
+        let mut problems = Vec::new();
+        if self.href.trim().is_empty() {
+            problems.push(Problem::new("/href", "it is empty: the raster lies somewhere"));
+        }
+        for (place, given) in [("/id", &self.id), ("/collection", &self.collection)] {
+            let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+            if given.as_ref().is_some_and(|given| given.is_empty() || !given.chars().all(plain)) {
+                problems.push(Problem::new(place, "ids in a catalogue are of letters, digits, `-`, `_` and `.`"));
+            }
+        }
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 
@@ -75,14 +83,12 @@ impl Task for Item {
         let raster = ctx.locate(&inputs.raster).await?;
         let scenes = ctx.locate(&inputs.scenes).await?;
         let record = inputs.raster.record();
-        let name = record.name.clone();
-        let stem = name.split('.').next().unwrap_or(&name).to_owned();
+        let stem = record.name.split('.').next().unwrap_or_default().to_owned();
         let id = self.id.clone().unwrap_or_else(|| format!("{stem}-{}", &record.digest.hex()[..12]));
-        let href = self.href.clone().unwrap_or_else(|| format!("./{name}"));
         let draft: Draft<StacItem> = ctx.draft(&format!("{stem}.json"))?;
         let (task, out) = (self.clone(), draft.path().to_owned());
         ctx.blocking(move |_| {
-            let item = task.document(&raster, &scenes, &id, &href, &stem)?;
+            let item = task.document(&raster, &scenes, &id, &stem)?;
             let text = serde_json::to_string_pretty(&item).map_err(|error| content_fault("the item", error))?;
             std::fs::write(&out, text).map_err(|error| {
                 Fault::new("E201", format!("cannot write `{}`: {error}", out.display())).transient(None)
@@ -95,7 +101,7 @@ impl Task for Item {
 
 impl Item {
     /// The item of a raster, whose asset is called `key`.
-    fn document(&self, raster: &Path, scenes: &Path, id: &str, href: &str, key: &str) -> Result<Value, TaskError> {
+    fn document(&self, raster: &Path, scenes: &Path, id: &str, key: &str) -> Result<Value, TaskError> {
         let raster = Raster::open_path(raster).map_err(geo_fault)?;
         let grid = raster.grid().map_err(geo_fault)?;
         let scenes = std::fs::read(scenes).map_err(|error| content_fault("the list of scenes", error))?;
@@ -111,11 +117,19 @@ impl Item {
         properties.insert("processing:software".into(), json!({ "swath": env!("CARGO_PKG_VERSION") }));
         let made_of: Vec<&str> = scenes.scenes.iter().map(|scene| scene.id.as_str()).collect();
         let mut lineage = format!("from scenes {}", made_of.join(", "));
-        if let Some(model) = &self.model {
-            let model = manifest(&model.0)?;
+        let mut model_asset = None;
+        if let Some(folder) = &self.model {
+            let model = manifest(&folder.0)?;
             lineage += &format!(", by model {} version {} ({})", model.name, model.version, model.digest);
             extensions.push("https://stac-extensions.github.io/mlm/v1.4.0/schema.json");
             properties.extend(mlm(&model));
+            model_asset = Some(json!({
+                "href": folder.0.join(&model.file).to_string_lossy(),
+                "type": "application/octet-stream; framework=onnx",
+                "title": model.about,
+                "roles": ["mlm:model"],
+                "mlm:artifact_type": "onnx",
+            }));
         }
         properties.insert("processing:lineage".into(), lineage.into());
         let derived_from = scenes.scenes.iter().filter_map(|scene| {
@@ -133,19 +147,23 @@ impl Item {
             "properties": properties,
             "links": derived_from.collect::<Vec<_>>(),
             "assets": { key: {
-                "href": href,
+                "href": self.href,
                 "type": "image/tiff; application=geotiff; profile=cloud-optimized",
                 "roles": ["data"],
                 "gsd": grid.metres().0,
                 "proj:code": grid.crs.epsg().map(|code| format!("EPSG:{code}")),
                 "proj:shape": [grid.height, grid.width],
                 "proj:transform": [grid.pixel_width, 0.0, grid.left, 0.0, -grid.pixel_height, grid.top],
+                "raster:spatial_resolution": grid.metres().0,
                 "proj:bbox": [bounds.left, bounds.bottom, bounds.right, bounds.top],
                 "bands": raster.info().bands.iter().map(band).collect::<Vec<_>>(),
             }},
         });
         if grid.crs.epsg().is_none() {
             item["assets"][key]["proj:wkt2"] = grid.crs.wkt().into();
+        }
+        if let Some(asset) = model_asset {
+            item["assets"]["model"] = asset;
         }
         if let Some(collection) = &self.collection {
             item["collection"] = collection.as_str().into();
@@ -310,19 +328,23 @@ fn mlm(model: &ModelManifest) -> Map<String, Value> {
                 .collect(),
         ),
     };
-    let classes = model.classes.iter().enumerate().map(|(value, name)| json!({ "value": value, "name": name }));
+    // One class is what is 1 against a background of 0; of several, each is a channel.
+    let first = usize::from(model.classes.len() == 1);
+    let classes = model.classes.iter().enumerate().map(|(at, name)| json!({ "value": first + at, "name": name }));
+    let bands = || model.bands.iter().map(|band| band.name.as_str());
     let values = match model.activation {
         OutputActivation::Logits => "logits; the raster holds their sigmoid",
         OutputActivation::Probability => "probabilities",
     };
     let properties = json!({
+        "bands": bands().map(|name| json!({ "name": name })).collect::<Vec<_>>(),
         "mlm:name": model.name,
         "mlm:architecture": model.architecture.as_deref().unwrap_or("unknown"),
         "mlm:framework": "ONNX",
         "mlm:tasks": ["semantic-segmentation"],
         "mlm:input": [{
             "name": model.input.name,
-            "bands": model.bands.iter().map(|band| band.name.as_str()).collect::<Vec<_>>(),
+            "bands": bands().collect::<Vec<_>>(),
             "input": tensor(model.input.channels),
             "value_scaling": scaling,
             "description": model.about,
