@@ -22,7 +22,7 @@ impl AttemptLogs {
         let buffer = Arc::new(Buffer::default());
         let settings = Settings { verbosity, format: Format::Text, redact: swath_store::redact };
         if let Err(error) = swath_telemetry::init(settings, buffer.clone()) {
-            eprintln!("warning: {error}: logs are not kept");
+            tell!("warning: {error}: logs are not kept");
         }
         let done = CancellationToken::new();
         let ended = done.clone();

@@ -13,6 +13,14 @@
 //! Data goes to standard output, everything else to standard error. Exit codes: 0 done, 1 failed, 2 the flow or the
 //! command line is wrong, 130 interrupted and resumable.
 
+#![warn(clippy::print_stderr, clippy::print_stdout)]
+
+/// Prints a line on standard error, if it can be: see [`style::say`].
+macro_rules! tell {
+    () => { $crate::style::say("\n") };
+    ($($words:tt)*) => { $crate::style::say(&format!("{}\n", format_args!($($words)*))) };
+}
+
 mod arguments;
 mod attempt_logs;
 mod commands;
@@ -45,7 +53,7 @@ pub fn main(tasks: &[&[TaskDef]]) -> ExitCode {
     match run(arguments, catalogue) {
         Ok(code) => code,
         Err(failure) => {
-            eprint!("{}", failure.render(colour));
+            style::say(&failure.render(colour));
             failure.code()
         }
     }

@@ -60,10 +60,10 @@ impl Observer for Lines {
     fn update(&self, update: &Update) {
         match update {
             Update::Retrying { at, error, wait } => {
-                eprintln!("{}: retrying in {}: {error}", name(&at.step, &at.instance), style::duration(*wait));
+                tell!("{}: retrying in {}: {error}", name(&at.step, &at.instance), style::duration(*wait));
             }
             Update::StepExpanded { step, count } => {
-                eprintln!("{step}: {count} instances");
+                tell!("{step}: {count} instances");
                 lock(&self.expanded).insert(step.clone(), (0, *count));
             }
             Update::StepEnded { step, instance, how } => {
@@ -74,12 +74,12 @@ impl Observer for Lines {
                         return;
                     }
                     if *count > MANY {
-                        eprintln!("{step}: {ended} of {count}");
+                        tell!("{step}: {ended} of {count}");
                         return;
                     }
                 }
                 let (mark, words) = words(how, false);
-                eprintln!("{}: {mark} {words}", name(step, instance));
+                tell!("{}: {mark} {words}", name(step, instance));
             }
             _ => {}
         }

@@ -1,10 +1,16 @@
-//! Colour, time and size as people read them.
+//! Colour, time and size as people read them, and the one way to standard error.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 
 /// Whether standard error takes colour: a terminal, and `NO_COLOR` is not set (no-color.org).
 pub(crate) fn colour() -> bool {
     std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Prints on standard error, in one write so that lines of several threads do not mix. A pipe that is closed or a disk
+/// that is full takes the words, not the run: what cannot be written is dropped.
+pub(crate) fn say(text: &str) {
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }
 
 fn paint(text: &str, code: &str, colour: bool) -> String {

@@ -24,7 +24,7 @@ pub(crate) fn run(global: &Global, command: Cancel) -> Result<ExitCode, Failure>
                 tokio::time::sleep(std::time::Duration::from_millis(200)).await;
                 if store.run_holder(&row.id)?.is_none() {
                     let state = store.get_run(&row.id).await?.row.state;
-                    eprintln!("run {} is {state}", row.id);
+                    tell!("run {} is {state}", row.id);
                     return Ok(ExitCode::SUCCESS);
                 }
             }
@@ -37,7 +37,7 @@ pub(crate) fn run(global: &Global, command: Cancel) -> Result<ExitCode, Failure>
         let store = SqliteStore::open(&global.home, Access::Write).await?;
         let _lease = store.lease_run(&row.id)?;
         end_idle(&store, &row.id).await?;
-        eprintln!("run {} is cancelled", row.id);
+        tell!("run {} is cancelled", row.id);
         Ok(ExitCode::SUCCESS)
     })
 }

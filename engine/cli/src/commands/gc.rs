@@ -44,7 +44,7 @@ pub(crate) fn run(global: &Global, command: Gc) -> Result<ExitCode, Failure> {
                 &json!({ "runs": collected.runs, "cache_entries": collected.cache_entries, "artifacts": swept.artifacts, "bytes": swept.bytes, "scratch": cleaned }),
             )?;
         } else {
-            eprintln!(
+            tell!(
                 "removed {} runs, {} cache entries, {} artifacts ({})",
                 collected.runs.len(),
                 collected.cache_entries,

@@ -29,7 +29,7 @@ pub(crate) fn run(global: &Global, command: Resume, catalogue: Arc<Catalogue>) -
             ))
         })?;
         if row.state == "completed" && !global.quiet {
-            eprintln!("run {} has completed: nothing is left to do", row.id);
+            tell!("run {} has completed: nothing is left to do", row.id);
         }
         session.drive(global, &row.id, plan, catalogue, Finish { out: command.out, explain: false }).await
     })

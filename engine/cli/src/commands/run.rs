@@ -29,9 +29,10 @@ pub(crate) fn run(global: &Global, command: Run, catalogue: Arc<Catalogue>) -> R
             Some(row) if command.resume => row.id,
             unfinished => {
                 if let Some(row) = unfinished.filter(|_| !global.quiet) {
-                    eprintln!(
+                    tell!(
                         "note: run {} of this flow did not finish; `swath resume {}` goes on with it",
-                        row.id, row.id
+                        row.id,
+                        row.id
                     );
                 }
                 session.create(&plan, flows::source(&opened).text()).await?
@@ -236,7 +237,7 @@ async fn interrupts(stop: CancellationToken, quiet: bool) {
         () = terminated => {}
     }
     if !quiet {
-        eprintln!("stopping; once more to stop at once");
+        tell!("stopping; once more to stop at once");
     }
     stop.cancel();
     if tokio::signal::ctrl_c().await.is_ok() {
@@ -270,8 +271,8 @@ fn summary(id: &str, ending: &Ending, places: &BTreeMap<String, String>, took: u
         RunState::Cancelled => style::warn("cancelled", colour),
         _ => style::warn("interrupted", colour),
     };
-    eprintln!();
-    eprintln!(
+    tell!();
+    tell!(
         "{} {state} in {}: {} ran, {} reused",
         style::bold(id, colour),
         style::duration(took),
@@ -281,32 +282,32 @@ fn summary(id: &str, ending: &Ending, places: &BTreeMap<String, String>, took: u
     if let Some(Value::Object(outputs)) = &ending.outputs {
         for (name, value) in outputs {
             match (places.get(name), value) {
-                (Some(place), _) => eprintln!("  {name:16} {place}"),
+                (Some(place), _) => tell!("  {name:16} {place}"),
                 (None, Value::Object(_) | Value::Array(_)) => {
                     let below = format!("{name}/");
                     for (name, place) in places.iter().filter(|(place, _)| place.starts_with(&below)) {
-                        eprintln!("  {name:16} {place}");
+                        tell!("  {name:16} {place}");
                     }
                 }
                 (None, value) => {
-                    eprintln!("  {name:16} {}", value.as_str().map_or_else(|| value.to_string(), str::to_owned))
+                    tell!("  {name:16} {}", value.as_str().map_or_else(|| value.to_string(), str::to_owned))
                 }
             }
         }
     }
     for (step, instance, fault) in ending.failures.iter().take(10) {
         let at = if instance.is_empty() { step.clone() } else { format!("{step}[{instance}]") };
-        eprintln!("{}: {at}: {}", style::error(&format!("error[{}]", fault.code), colour), fault.message);
+        tell!("{}: {at}: {}", style::error(&format!("error[{}]", fault.code), colour), fault.message);
         if let Some(help) = &fault.help {
-            eprintln!("  = help: {help}");
+            tell!("  = help: {help}");
         }
     }
     if ending.failures.len() > 10 {
-        eprintln!("and {} more failures; `swath show {id}` lists them", ending.failures.len() - 10);
+        tell!("and {} more failures; `swath show {id}` lists them", ending.failures.len() - 10);
     }
     match ending.state {
         RunState::Completed => {}
-        RunState::Failed => eprintln!("`swath logs {id}` shows the logs, `swath resume {id}` tries what failed again"),
-        _ => eprintln!("`swath resume {id}` goes on with it"),
+        RunState::Failed => tell!("`swath logs {id}` shows the logs, `swath resume {id}` tries what failed again"),
+        _ => tell!("`swath resume {id}` goes on with it"),
     }
 }

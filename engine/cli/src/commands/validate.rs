@@ -20,9 +20,9 @@ pub(crate) fn run(global: &Global, command: Validate, catalogue: &Catalogue) -> 
             let diagnostics: Vec<_> = problems.iter().map(swath_flow::Diagnostic::report).collect();
             reports.push(json!({ "flow": opened.name, "valid": problems.is_empty(), "diagnostics": diagnostics }));
         } else if !problems.is_empty() {
-            eprint!("{}", swath_flow::render_all(&problems, style::colour()));
+            style::say(&swath_flow::render_all(&problems, style::colour()));
         } else if !global.quiet {
-            eprintln!("{}: {}", opened.name, style::good("valid", style::colour()));
+            tell!("{}: {}", opened.name, style::good("valid", style::colour()));
         }
     }
     if global.json {

@@ -256,3 +256,29 @@ outputs: { text: reads.text }
     let (ran, reused, _) = counts(&["-p", "word=two"]);
     assert_eq!((ran, reused), (1, 2));
 }
+
+#[test]
+fn a_run_goes_on_when_standard_error_is_closed_or_full() {
+    use std::process::Stdio;
+    let place = slow();
+    let full = || Stdio::from(std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
+    let closed = || {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        Stdio::from(writer)
+    };
+    for (words, code) in [
+        (&["run", "flow.yaml", "-p", "seconds=0"][..], 0),
+        (&["run", "flow.yaml", "-p", "seconds=0", "-vv"], 0),
+        (&["run", "flow.yaml", "-p", "seconds=x"], 2),
+        (&["validate", "flow.yaml", "-p", "seconds=x"], 2),
+        (&["show", "nothing"], 2),
+    ] {
+        for stderr in [full(), closed()] {
+            assert_eq!(place.swath(words).stderr(stderr).status().unwrap().code(), Some(code), "{words:?}");
+        }
+    }
+    let (_, runs) = place.json(&["runs"]);
+    let runs = runs.as_array().unwrap();
+    assert!(runs.len() == 4 && runs.iter().all(|run| run["shown_state"] == "completed"), "{runs:?}");
+}
