@@ -206,6 +206,11 @@ fn classify(messages: &[Message], remote: bool, local: ErrorKind) -> ErrorKind {
             return ErrorKind::NotARaster;
         }
     }
+    // All bytes came, and they are no pixels. What came in part is a `Read error`.
+    let says = |words: &str| messages.iter().any(|message| message.text.contains(words));
+    if says("Decod") && !says("Read error") {
+        return ErrorKind::Damaged;
+    }
     ErrorKind::Unreachable
 }
 

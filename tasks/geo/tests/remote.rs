@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use swath_geo::{ErrorKind, GeoError, OpenOptions, PixelWindow, Raster};
 
-/// A file server whose path says how it behaves: `/fine/x.tif`, `/503/x.tif`, `/403/x.tif`, `/cut/x.tif`, `/page/x.tif`.
+/// A file server whose path says how it behaves: `/fine/x.tif`, `/503/x.tif`, `/403/x.tif`, `/cut/x.tif`, `/zeros/x.tif`,
+/// `/page/x.tif`.
 struct Server {
     address: String,
     sent: Arc<AtomicU64>,
@@ -91,7 +92,8 @@ fn answer(stream: TcpStream, file: &[u8], total: &AtomicU64) -> Option<()> {
             return None;
         }
         total.fetch_add(part.len() as u64, Ordering::Relaxed);
-        out.write_all(part).ok()?;
+        let zeros = vec![0; part.len()];
+        out.write_all(if mode == "zeros" && late { &zeros } else { part }).ok()?;
     }
 }
 
@@ -142,6 +144,10 @@ fn remote_rasters_are_read_in_parts_and_failures_have_their_class() {
             assert_eq!(error.kind(), kind, "{name} {mode}: {error}");
             assert!(!error.message().contains("SECRET"), "{error}");
             assert!(error.message().contains(&format!("{name}.tif")), "{error}");
+        }
+        if name == "deflate" {
+            let error = read(&address("zeros"), &window).expect_err("zeros");
+            assert_eq!(error.kind(), ErrorKind::Damaged, "all bytes came: {error}");
         }
         let changed = OpenOptions { expected_size: Some(size + 1) };
         assert_eq!(Raster::open_with(&address("fine"), &changed).err().map(|error| error.code()), Some("R114"));

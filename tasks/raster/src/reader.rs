@@ -10,7 +10,7 @@ use crate::faults::geo_fault;
 
 /// Waits before the second, third and fourth attempt.
 pub const WAITS: [Duration; 3] = [Duration::from_millis(500), Duration::from_secs(2), Duration::from_secs(6)];
-/// How often a far file that seems to be no raster is opened again.
+/// How often a far file that seems to be no raster, or a damaged one, is opened again.
 const UNFETCHED: usize = 2;
 
 /// Open rasters of one thread, the most recently used last.
@@ -51,8 +51,10 @@ impl<'a> Reader<'a> {
             if error.kind() == ErrorKind::Denied {
                 self.signer.forget(href);
             }
-            // GDAL says that a far file is no raster also when its first bytes could not be fetched.
-            let unfetched = error.kind() == ErrorKind::NotARaster && href.contains("://") && attempt < UNFETCHED;
+            // GDAL says that a far file is no raster also when its first bytes could not be fetched, and a page in place
+            // of pixels cannot be decoded.
+            let seems_bad = matches!(error.kind(), ErrorKind::NotARaster | ErrorKind::Damaged);
+            let unfetched = seems_bad && href.contains("://") && attempt < UNFETCHED;
             let Some(wait) = WAITS.get(attempt).filter(|_| error.is_transient() || unfetched) else {
                 return Err(geo_fault(error));
             };
