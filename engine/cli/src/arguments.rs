@@ -85,10 +85,10 @@ fn pair(text: &str) -> Result<(String, String), String> {
 
 #[derive(Args)]
 pub(crate) struct Slots {
-    /// CPU cores that steps may hold together.
-    #[arg(long, value_name = "CORES")]
+    /// CPU cores that steps may hold together. A step that asks for more takes them all.
+    #[arg(long, value_name = "CORES", value_parser = cores)]
     pub cpus: Option<f32>,
-    /// Memory that steps may hold together, `8 GiB` for example.
+    /// Memory that steps may hold together, `8 GiB` for example. A step that asks for more runs alone.
     #[arg(long, value_name = "AMOUNT")]
     pub memory: Option<swath_task::Bytes>,
     /// GPUs that steps may hold together.
@@ -97,6 +97,11 @@ pub(crate) struct Slots {
     /// A named limit; may be repeated.
     #[arg(long = "limit", value_name = "NAME=COUNT", value_parser = limit)]
     pub limits: Vec<(String, u32)>,
+}
+
+fn cores(text: &str) -> Result<f32, String> {
+    let cores = text.parse::<f32>().ok().filter(|cores| cores.is_finite() && *cores > 0.0);
+    cores.ok_or_else(|| format!("`{text}` is no number of cores above 0"))
 }
 
 fn limit(text: &str) -> Result<(String, u32), String> {
@@ -127,7 +132,7 @@ pub(crate) struct Resume {
     pub run: String,
     #[command(flatten)]
     pub slots: Slots,
-    /// Where to put the flow's outputs [default: results/FLOW]
+    /// Where to put the flow's outputs [default: where the run was to put them]
     #[arg(long, value_name = "FOLDER")]
     pub out: Option<PathBuf>,
 }

@@ -143,7 +143,7 @@ impl std::fmt::Display for Missing {
         match self {
             Self::Cpu => f.write_str("cpu"),
             Self::Memory => f.write_str("memory"),
-            Self::Gpu => f.write_str("gpu"),
+            Self::Gpu => f.write_str("GPU"),
             Self::Limit(name) => write!(f, "limit `{name}`"),
         }
     }

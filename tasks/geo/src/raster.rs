@@ -272,19 +272,7 @@ impl Raster {
     }
 
     fn check_remote_size(&self, path: &str, expected: u64) -> Result<()> {
-        let c_path = cstring(path)?;
-        // SAFETY: the file is opened, measured and closed here; the handle is checked for null before use.
-        let (size, _) = watched(|| unsafe {
-            let file = gdal_sys::VSIFOpenL(c_path.as_ptr(), c"rb".as_ptr());
-            if file.is_null() {
-                return None;
-            }
-            let moved = gdal_sys::VSIFSeekL(file, 0, 2) == 0;
-            let size = gdal_sys::VSIFTellL(file);
-            gdal_sys::VSIFCloseL(file);
-            moved.then_some(size)
-        });
-        match size {
+        match remote_size(path)? {
             Some(size) if size != expected => Err(changed(&self.info.name, expected, size)),
             _ => Ok(()),
         }
@@ -512,18 +500,44 @@ impl Raster {
             return Ok(());
         }
         let info = &self.info;
+        let (mut kind, mut why) = (classify(messages, self.remote, ErrorKind::Damaged), told(messages));
         if self.remote {
+            if kind == ErrorKind::Unreachable
+                && let Some(size) = self.ends_within(band, window)
+            {
+                (kind, why) = (ErrorKind::Damaged, format!("the file has {size} bytes and ends within the tile"));
+            }
             // What was cached of a broken reply must not answer the next attempt.
             forget_cached(&gdal_path(&info.name));
         }
         let PixelWindow { column, row, width, height } = window;
         let message = format!(
-            "cannot read band {} of `{}` at column {column}, row {row} ({width} x {height}): {}",
+            "cannot read band {} of `{}` at column {column}, row {row} ({width} x {height}): {why}",
             band + 1,
             info.name,
-            told(messages)
         );
-        Err(GeoError::new(classify(messages, self.remote, ErrorKind::Damaged), message))
+        Err(GeoError::new(kind, message))
+    }
+
+    /// The size of a TIFF that is shorter than its own directory says of the tiles of a window.
+    fn ends_within(&self, band: usize, window: &PixelWindow) -> Option<u64> {
+        let size = remote_size(self.path.to_str().ok()?).ok()??;
+        let (width, height) = self.info.block;
+        let number = |name: String| {
+            let name = cstring(&name).ok()?;
+            // SAFETY: the handle is live; the string belongs to the band and is copied at once.
+            let told = watched(|| unsafe {
+                text(gdal_sys::GDALGetMetadataItem(self.band(band), name.as_ptr(), c"TIFF".as_ptr()))
+            });
+            told.0?.parse::<u64>().ok()
+        };
+        let columns = window.column / width..=(window.column + window.width - 1) / width;
+        let mut rows = window.row / height..=(window.row + window.height - 1) / height;
+        let past_the_end = |column: usize, row: usize| {
+            let offset = number(format!("BLOCK_OFFSET_{column}_{row}"))?;
+            Some(offset.checked_add(number(format!("BLOCK_SIZE_{column}_{row}"))?)? > size)
+        };
+        rows.any(|row| columns.clone().any(|column| past_the_end(column, row) == Some(true))).then_some(size)
     }
 }
 
@@ -547,6 +561,23 @@ pub fn forget_remote(location: &str) -> Result<()> {
     start()?;
     forget_cached(&gdal_path(location));
     Ok(())
+}
+
+/// How many bytes a remote file has, when its server tells.
+fn remote_size(path: &str) -> Result<Option<u64>> {
+    let c_path = cstring(path)?;
+    // SAFETY: the file is opened, measured and closed here; the handle is checked for null before use.
+    let (size, _) = watched(|| unsafe {
+        let file = gdal_sys::VSIFOpenL(c_path.as_ptr(), c"rb".as_ptr());
+        if file.is_null() {
+            return None;
+        }
+        let moved = gdal_sys::VSIFSeekL(file, 0, 2) == 0;
+        let size = gdal_sys::VSIFTellL(file);
+        gdal_sys::VSIFCloseL(file);
+        moved.then_some(size)
+    });
+    Ok(size)
 }
 
 /// Drops what GDAL has cached of a remote file (all signatures of it).

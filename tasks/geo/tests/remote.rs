@@ -124,6 +124,9 @@ fn remote_rasters_are_read_in_parts_and_failures_have_their_class() {
         let want = read(&path.to_string_lossy(), &window).unwrap();
         let file = std::fs::read(&path).unwrap();
         let size = file.len() as u64;
+        let half = Server::start(file[..file.len() / 2].to_vec());
+        let error = read(&format!("{}/fine/{name}.tif", half.address), &window).expect_err("half");
+        assert!(error.kind() == ErrorKind::Damaged && error.message().contains("ends within the tile"), "{error}");
         let server = Server::start(file);
         let address = |mode: &str| format!("{}/{mode}/{name}.tif?sig=SECRET", server.address);
 

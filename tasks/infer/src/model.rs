@@ -97,17 +97,15 @@ fn read_limited(path: &Path, largest: u64) -> Result<Vec<u8>, String> {
 fn network_path(folder: &Path, file: &str) -> Result<PathBuf, Fault> {
     let relative = Path::new(file);
     let inside = relative.components().all(|part| matches!(part, Component::Normal(_)));
-    let outside = || {
-        wrong(&folder.join("manifest.json"), &format!("`file` is `{file}`, which is not a path below the model folder"))
-    };
+    let wrong_file = |why: &str| wrong(&folder.join("manifest.json"), &format!("`file` is `{file}`, which {why}"));
     if file.is_empty() || !inside {
-        return Err(outside());
+        return Err(wrong_file("is not a path below the model folder"));
     }
     let path = folder.join(relative);
     if let (Ok(real), Ok(root)) = (path.canonicalize(), folder.canonicalize())
         && !real.starts_with(root)
     {
-        return Err(outside());
+        return Err(wrong_file(&format!("leads to `{}`, out of the model folder", real.display())));
     }
     Ok(path)
 }

@@ -96,7 +96,7 @@ pub struct SceneAsset {
     /// Size in bytes of a local file when the search saw it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<u64>,
-    /// Modification time of a local file when the search saw it, nanoseconds since 1970: a changed file is another scene.
+    /// When a local file was last changed, as the search saw it, nanoseconds since 1970: a changed file is another scene.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub modified: Option<u64>,
 }

@@ -120,14 +120,15 @@ impl Task for Preview {
         }
         let draft: Draft<Picture> = ctx.draft("preview.png")?;
         let (task, out) = (self.clone(), draft.path().to_owned());
-        ctx.blocking(move |_| {
-            let mut canvas = task.draw(&raster, stretch.as_deref())?;
+        ctx.blocking(move |ctx| {
+            let mut canvas = task.draw(&raster, stretch.as_deref(), ctx)?;
             if let Some(path) = probability {
                 canvas.tint(&path)?;
             }
             if let Some(path) = detections {
                 canvas.outline(&path)?;
             }
+            ctx.check_cancelled()?;
             canvas.write(&out)
         })
         .await?;
@@ -143,7 +144,7 @@ struct Canvas {
 }
 
 impl Preview {
-    fn draw(&self, path: &Path, stretch: Option<&Path>) -> Result<Canvas, TaskError> {
+    fn draw(&self, path: &Path, stretch: Option<&Path>, ctx: &Context) -> Result<Canvas, TaskError> {
         let raster = Raster::open_path(path).map_err(geo_fault)?;
         let names = self.names(&raster);
         let bands = band_indices(&raster, &names)?;
@@ -152,6 +153,7 @@ impl Preview {
         let whole = swath_geo::PixelWindow::new(0, 0, raster.info().width, raster.info().height);
         let mut planes = Vec::new();
         for (index, band) in bands.iter().enumerate() {
+            ctx.check_cancelled()?;
             let mut plane = vec![0.0_f32; width * height];
             raster
                 .read_resampled(*band, &whole, (width, height), Resampling::Average, &mut plane)

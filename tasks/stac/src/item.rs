@@ -1,6 +1,7 @@
 //! From a STAC item of any version to a scene: bands, radiometry and grid of each raster, hrefs absolute.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 
 use jiff::Timestamp;
 use serde_json::{Map, Value};
@@ -292,8 +293,11 @@ pub(crate) fn look_at_files(scene: &mut Scene) -> Result<(), TaskError> {
             Fault::new("S126", message).help("restore the file, or name the assets you need in `assets`").permanent()
         })?;
         asset.size = Some(metadata.len());
-        let modified = metadata.modified().ok().and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
-        asset.modified = modified.and_then(|since| u64::try_from(since.as_nanos()).ok());
+        // The later of both times: that of modification can be set back, that of change cannot.
+        let nanoseconds = |seconds: i64, rest: i64| seconds.checked_mul(1_000_000_000)?.checked_add(rest);
+        let written = nanoseconds(metadata.mtime(), metadata.mtime_nsec());
+        let changed = nanoseconds(metadata.ctime(), metadata.ctime_nsec());
+        asset.modified = written.max(changed).and_then(|at| u64::try_from(at).ok());
     }
     Ok(())
 }

@@ -13,6 +13,7 @@ use crate::now;
 use crate::observe::{AttemptId, Update};
 use crate::program::{Action, Items};
 use crate::reuse::Reuse;
+use crate::slots::Missing;
 use crate::sub_flow::{self, SubFlow};
 
 /// How many entries of the ready queue are looked at before waiting for slots.
@@ -108,8 +109,14 @@ impl Driver {
             Err(fault) => return Ok(Err(fault)),
         };
         if let Err(missing) = lock(&self.engine.slots).possible(&bound.needs) {
-            let message = format!("`{}` needs more {missing} than this machine gives to steps", self.path(step));
-            let help = "lower its `needs`, or raise the capacity with `--slots`".to_owned();
+            let message = format!("`{}` needs more {missing} than there is for all steps together", self.path(step));
+            let help = match missing {
+                Missing::Limit(name) => format!("lower it in its `needs`, or raise the limit: `--limit {name}=COUNT`"),
+                Missing::Gpu => {
+                    "run it where there is a GPU and say so with `--gpus 1`, or lower its `needs`".to_owned()
+                }
+                Missing::Cpu | Missing::Memory => "lower its `needs`, or raise `--cpus` and `--memory`".to_owned(),
+            };
             return Ok(Err(Fault::new(SCHEDULING_PROBLEM, message, Some(help))));
         }
         let reuse = match &bound.action {

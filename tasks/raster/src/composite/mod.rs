@@ -253,6 +253,9 @@ impl Task for Composite {
             .await?;
         ctx.metric("scenes", made.scenes as f64);
         ctx.metric("clear_share", made.clear_share);
+        if made.clear_share == 0.0 {
+            tracing::warn!(scenes = made.scenes, "no pixel of the composite is clear: all are masked or no-data");
+        }
         let raster = draft.commit().await?;
         Ok(Outputs { raster, scenes_used: made.scenes, clear_share: made.clear_share })
     }
