@@ -26,6 +26,7 @@ mod attempt_logs;
 mod commands;
 mod failure;
 mod flows;
+mod outputs;
 mod pages;
 mod progress;
 mod style;

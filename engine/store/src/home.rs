@@ -1,5 +1,7 @@
 //! The folder of a store: what lies where, and the scratch folders of attempts.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use crate::disk;
@@ -89,7 +91,31 @@ impl Home {
         Ok(cleaned)
     }
 
-    /// Removes the lock files of runs that are no longer in the store. The caller holds the store alone.
+    /// Keeps where the outputs of a run go, in `runs/RUN.out`: whoever goes on with the run puts them there too.
+    pub fn keep_outputs(&self, run: &str, folder: &Path) -> Result<(), Error> {
+        let path = self.outputs_note(run)?;
+        std::fs::write(&path, folder.as_os_str().as_bytes()).map_err(|error| Error::io("write", path, &error))
+    }
+
+    /// Where the outputs of a run go, if that was kept.
+    pub fn outputs_of(&self, run: &str) -> Result<Option<PathBuf>, Error> {
+        let path = self.outputs_note(run)?;
+        match std::fs::read(&path) {
+            Ok(folder) if folder.is_empty() => Ok(None),
+            Ok(folder) => Ok(Some(OsString::from_vec(folder).into())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::io("read", path, &error)),
+        }
+    }
+
+    fn outputs_note(&self, run: &str) -> Result<PathBuf, Error> {
+        if !is_plain_id(run) {
+            return Err(Error::NoRun(run.to_owned()));
+        }
+        Ok(self.0.join("runs").join(format!("{run}.out")))
+    }
+
+    /// Removes the lock files (and what else is kept beside them) of runs that are no longer in the store. The caller holds the store alone.
     pub fn clean_locks(&self, keep: impl Fn(&str) -> bool) -> Result<(), Error> {
         let runs = self.0.join("runs");
         let listed = match std::fs::read_dir(&runs) {
@@ -100,7 +126,8 @@ impl Home {
         for entry in listed {
             let entry = entry.map_err(|error| Error::io("read", &runs, &error))?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            if name.strip_suffix(".lock").is_some_and(|run| !keep(run)) {
+            let run = name.strip_suffix(".lock").or_else(|| name.strip_suffix(".out"));
+            if run.is_some_and(|run| !keep(run)) {
                 disk::discard(&entry.path())?;
             }
         }

@@ -4,11 +4,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use swath_plan::{Catalogue, Plan};
-use swath_store::Store;
+use swath_store::{Home, Store};
 
 use super::run::{Finish, Session};
 use crate::arguments::{Global, Resume};
 use crate::failure::Failure;
+use crate::outputs::Outputs;
 
 pub(crate) fn run(global: &Global, command: Resume, catalogue: Arc<Catalogue>) -> Result<ExitCode, Failure> {
     super::block_on(async move {
@@ -28,9 +29,11 @@ pub(crate) fn run(global: &Global, command: Resume, catalogue: Arc<Catalogue>) -
                 row.id
             ))
         })?;
+        let outputs = Outputs::choose(&Home::new(&global.home), Some(&row.id), command.out, &plan)?;
+        outputs.try_writing(&plan)?;
         if row.state == "completed" && !global.quiet {
             tell!("run {} has completed: nothing is left to do", row.id);
         }
-        session.drive(global, &row.id, plan, catalogue, Finish { out: command.out, explain: false }).await
+        session.drive(global, &row.id, plan, catalogue, Finish { outputs, explain: false }).await
     })
 }

@@ -1,7 +1,6 @@
 //! `swath run`: plan, pin, drive, and say where the results are.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -10,13 +9,14 @@ use serde_json::{Value, json};
 use swath_host::{Capacity, Ending, Engine, PlannedFlow};
 use swath_plan::{Catalogue, Plan};
 use swath_run::RunState;
-use swath_store::{Access, Artifacts, NewRun, RunFilter, RunRow, SqliteStore, Store};
-use swath_task::{ArtifactRecord, Digest};
+use swath_store::{Access, Artifacts, Home, NewRun, RunFilter, RunRow, SqliteStore, Store};
+use swath_task::Digest;
 use tokio_util::sync::CancellationToken;
 
 use crate::arguments::{Global, Run, Slots};
 use crate::attempt_logs::AttemptLogs;
 use crate::failure::Failure;
+use crate::outputs::Outputs;
 use crate::{flows, progress, style};
 
 pub(crate) fn run(global: &Global, command: Run, catalogue: Arc<Catalogue>) -> Result<ExitCode, Failure> {
@@ -24,7 +24,11 @@ pub(crate) fn run(global: &Global, command: Run, catalogue: Arc<Catalogue>) -> R
     let plan = flows::plan(&opened, &command.flow.params, &catalogue)?;
     super::block_on(async move {
         let session = Session::open(global, &command.slots).await?;
+        let home = Home::new(&global.home);
         let unfinished = session.unfinished(&plan).await?;
+        let resumed = unfinished.as_ref().filter(|_| command.resume).map(|row| row.id.as_str());
+        let outputs = Outputs::choose(&home, resumed, command.out, &plan)?;
+        outputs.try_writing(&plan)?;
         let id = match unfinished {
             Some(row) if command.resume => row.id,
             unfinished => {
@@ -38,14 +42,14 @@ pub(crate) fn run(global: &Global, command: Run, catalogue: Arc<Catalogue>) -> R
                 session.create(&plan, flows::source(&opened).text()).await?
             }
         };
-        let end = Finish { out: command.out, explain: command.explain };
+        let end = Finish { outputs, explain: command.explain };
         session.drive(global, &id, plan, catalogue, end).await
     })
 }
 
 /// What happens when the run has ended.
 pub(crate) struct Finish {
-    pub out: Option<PathBuf>,
+    pub outputs: Outputs,
     pub explain: bool,
 }
 
@@ -117,6 +121,7 @@ impl Session {
         finish: Finish,
     ) -> Result<ExitCode, Failure> {
         let lease = self.store.lease_run(id)?;
+        finish.outputs.keep(&Home::new(&global.home), id)?;
         let created = self.store.get_run(id).await?.row.created_at;
         let created = Timestamp::from_millisecond(created).unwrap_or_else(|_| Timestamp::now());
         let stop = CancellationToken::new();
@@ -132,7 +137,6 @@ impl Session {
             stop.clone(),
             swath_telemetry::attempt_span,
         );
-        let name = plan.name.clone();
         let program = Arc::new(PlannedFlow::new(plan, catalogue, created));
         let started = std::time::Instant::now();
         let ending = Arc::new(engine).drive(id, program).await;
@@ -140,10 +144,9 @@ impl Session {
         let ending = ending?;
         drop(lease);
         let interrupted = !ending.state.has_ended();
-        let mut places = BTreeMap::new();
+        let (mut places, mut unpublished) = (BTreeMap::new(), None);
         if let Some(outputs) = &ending.outputs {
-            let folder = finish.out.unwrap_or_else(|| Path::new("results").join(&name));
-            self.publish(outputs, "", &folder, &mut places).await?;
+            unpublished = finish.outputs.publish(id, &self.artifacts, outputs, &mut places).await.err();
         }
         let took = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         if global.json {
@@ -155,73 +158,24 @@ impl Session {
             super::print_json(&json!({
                 "run": id, "state": if interrupted { "interrupted" } else { ending.state.name() }, "took_ms": took,
                 "ran": ending.ran, "reused": ending.reused, "outputs": ending.outputs, "files": places, "failures": failures,
+                "unpublished": unpublished,
             }))?;
         } else if !global.quiet {
             summary(id, &ending, &places, took);
+        }
+        if let Some(fault) = unpublished.as_ref().filter(|_| !global.json) {
+            style::say(&Failure::Fault(fault.clone()).render(style::colour()));
         }
         if finish.explain {
             super::explain::print_run(&self.store, id, None, false).await?;
         }
         self.store.close().await;
         Ok(match ending.state {
-            RunState::Completed => ExitCode::SUCCESS,
+            RunState::Completed if unpublished.is_none() => ExitCode::SUCCESS,
             _ if interrupted => ExitCode::from(130),
             _ => ExitCode::from(1),
         })
     }
-
-    /// Copies the artifacts in the flow's outputs to where a person looks for them. Plain values stay in the summary.
-    async fn publish(
-        &self,
-        value: &Value,
-        name: &str,
-        folder: &Path,
-        places: &mut BTreeMap<String, String>,
-    ) -> Result<(), Failure> {
-        if let Ok(record) = serde_json::from_value::<ArtifactRecord>(value.clone()) {
-            let from = self.artifacts.locate(&record).await?;
-            let extension =
-                Path::new(&record.name).extension().map(|e| format!(".{}", e.to_string_lossy())).unwrap_or_default();
-            let to = folder.join(format!("{}{extension}", name.replace('/', "-")));
-            replace(&from, &to).map_err(|error| Failure::io("write", &to, &error))?;
-            places.insert(name.to_owned(), to.display().to_string());
-            return Ok(());
-        }
-        let below: Vec<(String, &Value)> = match value {
-            Value::Object(map) => map.iter().map(|(key, value)| (key.clone(), value)).collect(),
-            Value::Array(items) => items.iter().enumerate().map(|(index, value)| (index.to_string(), value)).collect(),
-            _ => return Ok(()),
-        };
-        for (key, value) in below {
-            let name = if name.is_empty() { key } else { format!("{name}/{key}") };
-            Box::pin(self.publish(value, &name, folder, places)).await?;
-        }
-        Ok(())
-    }
-}
-
-/// Puts a copy in place whole: readers see the old one or the new one.
-fn replace(from: &Path, to: &Path) -> std::io::Result<()> {
-    let folder = to.parent().unwrap_or(Path::new("."));
-    std::fs::create_dir_all(folder)?;
-    if from.is_dir() {
-        if to.exists() {
-            std::fs::remove_dir_all(to)?;
-        }
-        std::fs::create_dir_all(to)?;
-        for entry in std::fs::read_dir(from)? {
-            let entry = entry?;
-            replace(&entry.path(), &to.join(entry.file_name()))?;
-        }
-        return Ok(());
-    }
-    let partial = folder.join(format!(".{}.part", to.file_name().unwrap_or_default().to_string_lossy()));
-    std::fs::copy(from, &partial)?;
-    // Artifacts are read-only in the store; what is published is the user's.
-    let mut permissions = std::fs::metadata(&partial)?.permissions();
-    std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o644);
-    std::fs::set_permissions(&partial, permissions)?;
-    std::fs::rename(&partial, to)
 }
 
 /// The first interrupt stops in good order, the second at once.

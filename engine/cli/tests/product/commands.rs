@@ -282,3 +282,75 @@ fn a_run_goes_on_when_standard_error_is_closed_or_full() {
     let runs = runs.as_array().unwrap();
     assert!(runs.len() == 4 && runs.iter().all(|run| run["shown_state"] == "completed"), "{runs:?}");
 }
+
+/// A flow whose run fails at `gate` until the file `flag` is there, and then yields a text.
+fn gated() -> Place {
+    let place = Place::new("");
+    let steps = r#"  gate: { task: run.command, with: { command: [test, -e, FLAG] } }
+  text: { task: run.command, after: [gate], with: { command: [sh, -c, "echo hello > {outputs.text}"], outputs: { text: { kind: artifact.file, name: a.txt } } } }
+outputs: { text: text.text }
+"#;
+    let steps = steps.replace("FLAG", place.path().join("flag").to_str().unwrap());
+    std::fs::write(place.path().join("flow.yaml"), flow(&steps)).unwrap();
+    place
+}
+
+#[test]
+fn resume_puts_the_outputs_where_the_run_was_to_put_them() {
+    let place = gated();
+    assert_eq!(place.run(&["run", "flow.yaml", "--out", "mine"]).0, Some(1));
+    let run = place.newest().unwrap();
+    std::fs::write(place.path().join("flag"), "").unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let resume = |out: &[&str]| {
+        let home = place.home();
+        let words = [&["resume", &run, "--home", home.to_str().unwrap()], out].concat();
+        let ended = place.swath(&words).current_dir(elsewhere.path()).output().unwrap();
+        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    };
+    resume(&[]);
+    assert!(place.path().join("mine/text.txt").is_file());
+    assert_eq!(std::fs::read_dir(elsewhere.path()).unwrap().count(), 0);
+    resume(&["--out", "yours"]);
+    assert!(elsewhere.path().join("yours/text.txt").is_file(), "what is asked for wins");
+    // A run that is removed leaves nothing.
+    let notes = || {
+        let listed = std::fs::read_dir(place.home().join("runs")).unwrap();
+        listed.filter(|entry| entry.as_ref().unwrap().path().extension().is_some_and(|e| e == "out")).count()
+    };
+    assert_eq!(notes(), 1);
+    assert_eq!(place.run(&["gc", "--older-than", "0"]).0, Some(0));
+    assert_eq!(notes(), 0);
+}
+
+#[test]
+fn a_folder_that_cannot_take_the_outputs_is_told_before_anything_runs() {
+    let place = gated();
+    std::fs::write(place.path().join("file"), "").unwrap();
+    for folder in ["file", "file/below", "/proc/nowhere", "/dev/full"] {
+        let (code, _, said) = place.run(&["run", "flow.yaml", "--out", folder]);
+        assert_eq!(code, Some(2), "{folder}: {said}");
+        assert!(said.contains(&format!("`{folder}`")) && said.contains("--out FOLDER"), "{folder}: {said}");
+        assert_eq!(place.newest(), None, "{folder}");
+    }
+    assert!(!place.path().join("results").exists(), "trying leaves nothing");
+}
+
+#[test]
+fn outputs_that_cannot_be_written_in_the_end_are_told_with_the_way_to_get_them() {
+    let place = gated();
+    std::fs::write(place.path().join("flag"), "").unwrap();
+    // In the way of the file is a folder: only the last rename fails.
+    std::fs::create_dir_all(place.path().join("results/probe/text.txt/taken")).unwrap();
+    let (code, ended) = place.json(&["run", "flow.yaml"]);
+    assert_eq!((code, &ended["state"], &ended["unpublished"]["code"]), (Some(1), &json!("completed"), &json!("E118")));
+    let listed: Vec<_> = std::fs::read_dir(place.path().join("results/probe")).unwrap().collect();
+    assert_eq!(listed.len(), 1, "no part is left: {listed:?}");
+    let run = ended["run"].as_str().unwrap();
+    let (code, _, said) = place.run(&["resume", run]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("error[E118]") && said.contains(&format!("`swath resume {run} --out FOLDER`")), "{said}");
+    let (code, ended) = place.json(&["resume", run, "--out", "other"]);
+    assert_eq!((code, &ended["unpublished"]), (Some(0), &json!(null)), "{ended}");
+    assert!(place.path().join("other/text.txt").is_file());
+}
