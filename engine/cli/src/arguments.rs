@@ -20,7 +20,7 @@ pub(crate) struct Global {
     /// Folder of the store: journal, cache and artifacts.
     #[arg(long, global = true, env = "SWATH_HOME", default_value = ".swath", value_name = "FOLDER")]
     pub home: PathBuf,
-    /// Print JSON on standard output, one document.
+    /// Print JSON on standard output: one document, of `logs` an object a line.
     #[arg(long, global = true)]
     pub json: bool,
     /// Print nothing but errors on standard error.
@@ -151,9 +151,9 @@ pub(crate) struct Validate {
 pub(crate) struct Graph {
     #[command(flatten)]
     pub flow: FlowArguments,
-    /// How to draw it.
-    #[arg(long, value_enum, default_value = "terminal")]
-    pub format: GraphFormat,
+    /// How to draw it [default: terminal]
+    #[arg(long, value_enum, conflicts_with = "json")]
+    pub format: Option<GraphFormat>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]

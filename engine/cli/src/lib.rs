@@ -68,7 +68,7 @@ fn run(arguments: Arguments, catalogue: Arc<Catalogue>) -> Result<ExitCode, Fail
         Command::Run(command) => commands::run::run(&global, command, catalogue),
         Command::Resume(command) => commands::resume::run(&global, command, catalogue),
         Command::Validate(command) => commands::validate::run(&global, command, &catalogue),
-        Command::Graph(command) => commands::graph::run(command, &catalogue),
+        Command::Graph(command) => commands::graph::run(&global, command, &catalogue),
         Command::Tasks(command) => commands::tasks::run(&global, command, &catalogue),
         Command::Explain(command) => commands::explain::run(&global, command),
         Command::Schema(command) => commands::schema::run(command, &catalogue),

@@ -24,8 +24,7 @@ pub(crate) fn run(global: &Global, command: Cancel) -> Result<ExitCode, Failure>
                 tokio::time::sleep(std::time::Duration::from_millis(200)).await;
                 if store.run_holder(&row.id)?.is_none() {
                     let state = store.get_run(&row.id).await?.row.state;
-                    tell!("run {} is {state}", row.id);
-                    return Ok(ExitCode::SUCCESS);
+                    return told(global, &row.id, &state);
                 }
             }
             return Err(Failure::Usage(format!(
@@ -37,9 +36,17 @@ pub(crate) fn run(global: &Global, command: Cancel) -> Result<ExitCode, Failure>
         let store = SqliteStore::open(&global.home, Access::Write).await?;
         let _lease = store.lease_run(&row.id)?;
         end_idle(&store, &row.id).await?;
-        tell!("run {} is cancelled", row.id);
-        Ok(ExitCode::SUCCESS)
+        told(global, &row.id, "cancelled")
     })
+}
+
+fn told(global: &Global, run: &str, state: &str) -> Result<ExitCode, Failure> {
+    if global.json {
+        super::print_json(&serde_json::json!({ "run": run, "state": state }))?;
+    } else {
+        tell!("run {run} is {state}");
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Ends a run that nobody drives: its attempts died with its process.

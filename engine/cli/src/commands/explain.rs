@@ -1,9 +1,11 @@
 //! `swath explain`: an error code, or why each step of a run ran or was reused.
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 
+use serde::Serialize;
 use serde_json::json;
-use swath_store::{SqliteStore, Store, StoredResult};
+use swath_store::{RunFilter, SqliteStore, Store, StoredResult};
 
 use crate::arguments::{Explain, Global};
 use crate::failure::Failure;
@@ -11,51 +13,117 @@ use crate::pages;
 
 pub(crate) fn run(global: &Global, command: Explain) -> Result<ExitCode, Failure> {
     let is_code = command.what.len() == 4 && command.what[1..].bytes().all(|b| b.is_ascii_digit());
-    if is_code && command.step.is_none() {
-        let Some(page) = pages::page(&command.what) else {
-            let known: Vec<&str> = pages::PAGES.iter().map(|(code, _)| *code).collect();
-            return Err(Failure::Usage(format!(
-                "there is no error code `{}`; there are {}",
-                command.what,
-                known.join(", ")
-            )));
-        };
-        super::print(page)?;
-        return Ok(ExitCode::SUCCESS);
+    if is_code {
+        return explain_code(global, &command);
     }
     super::block_on(async move {
         let store = super::reader(&global.home).await?;
         let row = super::find_run(&store, &command.what).await?;
-        print_run(&store, &row.id, command.step.as_deref(), global.json).await?;
+        let step = command.step.as_deref();
+        super::check_step(&store, &row.id, step).await?;
+        let reasons = reasons(&store, &row.id, step).await?;
+        if reasons.is_empty() {
+            let of = step.map(|step| format!("step `{step}` of ")).unwrap_or_default();
+            return Err(Failure::Usage(format!("{of}run `{}` has no result yet", row.id)));
+        }
+        if global.json {
+            super::print_json(&reasons)?
+        } else {
+            super::print(&text(&reasons))?
+        }
         Ok(ExitCode::SUCCESS)
     })
 }
 
-/// Says for each step of a run why it ran or was reused.
-pub(crate) async fn print_run(
+fn explain_code(global: &Global, command: &Explain) -> Result<ExitCode, Failure> {
+    let Some(page) = pages::page(&command.what) else {
+        let known: Vec<&str> = pages::PAGES.iter().map(|(code, _)| *code).collect();
+        let message = format!("there is no error code `{}`; there are {}", command.what, known.join(", "));
+        return Err(Failure::Usage(message));
+    };
+    if let Some(step) = &command.step {
+        let message = format!("`{}` is an error code and has no step `{step}`; steps are those of a run", command.what);
+        return Err(Failure::Usage(message));
+    }
+    if global.json {
+        let title = page.lines().next().unwrap_or_default().split_once(": ").map(|(_, title)| title);
+        super::print_json(&json!({ "code": command.what.to_ascii_uppercase(), "title": title, "page": page }))?;
+    } else {
+        super::print(page)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Why a step, or an instance of it, ran or was reused.
+#[derive(Serialize)]
+pub(crate) struct Reason {
+    /// `composite`, `areas[0]`; of a sub-flow's steps with what is above them, `areas[0]/composite`.
+    step: String,
+    reason: String,
+}
+
+/// One line a reason.
+pub(crate) fn text(reasons: &[Reason]) -> String {
+    let width = reasons.iter().map(|at| at.step.chars().count()).max().unwrap_or(0);
+    reasons.iter().map(|at| format!("{:width$}  {}\n", at.step, at.reason)).collect()
+}
+
+/// Says for each step of a run, or one of them, why it ran or was reused; of sub-flows step by step.
+pub(crate) async fn reasons(store: &SqliteStore, run: &str, step: Option<&str>) -> Result<Vec<Reason>, Failure> {
+    let mut found = Vec::new();
+    let runs = store.list_runs(&RunFilter::default()).await?;
+    let runs: BTreeSet<String> = runs.into_iter().map(|row| row.id).collect();
+    explain(store, &runs, run, "", step, &mut found).await?;
+    Ok(found)
+}
+
+async fn explain(
     store: &SqliteStore,
+    runs: &BTreeSet<String>,
     run: &str,
+    above: &str,
     step: Option<&str>,
-    as_json: bool,
+    found: &mut Vec<Reason>,
 ) -> Result<(), Failure> {
     let flow = store.get_run(run).await?.row.flow;
-    let mut reasons = Vec::new();
+    let mut below: BTreeSet<(&str, &str)> = runs.iter().filter_map(|id| directly_below(id, run)).collect();
+    below.retain(|(of, _)| step.is_none_or(|step| step == *of));
     for result in store.results(run, step).await? {
-        let reason = reason(store, run, &flow, &result).await?;
-        let at = if result.instance.is_empty() { result.step } else { format!("{}[{}]", result.step, result.instance) };
-        reasons.push((at, reason));
+        let at = place(above, &result.step, &result.instance);
+        let child = child(run, &result.step, &result.instance);
+        if runs.contains(&child) {
+            below.retain(|at| *at != (result.step.as_str(), result.instance.as_str()));
+            found.push(Reason { step: at.clone(), reason: "a sub-flow, told step by step".to_owned() });
+            Box::pin(explain(store, runs, &child, &format!("{at}/"), None, found)).await?;
+        } else {
+            let reason = reason(store, run, &flow, &result).await?;
+            found.push(Reason { step: at, reason });
+        }
     }
-    if reasons.is_empty() {
-        let of = step.map(|step| format!("step `{step}` of ")).unwrap_or_default();
-        return Err(Failure::Usage(format!("{of}run `{run}` has no result yet")));
+    // Sub-flows that have not ended well have no result, but their steps may.
+    for (step, instance) in below {
+        let at = place(above, step, instance);
+        found
+            .push(Reason { step: at.clone(), reason: "a sub-flow without a result yet, told step by step".to_owned() });
+        Box::pin(explain(store, runs, &child(run, step, instance), &format!("{at}/"), None, found)).await?;
     }
-    if as_json {
-        let all: Vec<_> = reasons.iter().map(|(step, reason)| json!({ "step": step, "reason": reason })).collect();
-        return super::print_json(&all);
-    }
-    let width = reasons.iter().map(|(step, _)| step.chars().count()).max().unwrap_or(0);
-    let lines = reasons.iter().map(|(step, reason)| format!("{step:width$}  {reason}\n"));
-    super::print(&lines.collect::<String>())
+    Ok(())
+}
+
+fn place(above: &str, step: &str, instance: &str) -> String {
+    if instance.is_empty() { format!("{above}{step}") } else { format!("{above}{step}[{instance}]") }
+}
+
+/// Id of the run of a sub-flow.
+fn child(run: &str, step: &str, instance: &str) -> String {
+    if instance.is_empty() { format!("{run}.{step}") } else { format!("{run}.{step}.{instance}") }
+}
+
+/// Step and instance of the sub-flow whose run this is, if that is a step of `run` itself.
+fn directly_below<'a>(id: &'a str, run: &str) -> Option<(&'a str, &'a str)> {
+    let rest = id.strip_prefix(run)?.strip_prefix('.')?;
+    let (step, instance) = rest.split_once('.').unwrap_or((rest, ""));
+    instance.bytes().all(|b| b.is_ascii_digit()).then_some((step, instance))
 }
 
 async fn reason(store: &SqliteStore, run: &str, flow: &str, result: &StoredResult) -> Result<String, Failure> {
@@ -72,10 +140,35 @@ async fn reason(store: &SqliteStore, run: &str, flow: &str, result: &StoredResul
     let Some(before) = before else { return Ok("ran: for the first time".to_owned()) };
     let differences = before.parts.as_ref().map(|earlier| parts.differences(earlier)).unwrap_or_default();
     if differences.is_empty() {
-        return Ok(format!(
-            "ran: nothing changed since an earlier run, but its result was refreshed, expired or gone (run {run})"
-        ));
+        let earlier = run_of(store, run, flow, before).await?.unwrap_or_else(|| "an earlier run".to_owned());
+        return Ok(format!("ran: nothing changed since {earlier}, but its result was refreshed, expired or gone"));
     }
     let words: Vec<String> = differences.iter().map(ToString::to_string).collect();
     Ok(format!("ran: {}", words.join("; ")))
+}
+
+/// Which run an earlier result is of.
+async fn run_of(store: &SqliteStore, not: &str, flow: &str, of: &StoredResult) -> Result<Option<String>, Failure> {
+    let filter = RunFilter { flow: Some(flow.to_owned()), limit: Some(50), ..RunFilter::default() };
+    for row in store.list_runs(&filter).await?.into_iter().filter(|row| row.id != not) {
+        if store.results(&row.id, Some(&of.step)).await?.contains(of) {
+            return Ok(Some(format!("run {}", row.id)));
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_is_directly_below_the_one_whose_step_it_is() {
+        let below = |id| directly_below(id, "season-1");
+        assert_eq!(below("season-1.areas.0"), Some(("areas", "0")));
+        assert_eq!(below("season-1.areas"), Some(("areas", "")));
+        for id in ["season-1", "season-12.areas", "season-1.areas.0.deep", "season-1.areas.deep", "other.areas"] {
+            assert_eq!(below(id), None, "{id}");
+        }
+    }
 }

@@ -12,6 +12,7 @@ pub(crate) fn run(global: &Global, command: Logs) -> Result<ExitCode, Failure> {
     super::block_on(async move {
         let store = super::reader(&global.home).await?;
         let row = super::find_run(&store, &command.run).await?;
+        super::check_step(&store, &row.id, command.step.as_deref()).await?;
         let mut after = 0;
         loop {
             let filter = LogFilter { step: command.step.clone(), after, limit: None };
@@ -27,7 +28,7 @@ pub(crate) fn run(global: &Global, command: Logs) -> Result<ExitCode, Failure> {
 
 fn show(stored: &StoredLogLine, as_json: bool) -> String {
     if as_json {
-        // One document a line: logs are a stream.
+        // An object a line: logs are a stream.
         return serde_json::to_string(stored).map(|text| format!("{text}\n")).unwrap_or_default();
     }
     let dropped = if stored.dropped > 0 { format!("({} lines dropped)\n", stored.dropped) } else { String::new() };

@@ -59,6 +59,16 @@ pub(crate) async fn find_run(store: &SqliteStore, id: &str) -> Result<RunRow, Fa
     }
 }
 
+/// Refuses a step that the run has not.
+pub(crate) async fn check_step(store: &SqliteStore, run: &str, step: Option<&str>) -> Result<(), Failure> {
+    let Some(step) = step else { return Ok(()) };
+    let steps: Vec<String> = show::graph_of(store, run).await?.steps.into_iter().map(|step| step.id).collect();
+    if steps.iter().any(|known| known == step) {
+        return Ok(());
+    }
+    Err(Failure::Usage(format!("run `{run}` has no step `{step}`; it has {}", steps.join(", "))))
+}
+
 /// Whether a run is one of a sub-flow: its id is that of the run above, a dot, and the step.
 pub(crate) fn is_below(id: &str) -> bool {
     id.contains('.')

@@ -21,7 +21,10 @@ use crate::{flows, progress, style};
 
 pub(crate) fn run(global: &Global, command: Run, catalogue: Arc<Catalogue>) -> Result<ExitCode, Failure> {
     let opened = flows::open(&command.flow.flow)?;
-    let plan = flows::plan(&opened, &command.flow.params, &catalogue)?;
+    let plan = match flows::plan(&opened, &command.flow.params, &catalogue) {
+        Err(Failure::Flow(problems)) if global.json => return super::validate::refuse(&opened.name, &problems),
+        planned => planned?,
+    };
     super::block_on(async move {
         let session = Session::open(global, &command.slots).await?;
         let home = Home::new(&global.home);
@@ -149,25 +152,30 @@ impl Session {
             unpublished = finish.outputs.publish(id, &self.artifacts, outputs, &mut places).await.err();
         }
         let took = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let reasons = if finish.explain { Some(super::explain::reasons(&self.store, id, None).await?) } else { None };
         if global.json {
             let failures: Vec<_> = ending
                 .failures
                 .iter()
                 .map(|(step, instance, fault)| json!({ "step": step, "instance": instance, "fault": fault }))
                 .collect();
-            super::print_json(&json!({
+            let mut document = json!({
                 "run": id, "state": if interrupted { "interrupted" } else { ending.state.name() }, "took_ms": took,
                 "ran": ending.ran, "reused": ending.reused, "outputs": ending.outputs, "files": places, "failures": failures,
                 "unpublished": unpublished,
-            }))?;
+            });
+            if let Some(reasons) = &reasons {
+                document["explanation"] = json!(reasons);
+            }
+            super::print_json(&document)?;
         } else if !global.quiet {
             summary(id, &ending, &places, took);
         }
         if let Some(fault) = unpublished.as_ref().filter(|_| !global.json) {
             style::say(&Failure::Fault(fault.clone()).render(style::colour()));
         }
-        if finish.explain {
-            super::explain::print_run(&self.store, id, None, false).await?;
+        if let Some(reasons) = reasons.filter(|_| !global.json) {
+            super::print(&super::explain::text(&reasons))?;
         }
         self.store.close().await;
         Ok(match ending.state {

@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use serde_json::json;
+use serde_json::{Value, json};
+use swath_flow::Diagnostic;
 use swath_plan::Catalogue;
 
 use crate::arguments::{Global, Validate};
@@ -17,8 +18,7 @@ pub(crate) fn run(global: &Global, command: Validate, catalogue: &Catalogue) -> 
         let problems = flows::check(&opened, &command.params, catalogue)?;
         wrong += usize::from(!problems.is_empty());
         if global.json {
-            let diagnostics: Vec<_> = problems.iter().map(swath_flow::Diagnostic::report).collect();
-            reports.push(json!({ "flow": opened.name, "valid": problems.is_empty(), "diagnostics": diagnostics }));
+            reports.push(report(&opened.name, &problems));
         } else if !problems.is_empty() {
             style::say(&swath_flow::render_all(&problems, style::colour()));
         } else if !global.quiet {
@@ -29,4 +29,15 @@ pub(crate) fn run(global: &Global, command: Validate, catalogue: &Catalogue) -> 
         super::print_json(&reports)?;
     }
     Ok(if wrong > 0 { ExitCode::from(2) } else { ExitCode::SUCCESS })
+}
+
+fn report(flow: &str, problems: &[Diagnostic]) -> Value {
+    let diagnostics: Vec<_> = problems.iter().map(Diagnostic::report).collect();
+    json!({ "flow": flow, "valid": problems.is_empty(), "diagnostics": diagnostics })
+}
+
+/// What a command that needs a sound flow prints of one that is not, with `--json`: the list that this command prints.
+pub(crate) fn refuse(flow: &str, problems: &[Diagnostic]) -> Result<ExitCode, Failure> {
+    super::print_json(&[report(flow, problems)])?;
+    Ok(ExitCode::from(2))
 }

@@ -203,6 +203,9 @@ fn every_command_helps_and_speaks_json() {
         &["runs"],
         &["show", &run],
         &["explain", &run],
+        &["explain", "F301"],
+        &["graph", "flow.yaml"],
+        &["run", "flow.yaml", "--explain"],
         &["gc"],
     ] {
         assert_eq!(place.json(arguments).0, Some(0), "{arguments:?}");
@@ -353,4 +356,66 @@ fn outputs_that_cannot_be_written_in_the_end_are_told_with_the_way_to_get_them()
     let (code, ended) = place.json(&["resume", run, "--out", "other"]);
     assert_eq!((code, &ended["unpublished"]), (Some(0), &json!(null)), "{ended}");
     assert!(place.path().join("other/text.txt").is_file());
+}
+
+#[test]
+fn sub_flows_are_explained_step_by_step() {
+    let place = Place::new(
+        r#"flow: above
+params: { word: { type: string, default: one } }
+steps:
+  areas: { flow: below.yaml, each: "${[1, 2]}", with: { word: "${params.word}", number: "${item}" } }
+"#,
+    );
+    let below = r#"flow: below
+params: { word: { type: string }, number: { type: integer } }
+defaults: { cache: { ttl: 1h } }
+steps:
+  stays: { task: run.command, with: { command: [sh, -c, "echo ${params.number} > {outputs.text}"], outputs: { text: { kind: artifact.file, name: a.txt } } } }
+  changes: { task: run.command, with: { command: [sh, -c, "echo ${params.word}${params.number} > {outputs.text}"], outputs: { text: { kind: artifact.file, name: b.txt } } } }
+"#;
+    std::fs::write(place.path().join("below.yaml"), below).unwrap();
+    assert_eq!(place.run(&["run", "flow.yaml"]).0, Some(0));
+    let (code, ended) = place.json(&["run", "flow.yaml", "--explain", "-p", "word=two"]);
+    assert_eq!(code, Some(0), "{ended}");
+    let told = |at: &str| {
+        let reasons = ended["explanation"].as_array().unwrap();
+        let found = reasons.iter().find(|reason| reason["step"] == at);
+        found.unwrap_or_else(|| panic!("{at}: {reasons:?}"))["reason"].as_str().unwrap()
+    };
+    assert_eq!(told("areas[1]"), "a sub-flow, told step by step");
+    assert!(told("areas[1]/stays").starts_with("reused"));
+    assert!(told("areas[1]/changes").starts_with("ran: parameter `command[2]` was"));
+    // A result that is gone is told with the run that had it.
+    let run = ended["run"].as_str().unwrap();
+    std::fs::remove_dir_all(place.home().join("artifacts")).unwrap();
+    let (code, out, said) = place.run(&["run", "flow.yaml", "--explain", "-p", "word=two"]);
+    assert_eq!(code, Some(0), "{said}");
+    let line = out.lines().find(|line| line.starts_with("areas[0]/changes")).unwrap();
+    assert!(line.contains(&format!("nothing changed since run {run}.areas.0, but its result was")), "{out}");
+}
+
+#[test]
+fn a_flow_that_is_wrong_gives_the_same_list_to_a_script_whatever_the_command() {
+    let place = Place::new(&flow("  a: { task: run.comand }\n  b: { task: raster.compsite }\n"));
+    let (code, list) = place.json(&["validate", "flow.yaml"]);
+    assert!(code == Some(2) && list[0]["diagnostics"].as_array().unwrap().len() >= 2, "{list}");
+    for command in ["run", "graph"] {
+        assert_eq!(place.json(&[command, "flow.yaml"]), (Some(2), list.clone()), "{command}");
+    }
+    assert_eq!(place.run(&["graph", "flow.yaml", "--json", "--format", "dot"]).0, Some(2));
+}
+
+#[test]
+fn a_step_that_is_not_there_is_told() {
+    let place = Place::new(&flow("  quick: { task: run.command, with: { command: [\"true\"] } }\n"));
+    assert_eq!(place.run(&["run", "flow.yaml"]).0, Some(0));
+    let run = place.newest().unwrap();
+    for command in ["logs", "explain"] {
+        let (code, _, said) = place.run(&[command, &run, "quik"]);
+        assert_eq!(code, Some(2));
+        assert!(said.contains("has no step `quik`; it has quick"), "{said}");
+    }
+    let (code, _, said) = place.run(&["explain", "F301", "quick"]);
+    assert!(code == Some(2) && said.contains("is an error code"), "{said}");
 }
