@@ -134,25 +134,51 @@ async fn reason(store: &SqliteStore, run: &str, flow: &str, result: &StoredResul
         return Ok("ran: results of this step are not reused (it has effects, its source may change, or `cache: off`)"
             .to_owned());
     };
-    let history = store.key_history(flow, &result.step, &result.instance, 50).await?;
-    // Newest first; what came after this result cannot have been its reason.
-    let before = history.iter().find(|earlier| earlier.at < result.at);
-    let Some(before) = before else { return Ok("ran: for the first time".to_owned()) };
+    let Some(before) = before(store, run, flow, result).await? else { return Ok("ran: for the first time".to_owned()) };
     let differences = before.parts.as_ref().map(|earlier| parts.differences(earlier)).unwrap_or_default();
     if differences.is_empty() {
-        let earlier = run_of(store, run, flow, before).await?.unwrap_or_else(|| "an earlier run".to_owned());
+        let earlier = run_of(store, run, flow, &before).await?.unwrap_or_else(|| "an earlier run".to_owned());
         return Ok(format!("ran: nothing changed since {earlier}, but its result was refreshed, expired or gone"));
     }
     let words: Vec<String> = differences.iter().map(ToString::to_string).collect();
-    Ok(format!("ran: {}", words.join("; ")))
+    Ok(format!("ran: {}", swath_store::redact(&words.join("; "))))
+}
+
+/// The newest earlier result of the same step instance: of a sub-flow, in the same place of an earlier run.
+async fn before(
+    store: &SqliteStore,
+    run: &str,
+    flow: &str,
+    result: &StoredResult,
+) -> Result<Option<StoredResult>, Failure> {
+    if super::is_below(run) {
+        for row in same_place(store, run, flow).await? {
+            let earlier = store.results(&row, Some(&result.step)).await?;
+            let found = earlier.into_iter().find(|e| e.instance == result.instance && e.at < result.at);
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        return Ok(None);
+    }
+    let history = store.key_history(flow, &result.step, &result.instance, 50).await?;
+    // Newest first; what came after this result cannot have been its reason.
+    Ok(history.into_iter().find(|earlier| earlier.at < result.at))
+}
+
+/// Other runs of the flow, newest first: of a sub-flow, those of the same step and instance.
+async fn same_place(store: &SqliteStore, run: &str, flow: &str) -> Result<Vec<String>, Failure> {
+    let place = |id: &str| id.split_once('.').map(|(_, place)| place.to_owned());
+    let filter = RunFilter { flow: Some(flow.to_owned()), ..RunFilter::default() };
+    let ids = store.list_runs(&filter).await?.into_iter().map(|row| row.id);
+    Ok(ids.filter(|id| id != run && place(id) == place(run)).take(50).collect())
 }
 
 /// Which run an earlier result is of.
-async fn run_of(store: &SqliteStore, not: &str, flow: &str, of: &StoredResult) -> Result<Option<String>, Failure> {
-    let filter = RunFilter { flow: Some(flow.to_owned()), limit: Some(50), ..RunFilter::default() };
-    for row in store.list_runs(&filter).await?.into_iter().filter(|row| row.id != not) {
-        if store.results(&row.id, Some(&of.step)).await?.contains(of) {
-            return Ok(Some(format!("run {}", row.id)));
+async fn run_of(store: &SqliteStore, run: &str, flow: &str, of: &StoredResult) -> Result<Option<String>, Failure> {
+    for row in same_place(store, run, flow).await? {
+        if store.results(&row, Some(&of.step)).await?.contains(of) {
+            return Ok(Some(format!("run {row}")));
         }
     }
     Ok(None)
