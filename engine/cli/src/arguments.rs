@@ -56,6 +56,8 @@ pub(crate) enum Command {
     /// Cancel a run.
     Cancel(Cancel),
     /// Remove old runs, unused cache entries and what nothing refers to.
+    ///
+    /// Artifacts that nothing refers to are kept for an hour after they were made.
     Gc(Gc),
     /// Make a synthetic Sentinel-2-like catalogue with a known truth.
     Sample(Sample),
@@ -190,10 +192,13 @@ pub(crate) struct Schema {
     pub check: bool,
 }
 
+/// States of runs as they are shown.
+const STATES: [&str; 7] = ["pending", "running", "interrupted", "cancelling", "completed", "failed", "cancelled"];
+
 #[derive(Args)]
 pub(crate) struct Runs {
     /// Only runs in this state; may be repeated.
-    #[arg(long, value_name = "STATE")]
+    #[arg(long, value_name = "STATE", value_parser = STATES)]
     pub state: Vec<String>,
     /// Only runs of this flow.
     #[arg(long, value_name = "NAME")]

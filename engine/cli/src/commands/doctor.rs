@@ -37,8 +37,7 @@ pub(crate) fn run(global: &Global) -> Result<ExitCode, Failure> {
 }
 
 fn store(global: &Global) -> Finding {
-    let home = swath_store::Home::new(&global.home);
-    if !home.exists() {
+    if matches!(super::has_store(&global.home), Ok(false)) {
         let found = format!("none yet in `{}`: the first run makes one", global.home.display());
         return Finding { name: "store", found: Ok(found), help: None };
     }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use serde_json::json;
-use swath_store::{Access, Artifacts, Home, Retention, SqliteStore, Store};
+use swath_store::{Access, Artifacts, Home, Retention, SqliteStore, Store, Stored};
 use swath_task::Bytes;
 
 use crate::arguments::{Gc, Global};
@@ -33,6 +33,9 @@ pub(crate) fn run(global: &Global, command: Gc) -> Result<ExitCode, Failure> {
         let artifacts = Artifacts::local(&global.home)?;
         let referenced = store.referenced().await?;
         let swept = artifacts.sweep(&referenced, SystemTime::now() - YOUNG).await?;
+        let unreferenced = |stored: &Stored| !referenced.contains(&stored.digest);
+        let young: Vec<Stored> = artifacts.list().await?.into_iter().filter(unreferenced).collect();
+        let young_bytes: u64 = young.iter().map(|stored| stored.size).sum();
         let home = Home::new(&global.home);
         let cleaned = home.clean_scratch()?;
         let left: std::collections::HashSet<String> =
@@ -41,7 +44,8 @@ pub(crate) fn run(global: &Global, command: Gc) -> Result<ExitCode, Failure> {
         store.close().await;
         if global.json {
             super::print_json(
-                &json!({ "runs": collected.runs, "cache_entries": collected.cache_entries, "artifacts": swept.artifacts, "bytes": swept.bytes, "scratch": cleaned }),
+                &json!({ "runs": collected.runs, "cache_entries": collected.cache_entries, "artifacts": swept.artifacts, "bytes": swept.bytes, "scratch": cleaned,
+                    "kept_young": { "artifacts": young.len(), "bytes": young_bytes } }),
             )?;
         } else {
             tell!(
@@ -51,6 +55,13 @@ pub(crate) fn run(global: &Global, command: Gc) -> Result<ExitCode, Failure> {
                 swept.artifacts.len(),
                 Bytes(swept.bytes)
             );
+            if !young.is_empty() {
+                tell!(
+                    "{} artifacts ({}) that nothing refers to are younger than an hour and kept; a later `swath gc` removes them",
+                    young.len(),
+                    Bytes(young_bytes)
+                );
+            }
         }
         Ok(ExitCode::SUCCESS)
     })

@@ -34,12 +34,21 @@ pub(crate) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Res
 
 /// Opens the store for reading.
 pub(crate) async fn reader(home: &Path) -> Result<SqliteStore, Failure> {
-    if !swath_store::Home::new(home).exists() {
+    if !has_store(home)? {
         let message =
             format!("there is no store in `{}`: nothing has been run here, or `--home` names another", home.display());
         return Err(Failure::Usage(message));
     }
     Ok(SqliteStore::open(home, Access::Read).await?)
+}
+
+/// Whether there is a store; a folder that cannot be looked into is an error of its own.
+pub(crate) fn has_store(home: &Path) -> Result<bool, Failure> {
+    match std::fs::metadata(swath_store::Home::new(home).database()) {
+        Ok(found) => Ok(found.is_file()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(Failure::io("look for a store in", home, &error)),
+    }
 }
 
 /// The run of an id or the beginning of one.

@@ -35,7 +35,10 @@ pub(crate) fn run(global: &Global, command: Run, catalogue: Arc<Catalogue>) -> R
         let id = match unfinished {
             Some(row) if command.resume => row.id,
             unfinished => {
-                if let Some(row) = unfinished.filter(|_| !global.quiet) {
+                if let Some(row) = unfinished
+                    && !global.quiet
+                    && session.is_worth_a_note(&row).await?
+                {
                     tell!(
                         "note: run {} of this flow did not finish; `swath resume {}` goes on with it",
                         row.id,
@@ -90,6 +93,16 @@ impl Session {
             }
         }
         Ok(None)
+    }
+
+    /// Whether a person may have forgotten this run: it was cut off, and no run of the flow has completed since. One
+    /// that failed has said so, and how to go on with it.
+    async fn is_worth_a_note(&self, row: &RunRow) -> Result<bool, Failure> {
+        let states = vec![RunState::Completed.name().to_owned()];
+        let filter = RunFilter { states, flow: Some(row.flow.clone()), ..RunFilter::default() };
+        let completed = self.store.list_runs(&filter).await?;
+        let since = |later: &RunRow| !super::is_below(&later.id) && later.created_at > row.created_at;
+        Ok(row.state != RunState::Failed.name() && !completed.iter().any(since))
     }
 
     /// Pins a new run.

@@ -1,5 +1,6 @@
 //! `swath runs`: runs, newest first.
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use serde_json::json;
@@ -14,6 +15,13 @@ pub(crate) fn run(global: &Global, command: Runs) -> Result<ExitCode, Failure> {
         let store = super::reader(&global.home).await?;
         let filter = RunFilter { flow: command.flow.clone(), ..RunFilter::default() };
         let rows = store.list_runs(&filter).await?;
+        if let Some(flow) = command.flow.as_ref().filter(|_| rows.is_empty()) {
+            let known: BTreeSet<String> =
+                store.list_runs(&RunFilter::default()).await?.into_iter().map(|row| row.flow).collect();
+            let known: Vec<String> = known.into_iter().take(20).collect();
+            let message = format!("no run is of a flow named `{flow}`; there are runs of {}", known.join(", "));
+            return Err(Failure::Usage(if known.is_empty() { "there are no runs yet".to_owned() } else { message }));
+        }
         let rows = rows.into_iter().filter(|row| command.all || !super::is_below(&row.id));
         let rows: Vec<_> = rows
             .map(|row| (super::shown_state(&store, &row), row))

@@ -56,6 +56,7 @@ pub(crate) fn run(global: &Global, command: Show) -> Result<ExitCode, Failure> {
                 _ => None,
             })
             .collect();
+        let params = redacted(serde_json::from_str(&stored.params).unwrap_or(Value::Null));
         if global.json {
             let steps: Vec<_> = steps
                 .iter()
@@ -68,7 +69,6 @@ pub(crate) fn run(global: &Global, command: Show) -> Result<ExitCode, Failure> {
                         "outputs": serde_json::from_str::<Value>(&r.outputs).unwrap_or(Value::Null) })
                 })
                 .collect();
-            let params: Value = serde_json::from_str(&stored.params).unwrap_or(Value::Null);
             super::print_json(
                 &json!({ "run": row, "shown_state": state, "params": params, "steps": steps, "results": results, "faults": faults }),
             )?;
@@ -84,7 +84,7 @@ pub(crate) fn run(global: &Global, command: Show) -> Result<ExitCode, Failure> {
         if let Some((start, end)) = row.started_at.zip(row.ended_at) {
             text.push_str(&format!("took     {}\n", style::duration((end - start).max(0) as u64)));
         }
-        text.push_str(&format!("params   {}\n\n", stored.params));
+        text.push_str(&format!("params   {params}\n\n"));
         let rows: Vec<Vec<String>> = steps.into_iter().map(|(id, state, count)| vec![id, state, count]).collect();
         text.push_str(&style::table(&["STEP", "STATE", "INSTANCES"], &rows, false));
         for (step, fault) in &faults {
@@ -101,6 +101,16 @@ pub(crate) fn run(global: &Global, command: Show) -> Result<ExitCode, Failure> {
         super::print(&text)?;
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// A value without the passwords and signatures in its texts.
+fn redacted(value: Value) -> Value {
+    match value {
+        Value::String(text) => swath_store::redact(&text).into_owned().into(),
+        Value::Array(items) => items.into_iter().map(redacted).collect(),
+        Value::Object(map) => map.into_iter().map(|(key, value)| (key, redacted(value))).collect(),
+        plain => plain,
+    }
 }
 
 /// The shape of a stored run: of a sub-flow's, as the plan of the run above has it.

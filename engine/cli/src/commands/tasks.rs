@@ -45,11 +45,38 @@ pub(crate) fn run(global: &Global, command: Tasks, catalogue: &Catalogue) -> Res
     let rows: Vec<Vec<String>> = catalogue
         .tasks()
         .map(|known| {
-            let about = known.definition.about();
-            let first = about.split(['.', '\n']).next().unwrap_or_default().to_owned();
+            let first = sentence(&known.definition.about()).to_owned();
             vec![known.definition.name.to_owned(), ports(&known.ports().inputs), ports(&known.ports().outputs), first]
         })
         .collect();
     super::print(&style::table(&["TASK", "READS", "MAKES", "ABOUT"], &rows, false))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The first sentence of the first line, without its dot. A dot inside a number ends nothing.
+fn sentence(text: &str) -> &str {
+    let line = text.lines().next().unwrap_or_default().trim_end();
+    let end = line.match_indices('.').map(|(at, _)| at).find(|at| {
+        let rest = &line[at + 1..];
+        rest.is_empty() || rest.starts_with(char::is_whitespace)
+    });
+    &line[..end.unwrap_or(line.len())]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::sentence;
+
+    #[test]
+    fn a_sentence_ends_at_a_dot_before_white_space_or_the_end() {
+        for (text, first) in [
+            ("Writes the STAC 1.0 item. And more.", "Writes the STAC 1.0 item"),
+            ("Stretches bands to 0.5.\nMore.", "Stretches bands to 0.5"),
+            ("No dot", "No dot"),
+            ("Two lines\nof it.", "Two lines"),
+            ("", ""),
+        ] {
+            assert_eq!(sentence(text), first);
+        }
+    }
 }

@@ -157,6 +157,7 @@ fn what_is_not_there_is_told_with_exit_code_2() {
         &["show", "nothing"],
         &["explain", "F999"],
         &["tasks", "raster.compsite"],
+        &["runs", "--home", "flow.yaml"],
         &["run", "flow.yaml", "-p", "secnds=3"],
         &["run", "flow.yaml", "-p", "seconds=many"],
         &["validate", "missing.yaml"],
@@ -418,4 +419,61 @@ fn a_step_that_is_not_there_is_told() {
     }
     let (code, _, said) = place.run(&["explain", "F301", "quick"]);
     assert!(code == Some(2) && said.contains("is an error code"), "{said}");
+}
+
+#[test]
+fn collection_tells_what_it_keeps_because_it_is_young() {
+    let place = gated();
+    std::fs::write(place.path().join("flag"), "").unwrap();
+    assert_eq!(place.run(&["run", "flow.yaml"]).0, Some(0));
+    let (code, _, said) = place.run(&["gc", "--older-than", "0", "--unused-for", "0"]);
+    assert_eq!(code, Some(0));
+    assert!(said.contains("removed 1 runs") && said.contains("younger than an hour and kept"), "{said}");
+    let (_, told) = place.json(&["gc"]);
+    assert_eq!(told["kept_young"], json!({ "artifacts": 1, "bytes": 6 }));
+}
+
+#[test]
+fn lists_refuse_states_and_flows_that_are_not_there() {
+    let place = Place::new(&flow("  quick: { task: run.command, with: { command: [\"true\"] } }\n"));
+    assert_eq!(place.run(&["run", "flow.yaml"]).0, Some(0));
+    for (option, value, hint) in [("--state", "bogus", "interrupted"), ("--flow", "prbe", "there are runs of probe")] {
+        let (code, _, said) = place.run(&["runs", option, value]);
+        assert!(code == Some(2) && said.contains(value) && said.contains(hint), "{said}");
+    }
+    assert_eq!(place.json(&["runs", "--state", "completed", "--flow", "probe"]).1.as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn parameters_are_shown_without_passwords_and_signatures() {
+    let place = Place::new(
+        "flow: probe
+params: { catalog: { type: uri } }
+steps:
+  quick: { task: run.command, with: { command: [\"true\", \"${params.catalog}\"] } }
+",
+    );
+    let address = "catalog=https://user:hunter2@example.org/stac?sig=abcdef123456";
+    assert_eq!(place.run(&["run", "flow.yaml", "-p", address]).0, Some(0));
+    let run = place.newest().unwrap();
+    for words in [&["show", &run][..], &["show", &run, "--json"], &["explain", &run]] {
+        let (code, out, _) = place.run(words);
+        assert!(code == Some(0) && !out.contains("hunter2") && !out.contains("abcdef123456"), "{out}");
+    }
+}
+
+#[test]
+fn only_a_run_that_was_cut_off_and_not_made_up_for_is_recalled() {
+    let place = gated();
+    let noted = |words: &[&str]| place.run(words).2.contains("did not finish");
+    assert!(!noted(&["run", "flow.yaml"]));
+    assert!(!noted(&["run", "flow.yaml"]), "the run before failed, and said so");
+    let place = slow();
+    let child = place.swath(&["run", "flow.yaml", "-p", "seconds=3"]).spawn().unwrap();
+    wait_for_slow(&place);
+    signal(&child, "INT");
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(130));
+    let noted = || place.run(&["run", "flow.yaml", "-p", "seconds=3"]).2.contains("did not finish");
+    assert!(noted());
+    assert!(!noted(), "the run before completed");
 }
