@@ -36,7 +36,8 @@ pub(crate) struct AttemptEnd {
 /// Why it did not succeed.
 pub(crate) enum AttemptError {
     Task(TaskError),
-    TimedOut,
+    /// After this long.
+    TimedOut(Duration),
 }
 
 /// Runs a task to its end. Never panics, never hangs past its timeout or its cancellation by more than the grace.
@@ -65,7 +66,7 @@ pub(crate) async fn run(engine: &Arc<Engine>, task: Arc<dyn ErasedTask>, attempt
             stop.cancel();
             // Give it the chance to clean up; what it returns now is too late to count.
             let _ = tokio::time::timeout(GRACE, &mut work).await;
-            Err(AttemptError::TimedOut)
+            Err(AttemptError::TimedOut(attempt.timeout.unwrap_or_default()))
         }
         () = attempt.cancel.cancelled() => match tokio::time::timeout(GRACE, &mut work).await {
             // It finished all the same: its work is not thrown away.

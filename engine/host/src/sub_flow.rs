@@ -44,7 +44,7 @@ pub(crate) fn run(engine: Arc<Engine>, flow: SubFlow) -> Pin<Box<dyn Future<Outp
                         stop.cancel();
                         // Its steps stop in good order; another attempt goes on from there.
                         let _ = work.await;
-                        Err(AttemptError::TimedOut)
+                        Err(AttemptError::TimedOut(limit))
                     }
                 },
             }

@@ -154,8 +154,8 @@ impl Driver {
 fn failure_of(error: AttemptError, at: &AttemptId) -> Failure {
     let from = |fault: swath_task::Fault| Fault::new(fault.code, swath_store::redact(&fault.message), fault.help);
     match error {
-        AttemptError::TimedOut => {
-            let message = format!("`{}` ran longer than its timeout", at.step);
+        AttemptError::TimedOut(limit) => {
+            let message = format!("`{}` ran longer than its timeout of {limit:?}", at.step);
             let help = Some("raise `timeout`, or look at its log with `swath logs` for what it was doing".to_owned());
             Failure { class: FaultClass::Timeout, retry_after: 0, fault: Fault::new("E316", message, help) }
         }
