@@ -243,16 +243,17 @@ impl Planner<'_> {
                 false
             }
             Reference::Unknown(name) => {
-                let root = name.split('.').next().unwrap_or_default();
-                let help = if self.index.contains_key(root) {
-                    format!("outputs are read as `steps.{name}`")
-                } else if self.params.contains_key(root) {
-                    format!("parameters are read as `params.{name}`")
-                } else {
-                    match nearest(root, ["params", "steps", "item", "index"]) {
+                let (root, rest) = name.split_once('.').unwrap_or((name, ""));
+                let help = match root {
+                    "params" => "name one of them: `params.NAME`".to_owned(),
+                    "steps" if rest.is_empty() => "name an output of one of them: `steps.ID.OUTPUT`".to_owned(),
+                    "steps" => format!("name one of its outputs: `steps.{rest}.OUTPUT`"),
+                    _ if self.index.contains_key(root) => format!("outputs are read as `steps.{name}`"),
+                    _ if self.params.contains_key(root) => format!("parameters are read as `params.{name}`"),
+                    _ => match nearest(root, ["params", "steps", "item", "index"]) {
                         Some(near) => format!("did you mean `{near}`?"),
                         None => "an expression reads `params.NAME`, `steps.ID.OUTPUT`, `item` and `index`".to_owned(),
-                    }
+                    },
                 };
                 self.wrong("F501", at, format!("`{name}` names nothing"), Some(help));
                 false
@@ -268,7 +269,7 @@ impl Planner<'_> {
             Template::Expression(text) => Expression::parse(text)
                 .map_or(Yields::Unknown, |expression| expression.yields(&|one| self.yields_of(one))),
             Template::Text(_) => Yields::Text,
-            Template::Path { of, .. } => self.yields(of),
+            Template::Path { of, .. } | Template::Period { of, .. } => self.yields(of),
             Template::List(_) => Yields::List,
             Template::Mapping(_) => Yields::Mapping,
         }

@@ -1,15 +1,16 @@
 //! Parameters of a step against the JSON Schema of its task: paths made absolute, values and types checked, every
 //! mistake told at the place in the flow.
 
+use jiff::Timestamp;
 use jsonschema::ValidationError;
 use jsonschema::error::{TypeKind, ValidationErrorKind};
 use serde_json::{Map, Value, json};
 use swath_flow::{Node, Span, Yields, absolute, did_you_mean, is_remote, list, nearest};
-use swath_task::PATH_MARK;
+use swath_task::{PATH_MARK, PERIOD_MARK};
 
 use crate::catalogue::Known;
 use crate::planner::Planner;
-use crate::template::{Template, TextPart};
+use crate::template::{Template, TextPart, absolute_period};
 
 /// What is wrong with a parameter.
 struct Finding {
@@ -37,7 +38,7 @@ impl Planner<'_> {
     ) -> (Template, Option<swath_task::Ports>) {
         let schema = known.schema();
         let folder = self.folder.to_string_lossy().into_owned();
-        let template = absolute_paths(template, schema, &folder);
+        let template = absolute_paths(template, schema, &folder, self.shared.input.now);
         let mut holes = Vec::new();
         let value = self.filled(&template, schema, "", &mut holes);
         let place = |finding: &Finding| match with {
@@ -331,14 +332,22 @@ fn takes_path(schema: &Value) -> bool {
         || ["anyOf", "oneOf"].iter().any(|key| schema[*key].as_array().into_iter().flatten().any(takes_path))
 }
 
-/// Makes relative paths absolute, where the schema says that a string is a path.
-fn absolute_paths(template: Template, schema: &Value, folder: &str) -> Template {
+fn takes_period(schema: &Value) -> bool {
+    schema[PERIOD_MARK] == true
+}
+
+/// Makes relative paths and periods absolute, where the schema says that a value is one.
+fn absolute_paths(template: Template, schema: &Value, folder: &str, now: Timestamp) -> Template {
     match template {
-        Template::Value(value) => Template::Value(absolute_value(value, schema, folder)),
+        Template::Value(value) => Template::Value(absolute_value(value, schema, folder, now)),
         Template::List(items) => {
             let at = |index: usize| schema_at(schema, &format!("/{index}")).unwrap_or(&Value::Null);
             Template::List(
-                items.into_iter().enumerate().map(|(index, item)| absolute_paths(item, at(index), folder)).collect(),
+                items
+                    .into_iter()
+                    .enumerate()
+                    .map(|(index, item)| absolute_paths(item, at(index), folder, now))
+                    .collect(),
             )
         }
         Template::Mapping(entries) => Template::Mapping(
@@ -347,24 +356,30 @@ fn absolute_paths(template: Template, schema: &Value, folder: &str) -> Template 
                 .map(|(key, item)| {
                     let pointer = format!("/{}", key.replace('~', "~0").replace('/', "~1"));
                     let schema = schema_at(schema, &pointer).unwrap_or(&Value::Null);
-                    (key, absolute_paths(item, schema, folder))
+                    (key, absolute_paths(item, schema, folder, now))
                 })
                 .collect(),
         ),
         other if takes_path(schema) => Template::Path { folder: folder.to_owned(), of: Box::new(other) },
+        other if takes_period(schema) => Template::Period { now: now.to_string(), of: Box::new(other) },
         other => other,
     }
 }
 
-fn absolute_value(value: Value, schema: &Value, folder: &str) -> Value {
+fn absolute_value(value: Value, schema: &Value, folder: &str, now: Timestamp) -> Value {
     match value {
         Value::String(text) if !text.is_empty() && !is_remote(&text) && takes_path(schema) => {
             Value::String(absolute(&text, folder.as_ref()))
         }
+        Value::String(_) if takes_period(schema) => absolute_period(value, now),
         Value::Array(items) => {
             let at = |index: usize| schema_at(schema, &format!("/{index}")).unwrap_or(&Value::Null);
             Value::Array(
-                items.into_iter().enumerate().map(|(index, item)| absolute_value(item, at(index), folder)).collect(),
+                items
+                    .into_iter()
+                    .enumerate()
+                    .map(|(index, item)| absolute_value(item, at(index), folder, now))
+                    .collect(),
             )
         }
         Value::Object(entries) => Value::Object(
@@ -372,7 +387,7 @@ fn absolute_value(value: Value, schema: &Value, folder: &str) -> Value {
                 .into_iter()
                 .map(|(key, item)| {
                     let pointer = format!("/{}", key.replace('~', "~0").replace('/', "~1"));
-                    let item = absolute_value(item, schema_at(schema, &pointer).unwrap_or(&Value::Null), folder);
+                    let item = absolute_value(item, schema_at(schema, &pointer).unwrap_or(&Value::Null), folder, now);
                     (key, item)
                 })
                 .collect(),
@@ -429,7 +444,8 @@ fn explain(error: &ValidationError<'_>, schema: &Value, task: &str, findings: &m
             );
         }
         ValidationErrorKind::Enum { options } => {
-            let options: Vec<&str> = options.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+            let options: Vec<String> = options.as_array().into_iter().flatten().map(swath_flow::as_text).collect();
+            let options: Vec<&str> = options.iter().map(String::as_str).collect();
             one_of(&mut push, pointer, &what, got, &options);
         }
         ValidationErrorKind::Constant { expected_value } => {
@@ -486,7 +502,11 @@ type Push<'p> = dyn FnMut(&'static str, String, bool, String, Option<String>) + 
 
 fn one_of(push: &mut Push<'_>, pointer: String, what: &str, got: &Value, options: &[&str]) {
     let text = short(got);
-    let help = did_you_mean(&text, options, "it is one of");
+    // A number is not a misspelt one.
+    let help = match got {
+        Value::Number(_) => Some(format!("it is one of: {}", list(options))),
+        _ => did_you_mean(&text, options, "it is one of"),
+    };
     push("F404", pointer, false, format!("{what} cannot be `{text}`"), help);
 }
 

@@ -1,8 +1,9 @@
 //! Values with holes: what `with`, `each`, `when` and `outputs` become when all that is known has been filled in.
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use swath_flow::{Expression, ExpressionError, Reference, Scope, absolute, as_text};
+use swath_flow::{Expression, ExpressionError, Reference, Scope, absolute, as_text, resolve_period};
 
 /// A value, parts of which are computed when the steps before have run. It serialises without loss.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -19,6 +20,13 @@ pub enum Template {
         /// Absolute folder.
         folder: String,
         /// What yields the path.
+        of: Box<Template>,
+    },
+    /// A period that is resolved to two instants once it is known.
+    Period {
+        /// What `now` means, an instant in RFC 3339.
+        now: String,
+        /// What yields the period.
         of: Box<Template>,
     },
     /// A list with unknown members.
@@ -69,6 +77,13 @@ impl Template {
                 }
                 other => other,
             }),
+            Self::Period { now, of } => {
+                let value = of.evaluate(scope)?;
+                Ok(match now.parse() {
+                    Ok(now) => absolute_period(value, now),
+                    Err(_) => value,
+                })
+            }
             Self::List(items) => {
                 items.iter().map(|item| item.evaluate(scope)).collect::<Result<_, _>>().map(Value::Array)
             }
@@ -105,11 +120,20 @@ impl Template {
                     }
                 }
             }
-            Self::Path { of, .. } => of.visit(see),
+            Self::Path { of, .. } | Self::Period { of, .. } => of.visit(see),
             Self::List(items) => items.iter().for_each(|item| item.visit(see)),
             Self::Mapping(entries) => entries.iter().for_each(|(_, value)| value.visit(see)),
         }
     }
+}
+
+/// The two instants of a period. What is none stays as it is, for the task to refuse in its own words.
+pub(crate) fn absolute_period(value: Value, now: Timestamp) -> Value {
+    let resolved = match &value {
+        Value::String(text) => resolve_period(text, now).ok(),
+        _ => None,
+    };
+    resolved.map_or(value, Value::String)
 }
 
 #[cfg(test)]

@@ -54,6 +54,6 @@ pub use bytes::{Bytes, BytesError};
 pub use context::{Context, Draft, Host, Staged};
 pub use definition::{BindResult, ErasedTask, NoInputs, Purity, Running, Task, TaskDef};
 pub use fault::{Fault, FaultClass, Problem, TaskError};
-pub use location::{LocalPath, Location, PATH_MARK};
+pub use location::{LocalPath, Location, PATH_MARK, PERIOD_MARK};
 pub use needs::Needs;
 pub use port::{KIND_MARK, Port, PortType, Ports};

@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 
 /// Schema keyword on strings that hold a path: relative ones are resolved against the folder of the flow.
 pub const PATH_MARK: &str = "x-swath-path";
+/// Schema keyword on strings that hold a period: `2024-06`, `P90D/now` and the like are resolved to two instants when the
+/// flow is planned. `#[schemars(extend("x-swath-period" = true))]`
+pub const PERIOD_MARK: &str = "x-swath-period";
 
 /// A file or folder on this machine. Relative paths are relative to the flow that names them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

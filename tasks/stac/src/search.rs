@@ -40,6 +40,7 @@ pub struct Search {
     pub area: Option<Area>,
     /// Period of acquisition, ISO 8601: `2024-01-01/2024-06-30`; `..` leaves a side open; days are whole, UTC.
     #[serde(default)]
+    #[schemars(extend("x-swath-period" = true))]
     pub period: Option<String>,
     /// Most cloud cover of a scene in percent. Scenes that do not tell theirs are kept and counted.
     #[serde(default)]
