@@ -4,6 +4,7 @@
 //! schema and its own check, and expressions by reference and type. [`check`] does the same for a flow whose required
 //! parameters have no value yet. Pure: files are read by the caller's `load`, the time is an argument.
 
+mod absolute;
 mod catalogue;
 mod compile;
 mod draw;

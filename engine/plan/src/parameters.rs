@@ -1,16 +1,15 @@
 //! Parameters of a step against the JSON Schema of its task: paths made absolute, values and types checked, every
 //! mistake told at the place in the flow.
 
-use jiff::Timestamp;
 use jsonschema::ValidationError;
 use jsonschema::error::{TypeKind, ValidationErrorKind};
 use serde_json::{Map, Value, json};
-use swath_flow::{Node, Span, Yields, absolute, did_you_mean, is_remote, list, nearest};
-use swath_task::{PATH_MARK, PERIOD_MARK};
+use swath_flow::{Node, Span, Yields, did_you_mean, list, nearest};
 
+use crate::absolute::absolute;
 use crate::catalogue::Known;
 use crate::planner::Planner;
-use crate::template::{Template, TextPart, absolute_period};
+use crate::template::{Template, TextPart};
 
 /// What is wrong with a parameter.
 struct Finding {
@@ -38,7 +37,7 @@ impl Planner<'_> {
     ) -> (Template, Option<swath_task::Ports>) {
         let schema = known.schema();
         let folder = self.folder.to_string_lossy().into_owned();
-        let template = absolute_paths(template, schema, &folder, self.shared.input.now);
+        let template = absolute(template, schema, &folder, self.shared.input.now);
         let mut holes = Vec::new();
         let value = self.filled(&template, schema, "", &mut holes);
         let place = |finding: &Finding| match with {
@@ -187,7 +186,7 @@ fn branches(schema: &Value) -> impl Iterator<Item = &Value> {
 }
 
 /// The schema of what a pointer leads to.
-fn schema_at<'s>(schema: &'s Value, pointer: &str) -> Option<&'s Value> {
+pub(crate) fn schema_at<'s>(schema: &'s Value, pointer: &str) -> Option<&'s Value> {
     let Some((part, rest)) = pointer
         .strip_prefix('/')
         .map(|rest| rest.split_once('/').map_or((rest, String::new()), |(a, b)| (a, format!("/{b}"))))
@@ -324,75 +323,6 @@ fn stand_in(schema: &Value, depth: usize) -> Value {
         }
         "null" => Value::Null,
         _ => json!("value"),
-    }
-}
-
-fn takes_path(schema: &Value) -> bool {
-    schema[PATH_MARK] == true
-        || ["anyOf", "oneOf"].iter().any(|key| schema[*key].as_array().into_iter().flatten().any(takes_path))
-}
-
-fn takes_period(schema: &Value) -> bool {
-    schema[PERIOD_MARK] == true
-}
-
-/// Makes relative paths and periods absolute, where the schema says that a value is one.
-fn absolute_paths(template: Template, schema: &Value, folder: &str, now: Timestamp) -> Template {
-    match template {
-        Template::Value(value) => Template::Value(absolute_value(value, schema, folder, now)),
-        Template::List(items) => {
-            let at = |index: usize| schema_at(schema, &format!("/{index}")).unwrap_or(&Value::Null);
-            Template::List(
-                items
-                    .into_iter()
-                    .enumerate()
-                    .map(|(index, item)| absolute_paths(item, at(index), folder, now))
-                    .collect(),
-            )
-        }
-        Template::Mapping(entries) => Template::Mapping(
-            entries
-                .into_iter()
-                .map(|(key, item)| {
-                    let pointer = format!("/{}", key.replace('~', "~0").replace('/', "~1"));
-                    let schema = schema_at(schema, &pointer).unwrap_or(&Value::Null);
-                    (key, absolute_paths(item, schema, folder, now))
-                })
-                .collect(),
-        ),
-        other if takes_path(schema) => Template::Path { folder: folder.to_owned(), of: Box::new(other) },
-        other if takes_period(schema) => Template::Period { now: now.to_string(), of: Box::new(other) },
-        other => other,
-    }
-}
-
-fn absolute_value(value: Value, schema: &Value, folder: &str, now: Timestamp) -> Value {
-    match value {
-        Value::String(text) if !text.is_empty() && !is_remote(&text) && takes_path(schema) => {
-            Value::String(absolute(&text, folder.as_ref()))
-        }
-        Value::String(_) if takes_period(schema) => absolute_period(value, now),
-        Value::Array(items) => {
-            let at = |index: usize| schema_at(schema, &format!("/{index}")).unwrap_or(&Value::Null);
-            Value::Array(
-                items
-                    .into_iter()
-                    .enumerate()
-                    .map(|(index, item)| absolute_value(item, at(index), folder, now))
-                    .collect(),
-            )
-        }
-        Value::Object(entries) => Value::Object(
-            entries
-                .into_iter()
-                .map(|(key, item)| {
-                    let pointer = format!("/{}", key.replace('~', "~0").replace('/', "~1"));
-                    let item = absolute_value(item, schema_at(schema, &pointer).unwrap_or(&Value::Null), folder, now);
-                    (key, item)
-                })
-                .collect(),
-        ),
-        other => other,
     }
 }
 

@@ -58,7 +58,7 @@ impl Versions {
                     });
                 }
                 while let Some(answer) = answers.join_next().await {
-                    answer.map_err(|error| Fault::new("E203", error.to_string()).permanent())??;
+                    answer.map_err(|error| Fault::new("E202", error.to_string()).permanent())??;
                 }
                 Ok::<_, TaskError>(())
             })?;

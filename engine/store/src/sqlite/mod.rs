@@ -8,6 +8,7 @@
 
 mod open;
 mod read;
+mod rows;
 mod writer;
 
 use std::path::{Path, PathBuf};
