@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 fn main() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/errors");
+    let folder = Path::new(&std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets it")).join("../../docs/errors");
     println!("cargo:rerun-if-changed={}", folder.display());
     let mut pages: Vec<_> = std::fs::read_dir(&folder)
         .expect("docs/errors")
