@@ -466,9 +466,15 @@ fn the_schema_accepts_valid_flows_and_the_reference_has_a_page_a_task() {
 #[test]
 fn every_code_in_the_sources_has_a_page_and_every_page_a_code() {
     let mut used = std::collections::BTreeSet::new();
-    for folder in ["engine/flow/src", "engine/plan/src"] {
-        for entry in std::fs::read_dir(root().join(folder)).unwrap() {
-            let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+    let mut folders = vec![root().join("engine/flow/src"), root().join("engine/plan/src")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = std::fs::read_to_string(path).unwrap();
             for part in text.split('"').filter(|part| part.len() == 4 && part.starts_with('F')) {
                 if part[1..].bytes().all(|b| b.is_ascii_digit()) {
                     used.insert(part.to_owned());
