@@ -1,7 +1,7 @@
 """Inputs for the example infer_bench: infer_bench.py FOLDER [LARGE].
 
 Writes `unet/1/model.onnx` (a UNet of about 8 G multiply-adds a 256 px tile, ten bands, random weights), `thin/1/model.onnx` (one
-3 x 3 convolution, three bands), `ten.tif` (2048 x 2048, ten bands) and `three.tif` (LARGE x LARGE, 11000 by default, three
+3 x 3 convolution, three bands), `ten.tif` (4096 x 4096, ten bands) and `three.tif` (LARGE x LARGE, 11000 by default, three
 bands). Manifests are written by the example itself, which knows the digest.
 """
 import os
@@ -78,5 +78,5 @@ def raster(name, size, bands):
                 dst.write((wave + noise).astype("u2"), i + 1, window=Window(0, top, size, rows))
 
 
-raster("ten", 2048, [f"b{i}" for i in range(10)])
+raster("ten", 4096, [f"b{i}" for i in range(10)])
 raster("three", large, [f"b{i}" for i in range(3)])

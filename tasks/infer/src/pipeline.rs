@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
-use std::thread::{Builder, Scope, ScopedJoinHandle};
+use std::thread::{Builder, Scope, ScopedJoinHandle, Thread};
 use std::time::Duration;
 
 use swath_kinds::OutputActivation;
@@ -122,6 +122,19 @@ impl Halt<'_> {
     }
 }
 
+/// Ends the watcher when it is dropped, by a panic as well: the scope would wait for it for ever.
+struct Dismissal<'a> {
+    over: &'a AtomicBool,
+    watcher: &'a Thread,
+}
+
+impl Drop for Dismissal<'_> {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Release);
+        self.watcher.unpark();
+    }
+}
+
 /// Runs a job to its end. Each of `networks` has a thread of its own.
 pub(crate) fn run(
     job: &Job<'_>,
@@ -149,6 +162,7 @@ pub(crate) fn run(
                 std::thread::park_timeout(POLL);
             }
         });
+        let dismissal = Dismissal { over, watcher: watcher.thread() };
         let reader =
             named(scope, "infer-read", move || halt.guard(|| prepare(job, source, to_network, spare, skipped, halt)));
         let lanes: Vec<_> = networks
@@ -162,8 +176,7 @@ pub(crate) fn run(
         let stitched = halt.guard(|| stitch(job, stitch_queue, spare, skipped, sink, halt));
         let read = joined(reader.join());
         let computed: Vec<_> = lanes.into_iter().map(|lane| joined(lane.join())).collect();
-        over.store(true, Ordering::Release);
-        watcher.thread().unpark();
+        drop(dismissal);
         if watch.cancelled() {
             return Err(TaskError::Cancelled);
         }
@@ -206,11 +219,11 @@ fn prepare(
         panel.start(span(rows, first, job.plan.group));
         let mut filling: Option<Batch> = None;
         for column in 0..columns.tiles() {
-            if halt.asked() {
-                return Ok(());
-            }
-            panel.reach(column, source)?;
             for row in first..end {
+                if halt.asked() {
+                    return Ok(());
+                }
+                panel.reach(row, column, source)?;
                 let current = filling.get_or_insert_with(|| empty_batch(job, spare));
                 let at = current.tiles.len();
                 let input = &mut current.numbers[at * area * bands..][..area * bands];

@@ -377,6 +377,16 @@ fn a_failing_source_or_network_or_sink_ends_everything_with_its_own_error() {
 }
 
 #[test]
+fn a_panic_in_one_thread_ends_all_of_them_and_goes_on_to_the_caller() {
+    let mut array = Array::new(500, 500, 1, pattern);
+    let watch = Quiet::default();
+    let broken = |_: &[f32], _: &mut [f32]| panic!("a defect in the network");
+    let run = || infer(&mut array, SETTING, &as_is(1), 1, broken, &watch).map(drop);
+    let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).unwrap_err();
+    assert_eq!(panic.downcast_ref::<&str>(), Some(&"a defect in the network"));
+}
+
+#[test]
 fn two_networks_at_odds_in_speed_give_the_same_numbers_as_one() {
     let mut array = Array::new(150, 150, 1, pattern);
     let slow_at_times = |input: &[f32], output: &mut [f32]| {

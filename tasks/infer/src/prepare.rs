@@ -48,6 +48,10 @@ pub(crate) struct Panel<'a> {
     plan: &'a Plan,
     rows: Range<usize>,
     columns: Range<usize>,
+    /// Where the last chunk of columns begins; those before it are read from the first row to the last.
+    chunk: usize,
+    /// Rows of the last chunk before this one are read.
+    ready: usize,
     /// `[band][row][column]`, rows of `plan.width`.
     values: Vec<f32>,
     /// `[row][column]`: 1 where every band has data.
@@ -67,6 +71,8 @@ impl<'a> Panel<'a> {
             plan,
             rows: 0..0,
             columns: 0..0,
+            chunk: 0,
+            ready: 0,
             values: vec![0.0; held * rules.len()],
             valid: vec![0; held],
             stored: vec![0.0; rules.len() * plan.slab * plan.chunk],
@@ -75,26 +81,31 @@ impl<'a> Panel<'a> {
 
     /// Starts a group: rows as given, no columns yet.
     pub fn start(&mut self, rows: Range<usize>) {
+        self.ready = rows.end;
         self.rows = rows;
         self.columns = 0..0;
+        self.chunk = 0;
     }
 
-    /// Makes sure that a tile column can be cut out, forgetting columns that no later tile shows.
-    pub fn reach(&mut self, tile_column: usize, source: &mut dyn Source) -> Result<(), TaskError> {
-        let columns = self.axes.1;
-        let needed_to = columns.reads(tile_column).end;
-        if needed_to <= self.columns.end {
-            return Ok(());
+    /// Makes sure that a tile can be cut out, forgetting columns that no later tile shows. Tiles of a column are asked
+    /// for from top to bottom, and no more rows are read than they need: the network does not wait for a whole column.
+    pub fn reach(&mut self, tile_row: usize, tile_column: usize, source: &mut dyn Source) -> Result<(), TaskError> {
+        let (rows, columns) = self.axes;
+        let needed = columns.reads(tile_column);
+        if needed.end > self.columns.end {
+            self.read(self.rows.end, source)?;
+            // Only the last tile may reach back before its start, so two tiles tell what all later ones need.
+            let last = columns.tiles() - 1;
+            let keep = needed.start.min(columns.reads(last).start);
+            self.forget(keep.min(self.columns.end));
         }
-        // Only the last tile may reach back before its start, so two tiles tell what all later ones need.
-        let last = columns.tiles() - 1;
-        let keep = columns.reads(tile_column).start.min(columns.reads(last).start);
-        self.forget(keep.min(self.columns.end));
-        while self.columns.end < needed_to {
-            let end = ((self.columns.end / self.plan.chunk + 1) * self.plan.chunk).min(columns.length());
-            self.read(end, source)?;
+        while needed.end > self.columns.end {
+            self.read(self.rows.end, source)?;
+            self.chunk = self.columns.end;
+            self.columns.end = ((self.chunk / self.plan.chunk + 1) * self.plan.chunk).min(columns.length());
+            self.ready = self.rows.start;
         }
-        Ok(())
+        if needed.end > self.chunk { self.read(rows.reads(tile_row).end, source) } else { Ok(()) }
     }
 
     fn forget(&mut self, before: usize) {
@@ -112,13 +123,14 @@ impl<'a> Panel<'a> {
         self.columns.start = before;
     }
 
-    /// Reads columns up to `end`, in slabs of rows that follow the blocks of the file.
+    /// Reads the last chunk down to row `end`, in slabs of rows that follow the blocks of the file.
     fn read(&mut self, end: usize, source: &mut dyn Source) -> Result<(), TaskError> {
-        let columns = self.columns.end..end;
-        let (width, at) = (self.plan.width, self.columns.len());
-        debug_assert!(at + columns.len() <= width, "the plan holds what a tile needs");
-        let mut row = self.rows.start;
-        while row < self.rows.end {
+        let columns = self.chunk..self.columns.end;
+        let width = self.plan.width;
+        while self.ready < end {
+            let at = self.chunk - self.columns.start;
+            debug_assert!(at + columns.len() <= width, "the plan holds what a tile needs");
+            let row = self.ready;
             let next = ((row / self.plan.slab + 1) * self.plan.slab).min(self.rows.end);
             let window = Window { rows: row..next, columns: columns.clone() };
             let pixels = window.rows.len() * columns.len();
@@ -135,9 +147,8 @@ impl<'a> Panel<'a> {
                     normalise(rule, self.fill, stored, values, valid);
                 }
             }
-            row = next;
+            self.ready = next;
         }
-        self.columns.end = end;
         Ok(())
     }
 

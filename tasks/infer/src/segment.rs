@@ -257,10 +257,8 @@ impl Work {
         let tile = choose_tile(settings, &manifest)?;
         let threads = settings.threads.map_or(cpus, |threads| threads as usize);
         let networks = match settings.backend {
-            BackendChoice::Auto | BackendChoice::Ort => lanes(threads).into_iter().enumerate(),
+            BackendChoice::Auto | BackendChoice::Ort => OrtBackend::open_lanes(&model, tile as usize, &lanes(threads))?,
         };
-        let networks = networks.map(|(lane, threads)| OrtBackend::open(&model, tile as usize, threads, lane));
-        let networks = networks.collect::<Result<Vec<_>, _>>()?;
         let fixed_batch = networks.iter().find_map(OrtBackend::fixed_batch);
         let batch = choose_batch(settings, fixed_batch)?;
         let axis = |length| Axis::new(length, tile as usize, settings.overlap as usize, settings.edges, settings.blend);

@@ -7,6 +7,7 @@
 //! operator, those of two do not, and while one tile is between operators the other keeps the cores busy.
 
 use std::collections::HashMap;
+use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use ort::logging::LogLevel;
@@ -60,6 +61,18 @@ impl OrtBackend {
         Ok(Self { session, options, place, input, output, tile, fixed_batch })
     }
 
+    /// Opens one backend a lane, with as many threads each as given, at the same time.
+    pub fn open_lanes(model: &Model, tile: usize, threads: &[usize]) -> Result<Vec<Self>, Fault> {
+        std::thread::scope(|scope| {
+            let open = |(lane, threads): (usize, &usize)| {
+                let threads = *threads;
+                scope.spawn(move || Self::open(model, tile, threads, lane))
+            };
+            let opening: Vec<_> = threads.iter().enumerate().map(open).collect();
+            opening.into_iter().map(|lane| lane.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
+        })
+    }
+
     /// The number of tiles the network takes at once, when it is fixed.
     pub fn fixed_batch(&self) -> Option<usize> {
         self.fixed_batch
@@ -89,27 +102,32 @@ impl Backend for OrtBackend {
     }
 }
 
-fn lock(session: &Mutex<Session>) -> MutexGuard<'_, Session> {
-    // A panic during a run leaves no half-written state behind in the session.
-    session.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-}
-
 /// By digest of the network, threads and lane.
-type Sessions = HashMap<(Digest, usize, usize), Weak<Mutex<Session>>>;
+type Sessions = HashMap<(Digest, usize, usize), Arc<Mutex<Weak<Mutex<Session>>>>>;
 
 fn shared_session(model: &Model, threads: usize, lane: usize) -> Result<Arc<Mutex<Session>>, Fault> {
     static SESSIONS: Mutex<Option<Sessions>> = Mutex::new(None);
-    // Held while loading: who comes second waits for the session instead of loading the network again.
-    let mut sessions = SESSIONS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    let sessions = sessions.get_or_insert_default();
-    sessions.retain(|_, session| session.strong_count() > 0);
-    let key = (model.manifest.digest, threads, lane);
-    if let Some(session) = sessions.get(&key).and_then(Weak::upgrade) {
+    let place = {
+        let mut sessions = lock(&SESSIONS);
+        let sessions = sessions.get_or_insert_default();
+        // A place that somebody else holds is being looked at, and stays.
+        sessions.retain(|_, place| Arc::strong_count(place) > 1 || lock(place).strong_count() > 0);
+        sessions.entry((model.manifest.digest, threads, lane)).or_default().clone()
+    };
+    // Held while loading: who comes second waits for the session instead of loading the network again. Other networks
+    // and lanes load meanwhile.
+    let mut place = lock(&place);
+    if let Some(session) = place.upgrade() {
         return Ok(session);
     }
     let session = Arc::new(Mutex::new(load(model, threads)?));
-    sessions.insert(key, Arc::downgrade(&session));
+    *place = Arc::downgrade(&session);
     Ok(session)
+}
+
+/// Locks, after a panic as well: neither a session nor the list of them is left half-written by one.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 fn load(model: &Model, threads: usize) -> Result<Session, Fault> {
