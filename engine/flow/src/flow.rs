@@ -49,7 +49,7 @@ pub struct Step {
     pub timeout: Option<u64>,
     /// Whether results are reused.
     pub cache: Option<Cache>,
-    /// Slots it holds while it runs, where the flow says otherwise than the task.
+    /// Slots it holds while it runs, where the flow says otherwise than the task. None when it runs a flow.
     pub needs: Needs,
     /// What its failure means for the rest of the run.
     pub on_failure: Option<OnFailure>,

@@ -269,7 +269,7 @@ impl Reader {
 
     fn step(&mut self, id: &Spanned<String>, node: &Node, defaults: &Settings) -> Option<Step> {
         self.check_name(id, false);
-        self.mapping(node, &format!("the step `{}`", brief(id)), STEP_FIELDS)?;
+        let entries = self.mapping(node, &format!("the step `{}`", brief(id)), STEP_FIELDS)?;
         let action = match (node.get("task"), node.get("flow")) {
             (Some(task), None) => self.text(task, "`task`").map(Action::Task),
             (None, Some(flow)) => self.text(flow, "`flow`").map(Action::Flow),
@@ -311,7 +311,18 @@ impl Reader {
             }
             None => Vec::new(),
         };
-        let settings = self.settings(node, defaults);
+        let mut settings = self.settings(node, defaults);
+        if let Some(Action::Flow(_)) = &action {
+            settings.needs = Needs::default();
+            if let Some((key, _)) = entries.iter().find(|(key, _)| key.value == "needs") {
+                self.wrong(
+                    "F114",
+                    key.span,
+                    format!("the step `{}` runs a flow: `needs` are of the steps inside", brief(id)),
+                    Some("write `needs` in the steps of that flow, or under its `defaults`".to_owned()),
+                );
+            }
+        }
         Some(Step {
             about: self.about(node),
             action: action.unwrap_or(Action::Missing(id.span)),
@@ -481,8 +492,6 @@ impl Reader {
             }
         }
     }
-
-    // -- values of one kind each ------------------------------------------------------------------------------------
 }
 
 /// The part of a span on its first line: a caret below a whole block says nothing.

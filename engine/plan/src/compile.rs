@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 use swath_flow::{
     Data, Diagnostic, Expression, FUNCTIONS, Node, ParameterType, Part, Reference, Scope, Source, Span, Unwritten,
     Written, Yields, did_you_mean, list, nearest, read_string,
@@ -42,23 +42,10 @@ impl Planner<'_> {
     pub(crate) fn compile(&mut self, node: &Node, place: Place<'_>, reads: &mut Vec<Read>) -> Template {
         match &node.data {
             Data::String(text) => self.compile_string(node, text, place, reads),
-            Data::List(items) => {
-                let items: Vec<Template> = items.iter().map(|item| self.compile(item, place, reads)).collect();
-                if items.iter().all(|item| item.known().is_some()) {
-                    let values = items.into_iter().map(|item| item.known().cloned().unwrap_or_default());
-                    return Template::Value(Value::Array(values.collect()));
-                }
-                Template::List(items)
-            }
+            Data::List(items) => Template::list(items.iter().map(|item| self.compile(item, place, reads)).collect()),
             Data::Mapping(entries) => {
-                let entries: Vec<(String, Template)> =
-                    entries.iter().map(|(key, value)| (key.value.clone(), self.compile(value, place, reads))).collect();
-                if entries.iter().all(|(_, value)| value.known().is_some()) {
-                    let values =
-                        entries.into_iter().map(|(key, value)| (key, value.known().cloned().unwrap_or_default()));
-                    return Template::Value(Value::Object(values.collect::<Map<_, _>>()));
-                }
-                Template::Mapping(entries)
+                let entries = entries.iter().map(|(key, value)| (key.value.clone(), self.compile(value, place, reads)));
+                Template::mapping(entries.collect())
             }
             // Reported by the reader: nothing is known of it, and nothing more is said.
             Data::Unreadable => Template::Expression(String::new()),

@@ -18,6 +18,7 @@ use crate::template::Template;
 /// 1. A step reads and follows only steps before it in [`Plan::steps`].
 /// 2. Secrets are names of environment variables, never values.
 /// 3. Paths are absolute.
+/// 4. A step that runs a flow has no needs: it would hold what the steps inside wait for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
     /// Name of the flow.
@@ -67,7 +68,7 @@ pub struct PlannedStep {
     pub timeout: Option<u64>,
     /// Whether results are reused.
     pub cache: Cache,
-    /// Slots, where the flow says otherwise than the task.
+    /// Slots, where the flow says otherwise than the task. None for a step that runs a flow.
     pub needs: NeedsOverride,
     /// What its failure means for the rest of the run.
     pub on_failure: OnFailure,

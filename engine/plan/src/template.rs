@@ -54,6 +54,36 @@ impl Template {
         }
     }
 
+    /// A mapping: a value when all in it is known.
+    pub(crate) fn mapping(entries: Vec<(String, Self)>) -> Self {
+        if entries.iter().all(|(_, value)| value.known().is_some()) {
+            let values = entries.into_iter().map(|(key, value)| (key, value.known().cloned().unwrap_or_default()));
+            return Self::Value(Value::Object(values.collect()));
+        }
+        Self::Mapping(entries)
+    }
+
+    /// A list: a value when all in it is known.
+    pub(crate) fn list(items: Vec<Self>) -> Self {
+        if items.iter().all(|item| item.known().is_some()) {
+            return Self::Value(Value::Array(
+                items.into_iter().map(|item| item.known().cloned().unwrap_or_default()).collect(),
+            ));
+        }
+        Self::List(items)
+    }
+
+    /// The entries of a mapping; none of what is no mapping.
+    pub(crate) fn entries(&self) -> Vec<(String, Self)> {
+        match self {
+            Self::Value(Value::Object(values)) => {
+                values.iter().map(|(name, value)| (name.clone(), Self::Value(value.clone()))).collect()
+            }
+            Self::Mapping(entries) => entries.clone(),
+            _ => Vec::new(),
+        }
+    }
+
     /// Computes the value.
     pub fn evaluate(&self, scope: &Scope<'_>) -> Result<Value, ExpressionError> {
         match self {
