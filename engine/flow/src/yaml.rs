@@ -22,6 +22,8 @@ pub const MAX_SCALAR: usize = 1 << 20;
 pub const MAX_DEPTH: usize = 32;
 /// Most values in all, those that aliases repeat included.
 pub const MAX_NODES: usize = 2_000_000;
+/// Most values that anchors may mark, those in nested anchors once for each.
+pub const MAX_ANCHORED: usize = 200_000;
 /// Most values that aliases may add.
 pub const MAX_ALIASED: usize = 100_000;
 
@@ -215,8 +217,16 @@ pub fn parse(source: &Arc<Source>, diagnostics: &mut Diagnostics) -> Option<Node
         emit_comments: false,
         disallow_directives: true,
     };
-    let mut builder =
-        Builder { source, diagnostics, open: Vec::new(), root: None, anchors: HashMap::new(), nodes: 0, aliased: 0 };
+    let mut builder = Builder {
+        source,
+        diagnostics,
+        open: Vec::new(),
+        root: None,
+        anchors: HashMap::new(),
+        nodes: 0,
+        anchored: 0,
+        aliased: 0,
+    };
     for next in Parser::new_from_str_with_options(text, options) {
         let (event, span) = match next {
             Ok(event) => event,
@@ -241,6 +251,8 @@ struct Builder<'a> {
     root: Option<Node>,
     anchors: HashMap<usize, Node>,
     nodes: usize,
+    /// Values kept for aliases: one in nested anchors is kept once for each of them.
+    anchored: usize,
     aliased: usize,
 }
 
@@ -408,6 +420,16 @@ impl Builder<'_> {
             )?;
         }
         if anchor > 0 {
+            self.anchored += node.measure().0;
+            if self.anchored > MAX_ANCHORED {
+                let message = format!("anchors mark more than {MAX_ANCHORED} values");
+                self.report(
+                    "F006",
+                    Span::new(node.span.start, node.span.start + 1),
+                    message,
+                    "anchors within anchors multiply: mark only what an alias repeats",
+                )?;
+            }
             self.anchors.insert(anchor, node.clone());
         }
         match self.open.last_mut() {

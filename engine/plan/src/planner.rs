@@ -116,6 +116,8 @@ pub(crate) struct Planner<'a> {
     offers: Vec<Offer>,
     pub params: HashMap<String, Parameter>,
     pub index: HashMap<String, usize>,
+    /// Steps in the order they are planned in: before a step stand those it may read.
+    pub order: Vec<usize>,
     /// By position in the flow; `None`: not known, because something is wrong with the step or it is in a cycle.
     pub outputs: Vec<Option<Vec<Output>>>,
     conditions: Vec<Conditions>,
@@ -131,6 +133,7 @@ impl<'a> Planner<'a> {
             ancestors,
             offers: Vec::new(),
             params: HashMap::new(),
+            order: Vec::new(),
             index: flow.steps.iter().enumerate().map(|(at, step)| (step.id.value.clone(), at)).collect(),
             outputs: vec![None; flow.steps.len()],
             conditions: vec![Some(Vec::new()); flow.steps.len()],
@@ -177,6 +180,7 @@ impl<'a> Planner<'a> {
         let mut position = vec![0; order.len()];
         order.iter().enumerate().for_each(|(at, step)| position[*step] = at);
         let mut steps = Vec::with_capacity(order.len());
+        self.order.clone_from(&order);
         for at in &order {
             let planned = self.step(*at, &position);
             steps.push(planned);
@@ -430,14 +434,14 @@ impl<'a> Planner<'a> {
         planned
     }
 
-    /// Plans the flow that a step runs.
+    /// Plans the flow that a step runs. Also what the step gives it, with paths and periods as this flow means them.
     pub(crate) fn sub_flow(
         &mut self,
         path: &str,
         span: Span,
         with: Option<&swath_flow::Node>,
         template: &Template,
-    ) -> Option<Plan> {
+    ) -> Option<(Plan, Template)> {
         let absolute = PathBuf::from(absolute(path, &self.folder));
         let shared = self.shared;
         let fail = |planner: &mut Self, message: String, help: Option<String>| {
@@ -476,18 +480,13 @@ impl<'a> Planner<'a> {
         let mut ancestors = self.ancestors.clone();
         ancestors.push(absolute.clone());
         let mut planner = Planner::new(&flow, shared, folder, ancestors);
-        let entries = match template {
-            Template::Value(Value::Object(values)) => {
-                values.iter().map(|(name, value)| (name.clone(), Template::Value(value.clone()))).collect()
-            }
-            Template::Mapping(entries) => entries.clone(),
-            _ => Vec::new(),
-        };
-        for (name, value) in entries {
+        let entries = template.entries();
+        for (name, value) in &entries {
+            let name = name.clone();
             let pointer = format!("/{}", name.replace('~', "~0").replace('/', "~1"));
             let name_span = with.map_or(span, |with| with.key_span_at(&pointer));
             let value_span = with.map_or(span, |with| with.span_at(&pointer));
-            let value = match &value {
+            let value = match value {
                 Template::Value(value) => Offered::Value(value.clone()),
                 other => Offered::Later(self.yields(other)),
             };
@@ -518,7 +517,27 @@ impl<'a> Planner<'a> {
         let plan = planner.run(true);
         // Outputs are known even when parts of the flow are wrong: edges from them can be checked.
         planner.diagnostics.into_vec().into_iter().for_each(|one| self.diagnostics.push(one));
-        Some(plan)
+        let given = entries.into_iter().map(|(name, value)| {
+            let value = self.given_below(&plan, &name, value);
+            (name, value)
+        });
+        let given = Template::mapping(given.collect());
+        Some((plan, given))
+    }
+
+    /// What is known was read already; what is not will be, with the folder and the time of this flow.
+    fn given_below(&self, plan: &Plan, name: &str, value: Template) -> Template {
+        let Some(spec) = plan.parameters.iter().find(|spec| spec.name == name) else { return value };
+        if let Template::Value(_) = value {
+            return plan.params.get(name).cloned().map_or(value, Template::Value);
+        }
+        match spec.of {
+            ParameterType::Path | ParameterType::Model | ParameterType::Aoi | ParameterType::Uri => {
+                Template::Path { folder: self.folder.to_string_lossy().into_owned(), of: Box::new(value) }
+            }
+            ParameterType::Period => Template::Period { now: self.shared.input.now.to_string(), of: Box::new(value) },
+            _ => value,
+        }
     }
 
     /// The ports a step that runs a flow shows.

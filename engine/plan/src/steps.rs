@@ -46,7 +46,10 @@ impl Planner<'_> {
                 }
             },
             Written::Flow(path) => {
-                let plan = self.sub_flow(path, path.span, step.with.as_ref(), &with);
+                let (plan, with) = match self.sub_flow(path, path.span, step.with.as_ref(), &with) {
+                    Some((plan, with)) => (Some(plan), with),
+                    None => (None, with),
+                };
                 let outputs = plan.as_ref().map(Self::sub_outputs);
                 for edge in &step.inputs {
                     let help = format!("give it as a parameter: `with: {{ {}: ... }}`", edge.port.value);
@@ -220,8 +223,7 @@ impl Planner<'_> {
         for port in ports.iter().flat_map(|ports| &ports.inputs) {
             let misspelt = meant.contains(&port.name.as_str());
             if port.required && !misspelt && !step.inputs.iter().any(|edge| edge.port.value == port.name) {
-                let fitting = self.fitting(at, port, position);
-                let help = match fitting {
+                let help = match self.fitting(at, port, position) {
                     Some(edge) => format!("connect it: `in: {{ {}: {edge} }}`", port.name),
                     None => format!("connect it to a `{}`: `in: {{ {}: STEP.OUTPUT }}`", port.of.name(), port.name),
                 };
@@ -243,10 +245,12 @@ impl Planner<'_> {
 
     /// The last output before a step that would fit a port.
     fn fitting(&self, at: usize, port: &Port, position: &[usize]) -> Option<String> {
-        let mut before: Vec<usize> =
-            (0..self.flow.steps.len()).filter(|other| position[*other] < position[at]).collect();
-        before.sort_by_key(|other| std::cmp::Reverse(position[*other]));
-        before.into_iter().take(64).find_map(|other| {
+        if self.diagnostics.is_full() {
+            return None;
+        }
+        let before = &self.order[..position[at]];
+        before.iter().rev().take(64).find_map(|other| {
+            let other = *other;
             let outputs = self.outputs[other].as_ref()?;
             let one = outputs.iter().find(|one| {
                 matches!(one.of, PortType::Artifact(_)) && one.of.fits(&port.of) && (one.lists > 0) == port.list
@@ -268,7 +272,7 @@ impl Planner<'_> {
                 port.name,
                 port.of.name()
             );
-            let help = self.fitting_of(step, port, text);
+            let help = self.fitting_of(port, text);
             self.wrong("F306", span, message, help);
             return;
         }
@@ -289,7 +293,7 @@ impl Planner<'_> {
     }
 
     /// Another output of the same step that fits.
-    fn fitting_of(&self, _: &Step, port: &Port, text: &str) -> Option<String> {
+    fn fitting_of(&self, port: &Port, text: &str) -> Option<String> {
         let (id, _) = text.split_once('.')?;
         let outputs = self.outputs[*self.index.get(id)?].as_ref()?;
         let other = outputs.iter().find(|one| one.of.fits(&port.of))?;

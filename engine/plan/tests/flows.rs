@@ -159,6 +159,9 @@ fn hostile_texts_end_soon_with_an_error_that_names_the_cause() {
     }
     assert_eq!(ends(second, || codes(laughs.as_bytes())), ["F006"]);
     assert_eq!(codes(b"flow: &x [*x]\n"), ["F007"]);
+    let anchors: String = (0..30).map(|at| format!("&a{at} [")).collect();
+    let anchored = format!("flow: x\nabout: {anchors}{}{}\n", "1, ".repeat(200_000), "]".repeat(30));
+    assert_eq!(ends(second, || codes(anchored.as_bytes())), ["F006"]);
 
     let scalar = format!("flow: x\nabout: {}\n{steps}", "a".repeat(2 << 20));
     assert_eq!(ends(second, || codes(scalar.as_bytes())), ["F001"]);
@@ -187,6 +190,14 @@ fn hostile_texts_end_soon_with_an_error_that_names_the_cause() {
     let all = ends(second, || diagnose("flow.yaml", cycle.as_bytes()));
     assert_eq!(all.len(), 1);
     assert!(all[0].message.len() < 200 && all[0].message.contains("994 more"), "{}", all[0].message);
+
+    // So are inputs that are connected to nothing, in a flow so long that no search over all of it would end.
+    let mut loose = String::from("flow: loose\nsteps:\n");
+    for at in 0..50_000 {
+        loose.push_str(&format!("  s{at}: {{ task: raster.indices, with: {{ indices: [NDVI] }} }}\n"));
+    }
+    let all = ends(Duration::from_secs(30), || codes(loose.as_bytes()));
+    assert!(all.len() == 201 && all[0] == "F305", "{}", all.len());
 
     // Mistakes without number do not make a report without end.
     let mut wrong = String::from("flow: wrong\nsteps:\n");
@@ -383,6 +394,57 @@ outputs:
     let given = json!({ "max_cloud_cover": 12 });
     assert_eq!(sub.bind(given.as_object().unwrap(), now).unwrap()["max_cloud_cover"], 12.0);
     assert!(sub.bind(json!({ "max_cloud_cover": 120 }).as_object().unwrap(), now).is_err());
+}
+
+#[test]
+fn a_step_that_runs_a_flow_has_no_needs() {
+    let text = std::fs::read_to_string(root().join("flows/valid/sub-flow-defaults.yaml")).unwrap();
+    let plan = plan_text(&text, &[]).unwrap();
+    assert_eq!(plan.step("lake").unwrap().needs, swath_plan::NeedsOverride::default());
+    assert_eq!(plan.step("keep").unwrap().needs.cpu, Some(2.0));
+}
+
+#[test]
+fn paths_and_periods_given_to_a_sub_flow_are_those_of_the_giver() {
+    let above = "
+flow: above
+steps:
+  lakes:
+    each: [north, south]
+    flow: below/lake.yaml
+    with: { area: \"${'areas/' + item + '.geojson'}\", period: \"${item == 'north' ? 'P1D/now' : '2024-06'}\" }
+  one:
+    flow: below/lake.yaml
+    with: { area: areas/one.geojson, period: P1D/now }
+";
+    let below = b"
+flow: lake
+params: { area: { type: aoi }, period: { type: period } }
+steps: { a: { task: run.command, with: { command: [\"${params.area}\", \"${params.period}\"] } } }
+";
+    let reading = swath_flow::read("above.yaml", above.as_bytes());
+    let catalogue = Catalogue::new(&[fixture::TASKS]);
+    let plan = plan(
+        &reading.flow.unwrap(),
+        PlanInput {
+            catalogue: &catalogue,
+            params: &[],
+            params_folder: Path::new("/home/user"),
+            folder: Path::new("/flows"),
+            now: "2024-08-15T10:20:30Z".parse().unwrap(),
+            load: &|_| Ok(below.to_vec()),
+        },
+    )
+    .unwrap_or_else(|all| panic!("{}", render_all(&all, false)));
+    let given = |step: usize, item: &Value| {
+        let with = plan.steps[step].bind_params(&Scope { item: Some((item, 0)), ..Scope::default() }).unwrap();
+        let swath_plan::Action::Flow(sub) = &plan.steps[step].action else { panic!("a sub-flow") };
+        // A run that is resumed a year later.
+        Value::Object(sub.bind(with.as_object().unwrap(), "2025-08-15T00:00:00Z".parse().unwrap()).unwrap())
+    };
+    let day = "2024-08-14T10:20:30Z/2024-08-15T10:20:30Z";
+    assert_eq!(given(0, &json!("north")), json!({ "area": "/flows/areas/north.geojson", "period": day }));
+    assert_eq!(given(1, &json!(null)), json!({ "area": "/flows/areas/one.geojson", "period": day }));
 }
 
 #[test]
