@@ -94,7 +94,7 @@ pub(crate) struct Slots {
     #[arg(long, value_name = "AMOUNT")]
     pub memory: Option<swath_task::Bytes>,
     /// GPUs that steps may hold together.
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", value_parser = gpus)]
     pub gpus: Option<f32>,
     /// A named limit; may be repeated.
     #[arg(long = "limit", value_name = "NAME=COUNT", value_parser = limit)]
@@ -104,6 +104,11 @@ pub(crate) struct Slots {
 fn cores(text: &str) -> Result<f32, String> {
     let cores = text.parse::<f32>().ok().filter(|cores| cores.is_finite() && *cores > 0.0);
     cores.ok_or_else(|| format!("`{text}` is no number of cores above 0"))
+}
+
+fn gpus(text: &str) -> Result<f32, String> {
+    let gpus = text.parse::<f32>().ok().filter(|gpus| gpus.is_finite() && *gpus >= 0.0);
+    gpus.ok_or_else(|| format!("`{text}` is no number of GPUs"))
 }
 
 fn limit(text: &str) -> Result<(String, u32), String> {

@@ -53,32 +53,32 @@ fn planning<T>(
     opened: &Opened,
     params: &[(String, String)],
     catalogue: &Catalogue,
+    now: Timestamp,
     with: impl FnOnce(PlanInput<'_>) -> T,
 ) -> Result<T, Failure> {
     let here = std::env::current_dir().map_err(|error| Failure::io("find", Path::new("."), &error))?;
     let params: Vec<(String, Given)> =
         params.iter().map(|(name, value)| (name.clone(), Given::Text(value.clone()))).collect();
     let load = |path: &Path| read_bounded(path).map_err(|error| error.to_string());
-    Ok(with(PlanInput {
-        catalogue,
-        params: &params,
-        params_folder: &here,
-        folder: &opened.folder,
-        now: Timestamp::now(),
-        load: &load,
-    }))
+    Ok(with(PlanInput { catalogue, params: &params, params_folder: &here, folder: &opened.folder, now, load: &load }))
 }
 
-/// The plan of a flow, or everything that is wrong with it.
-pub(crate) fn plan(opened: &Opened, params: &[(String, String)], catalogue: &Catalogue) -> Result<Plan, Failure> {
+/// The plan of a flow, or everything that is wrong with it. `now` is what relative periods count from.
+pub(crate) fn plan(
+    opened: &Opened,
+    params: &[(String, String)],
+    catalogue: &Catalogue,
+    now: Timestamp,
+) -> Result<Plan, Failure> {
     let Some(flow) = sound(opened, params, catalogue)? else { return Err(Failure::Flow(Vec::new())) };
-    planning(opened, params, catalogue, |input| swath_plan::plan(flow, input))?.map_err(Failure::Flow)
+    planning(opened, params, catalogue, now, |input| swath_plan::plan(flow, input))?.map_err(Failure::Flow)
 }
 
 /// A plan for drawing: required parameters may lack a value.
 pub(crate) fn sketch(opened: &Opened, params: &[(String, String)], catalogue: &Catalogue) -> Result<Plan, Failure> {
     let Some(flow) = sound(opened, params, catalogue)? else { return Err(Failure::Flow(Vec::new())) };
-    planning(opened, params, catalogue, |input| swath_plan::sketch(flow, input))?.map_err(Failure::Flow)
+    planning(opened, params, catalogue, Timestamp::now(), |input| swath_plan::sketch(flow, input))?
+        .map_err(Failure::Flow)
 }
 
 fn sound<'a>(
@@ -101,7 +101,7 @@ pub(crate) fn check(
     let mut problems = Diagnostics::default();
     opened.problems.iter().cloned().for_each(|problem| problems.push(problem));
     if let Some(flow) = &opened.flow {
-        let more = planning(opened, params, catalogue, |input| swath_plan::check(flow, input))?;
+        let more = planning(opened, params, catalogue, Timestamp::now(), |input| swath_plan::check(flow, input))?;
         more.into_iter().for_each(|problem| problems.push(problem));
     }
     Ok(problems.into_vec())

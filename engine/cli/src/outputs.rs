@@ -128,23 +128,50 @@ fn unwritten(path: &Path, error: &std::io::Error) -> Error {
     }
 }
 
-/// Puts a copy in place whole: readers see the old one or the new one, and a copy that fails leaves nothing.
+/// Puts a copy in place whole, and a copy that fails leaves nothing. Readers see the old one or the new one; of a folder,
+/// for a moment neither.
 fn replace(from: &Path, to: &Path) -> std::io::Result<()> {
     let folder = to.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder)?;
-    let partial = folder.join(format!(".{}.part", to.file_name().unwrap_or_default().to_string_lossy()));
+    let name = to.file_name().unwrap_or_default().to_string_lossy();
+    let (partial, aside) = (folder.join(format!(".{name}.part")), folder.join(format!(".{name}.old")));
     remove(&partial)?;
     let placed = copy(from, &partial).and_then(|()| {
-        if from.is_dir() && to.is_dir() {
-            std::fs::remove_dir_all(to)?;
+        if !from.is_dir() {
+            return std::fs::rename(&partial, to);
         }
-        std::fs::rename(&partial, to)
+        if to.is_dir() {
+            own(folder, &name, to)?;
+            remove(&aside)?;
+            std::fs::rename(to, &aside)?;
+        }
+        std::fs::rename(&partial, to)?;
+        claim(folder, &name)?;
+        remove(&aside)
     });
     if placed.is_err() {
         // The error that led here is the one to tell.
         let _ = remove(&partial);
     }
     placed
+}
+
+/// Names of the folders that were put beside this file, a line each: no other folder is ever replaced.
+const PUT: &str = ".swath-folders";
+
+/// Refuses a folder that was not put there as an output.
+fn own(folder: &Path, name: &str, path: &Path) -> std::io::Result<()> {
+    let put = std::fs::read_to_string(folder.join(PUT)).unwrap_or_default();
+    if put.lines().any(|line| line == name) || std::fs::read_dir(path)?.next().is_none() {
+        return Ok(());
+    }
+    Err(std::io::Error::other("there is a folder that is no earlier output; move it away, or name another folder"))
+}
+
+fn claim(folder: &Path, name: &str) -> std::io::Result<()> {
+    let path = folder.join(PUT);
+    let put = std::fs::read_to_string(&path).unwrap_or_default();
+    if put.lines().any(|line| line == name) { Ok(()) } else { std::fs::write(path, format!("{put}{name}\n")) }
 }
 
 fn remove(path: &Path) -> std::io::Result<()> {
@@ -166,4 +193,36 @@ fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
     let mut permissions = std::fs::metadata(to)?.permissions();
     std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o644);
     std::fs::set_permissions(to, permissions)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_replaced_only_where_it_was_put() {
+        let place = tempfile::tempdir().unwrap();
+        let (from, to) = (place.path().join("artifact"), place.path().join("out/model"));
+        let write = |path: &Path, name: &str| {
+            std::fs::create_dir_all(path).unwrap();
+            std::fs::write(path.join(name), name).unwrap();
+        };
+        write(&from, "first");
+        write(&to, "thesis.txt");
+        let refused = replace(&from, &to).unwrap_err();
+        assert!(refused.to_string().contains("no earlier output"), "{refused}");
+        assert_eq!(std::fs::read_to_string(to.join("thesis.txt")).unwrap(), "thesis.txt");
+        std::fs::remove_dir_all(&to).unwrap();
+        replace(&from, &to).unwrap();
+        std::fs::remove_file(from.join("first")).unwrap();
+        write(&from, "second");
+        replace(&from, &to).unwrap();
+        let names: Vec<_> = std::fs::read_dir(&to).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, ["second"]);
+        assert_eq!(
+            std::fs::read_dir(to.parent().unwrap()).unwrap().count(),
+            2,
+            "the output and the list of what was put"
+        );
+    }
 }

@@ -97,17 +97,18 @@ struct AttemptHost {
 impl Host for AttemptHost {
     fn scratch(&self) -> Result<&Path, TaskError> {
         let AttemptId { step, instance, attempt } = &self.id;
+        // The run's own folder tells sub-flows apart.
+        let step = step.rsplit('/').next().unwrap_or(step);
         let made = self.scratch.get_or_init(|| self.engine.home.scratch(&self.run, step, instance, *attempt));
-        made.as_deref().map_err(|error| error.fault().transient(None))
+        made.as_deref().map_err(swath_store::Error::task_error)
     }
 
     async fn locate(&self, artifact: &ArtifactRecord) -> Result<PathBuf, TaskError> {
-        self.engine.artifacts.locate(artifact).await.map_err(|error| error.fault().permanent())
+        Ok(self.engine.artifacts.locate(artifact).await?)
     }
 
     async fn commit(&self, staged: Staged) -> Result<ArtifactRecord, TaskError> {
-        let stored = self.engine.artifacts.commit(&staged.path, &staged.name, staged.kind).await;
-        stored.map_err(|error| error.fault().transient(None))
+        Ok(self.engine.artifacts.commit(&staged.path, &staged.name, staged.kind).await?)
     }
 
     fn progress(&self, done: u64, total: u64, unit: &'static str) {

@@ -16,13 +16,14 @@ mod slots;
 mod sub_flow;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Instant;
 
 use swath_store::{Artifacts, Home, SqliteStore, Store};
+use swath_task::Needs;
 use tokio_util::sync::CancellationToken;
 
-pub use drive::{DriveError, Ending, SCHEDULING_PROBLEM};
+pub use drive::{DriveError, Ending, FailedStep, SCHEDULING_PROBLEM};
 pub use observe::{AttemptId, Ended, Observer, Unobserved, Update};
 pub use planned::PlannedFlow;
 pub use program::{Action, Bound, CachePolicy, Items, Outputs, Program};
@@ -35,6 +36,9 @@ pub struct Engine {
     pub(crate) home: Home,
     pub(crate) slots: Mutex<Slots>,
     pub(crate) freed: tokio::sync::Notify,
+    /// How many steps of one run may run another flow at a time. Each level of flows has its own, so that those above
+    /// never keep those below from starting.
+    pub(crate) most_sub_flows: usize,
     pub(crate) files: Arc<files::FileDigests>,
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) secrets: Arc<BTreeMap<String, String>>,
@@ -61,6 +65,7 @@ impl Engine {
             store,
             artifacts,
             home,
+            most_sub_flows: (4.0 * capacity.cpu).max(16.0) as usize,
             slots: Mutex::new(Slots::new(capacity)),
             freed: tokio::sync::Notify::new(),
             files: Arc::default(),
@@ -76,19 +81,36 @@ impl Engine {
         self.store.as_ref()
     }
 
-    /// Asks whoever drives `run`, in this process or another, to cancel it soon.
-    pub fn ask_to_cancel(home: &std::path::Path, run: &str) -> std::io::Result<()> {
-        std::fs::write(cancel_mark(home, run), b"")
-    }
-
-    /// Whether somebody asked to cancel `run`. The question is taken down once it has been heard.
-    fn cancel_asked(&self, run: &str) -> bool {
-        std::fs::remove_file(cancel_mark(self.home.path(), run)).is_ok()
+    /// Takes `needs` if they are free. `Err` names what is missing.
+    pub(crate) fn take_slots(self: &Arc<Self>, needs: &Needs) -> Result<Holding, Missing> {
+        lock(&self.slots).take(needs).map(|held| Holding { engine: self.clone(), held: Some(held) })
     }
 
     /// The artifacts.
     pub fn artifacts(&self) -> &Artifacts {
         &self.artifacts
+    }
+}
+
+/// Slots that an attempt holds. Given back when dropped, however the drive that took them ends.
+pub(crate) struct Holding {
+    engine: Arc<Engine>,
+    held: Option<Held>,
+}
+
+impl Holding {
+    /// Threads the attempt may keep busy.
+    pub fn cpus(&self) -> usize {
+        self.held.as_ref().map_or(1, |held| held.cpus)
+    }
+}
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        if let Some(held) = self.held.take() {
+            lock(&self.engine.slots).release(held);
+            self.engine.freed.notify_waiters();
+        }
     }
 }
 
@@ -106,6 +128,6 @@ pub(crate) fn now() -> u64 {
     u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn cancel_mark(home: &std::path::Path, run: &str) -> std::path::PathBuf {
-    home.join("runs").join(format!("{run}.cancel"))
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }

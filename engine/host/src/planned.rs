@@ -142,7 +142,7 @@ impl Program for PlannedFlow {
                     return Err(Fault::new("E319", message, Some(help.to_owned())));
                 };
                 let task = known.definition.bind(params).map_err(|problems| self.refused(step, &problems))?;
-                let needs = task.needs();
+                let needs = planned.needs.apply(task.needs());
                 (Action::Task { name: name.clone(), version: *version, task }, needs)
             }
             swath_plan::Action::Flow(plan) => {
@@ -156,13 +156,14 @@ impl Program for PlannedFlow {
                 })?;
                 let plan = Plan { params: params.clone(), ..plan.as_ref().clone() };
                 let flow = Self { plan, params, catalogue: self.catalogue.clone(), now: self.now };
+                // Its steps take the slots: holding some above them would keep them from ever starting.
                 (Action::Flow(Arc::new(flow)), Needs::waiting())
             }
         };
         Ok(Bound {
             action,
             inputs: Value::Object(self.inputs(step, done, item)),
-            needs: planned.needs.apply(needs),
+            needs,
             timeout: planned.timeout.map(Duration::from_millis),
             cache: match planned.cache {
                 Cache::On => CachePolicy::On,

@@ -58,6 +58,13 @@ pub struct Bound {
     pub cache: CachePolicy,
 }
 
+impl Bound {
+    /// Whether it runs another flow.
+    pub fn is_flow(&self) -> bool {
+        matches!(self.action, Action::Flow(_))
+    }
+}
+
 /// What an instance runs.
 pub enum Action {
     /// A task.

@@ -1,10 +1,10 @@
 //! Cache keys: what a result depends on, whether it may be reused, and whether it is still whole.
 
-use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::Value;
-use swath_store::{CacheEntry, CacheTerms, KeyParts, Store, canonical_json};
+use swath_store::{CacheTerms, KeyParts, Store, canonical_json};
 use swath_task::{ArtifactRecord, Digest, ErasedTask, Purity};
 
 use crate::Engine;
@@ -22,6 +22,8 @@ pub(crate) struct Reuse {
     pub not_before: i64,
     /// Whether its own result will be kept.
     pub terms: CacheTerms,
+    /// The local files and folders that the task reads, as they were when the key was made.
+    pub watched: Vec<(PathBuf, Digest)>,
     /// The task, when it can tell whether its effect is still there.
     lasting: Option<Arc<dyn ErasedTask>>,
 }
@@ -47,34 +49,40 @@ impl Reuse {
         };
         let ports = inputs.as_object().into_iter().flatten();
         let inputs = ports.map(|(port, value)| (port.clone(), Digest::of(canonical_json(value).as_bytes()))).collect();
-        let mut files = BTreeMap::new();
+        let mut watched = Vec::new();
         for path in task.reads() {
-            let digests = engine.files.clone();
-            let named = path.clone();
-            let digest = tokio::task::spawn_blocking(move || digests.of(&path)).await.ok()?;
-            match digest {
-                Ok(digest) => files.insert(named.to_string_lossy().into_owned(), digest),
+            match digest_of(engine, &path).await {
+                Ok(digest) => watched.push((path, digest)),
                 Err(error) => {
-                    tracing::warn!(%error, path = %named.display(), "cannot digest a file a parameter names: the step runs uncached");
+                    tracing::warn!(%error, path = %path.display(), "cannot digest a file a parameter names: the step runs uncached");
                     return None;
                 }
-            };
+            }
         }
+        let files = watched.iter().map(|(path, digest)| (path.to_string_lossy().into_owned(), *digest)).collect();
         let params = canonical_json(&task.params());
         let parts = KeyParts { task: name.to_owned(), version, params, inputs, files };
         let lasting = (task.purity() == Purity::Lasting).then(|| task.clone());
-        Some(Self { key: parts.digest(), parts, look_up, not_before, terms, lasting })
+        Some(Self { key: parts.digest(), parts, look_up, not_before, terms, watched, lasting })
     }
 
-    /// An earlier result that is whole. One whose artifacts are damaged or gone is forgotten (I22).
-    pub async fn find(&self, engine: &Engine, now: i64) -> Result<Option<CacheEntry>, swath_store::Error> {
+    /// An earlier result that is whole: the run it is of, and its outputs. One that cannot be read, or whose artifacts are
+    /// damaged or gone, is forgotten (I22).
+    pub async fn find(&self, engine: &Engine, now: i64) -> Result<Option<(String, Value)>, swath_store::Error> {
         if !self.look_up {
             return Ok(None);
         }
-        let found = engine.store.cache_get(&self.key, now).await?;
+        let found = match engine.store.cache_get(&self.key, now).await {
+            Err(error @ swath_store::Error::Record { .. }) => return self.forget(engine, &error).await,
+            found => found?,
+        };
         let Some(entry) = found.filter(|entry| entry.created_at >= self.not_before) else { return Ok(None) };
+        let outputs: Value = match serde_json::from_str(&entry.outputs) {
+            Ok(outputs) => outputs,
+            Err(error) => return self.forget(engine, &error).await,
+        };
         if let Some(task) = self.lasting.clone() {
-            let outputs: Value = serde_json::from_str(&entry.outputs).unwrap_or(Value::Null);
+            let outputs = outputs.clone();
             let stands = tokio::task::spawn_blocking(move || task.stands(&outputs)).await;
             if !stands.unwrap_or(false) {
                 return Ok(None);
@@ -82,14 +90,39 @@ impl Reuse {
         }
         for artifact in &entry.artifacts {
             if !engine.artifacts.verify(artifact).await {
-                tracing::warn!(artifact = %artifact.name, digest = %artifact.digest, "a cached artifact is damaged or gone: the step runs again");
-                engine.store.cache_forget(&self.key).await?;
-                return Ok(None);
+                let reason = format!("its artifact `{}` ({}) is damaged or gone", artifact.name, artifact.digest);
+                return self.forget(engine, &reason).await;
             }
         }
         engine.store.cache_touch(&self.key, now).await?;
-        Ok(Some(entry))
+        Ok(Some((entry.run, outputs)))
     }
+
+    async fn forget<T>(
+        &self,
+        engine: &Engine,
+        reason: &(dyn std::fmt::Display + Sync),
+    ) -> Result<Option<T>, swath_store::Error> {
+        tracing::warn!(task = %self.parts.task, "an earlier result cannot be used, the step runs again: {reason}");
+        engine.store.cache_forget(&self.key).await?;
+        Ok(None)
+    }
+}
+
+/// Whether files and folders are what they were: a result that may have seen others must not be kept for those.
+pub(crate) async fn unchanged(engine: &Engine, watched: &[(PathBuf, Digest)]) -> bool {
+    for (path, before) in watched {
+        if digest_of(engine, path).await.ok() != Some(*before) {
+            tracing::warn!(path = %path.display(), "a file changed while a step ran on it: its result will not be reused");
+            return false;
+        }
+    }
+    true
+}
+
+async fn digest_of(engine: &Engine, path: &Path) -> std::io::Result<Digest> {
+    let (digests, path) = (engine.files.clone(), path.to_owned());
+    tokio::task::spawn_blocking(move || digests.of(&path)).await.unwrap_or_else(|lost| Err(std::io::Error::other(lost)))
 }
 
 /// Every artifact in the outputs of a step.

@@ -1,9 +1,10 @@
 //! Slots: how much of the machine the running attempts hold, and who may start next.
 //!
-//! Invariant I10: what is in use never exceeds what there is, except that one attempt which asks for more than the
-//! machine has is admitted alone (it would wait for ever otherwise).
+//! Invariant I10: what is in use never exceeds what there is, except that one attempt which asks for more memory than
+//! there is is admitted while no other holds any (it would wait for ever otherwise).
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use swath_task::{Bytes, Needs};
 
@@ -21,16 +22,32 @@ pub struct Capacity {
 }
 
 impl Capacity {
-    /// What this machine has: its cores, and the memory that the kernel says is available now.
+    /// What this machine has: its cores, and the memory that the kernel says is available now, within the control group
+    /// of this process (a container's limit).
     pub fn of_this_machine() -> Self {
         let cpu = std::thread::available_parallelism().map_or(1, |n| n.get());
         let available = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
             let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
             line.split_whitespace().nth(1)?.parse::<u64>().ok()
         });
-        let memory = Bytes(available.unwrap_or(4 << 20) << 10);
+        let available = available.unwrap_or(4 << 20) << 10;
+        let group = std::fs::read_to_string("/proc/self/cgroup").ok();
+        let group = group.and_then(|text| left_in_groups(Path::new("/sys/fs/cgroup"), &text));
+        let memory = Bytes(available.min(group.unwrap_or(u64::MAX)));
         Self { cpu: cpu as f32, memory, gpu: 0.0, limits: BTreeMap::new() }
     }
+}
+
+/// The least memory that a control group (version 2) of this process, or one above it, leaves. `None` when none limits it.
+fn left_in_groups(root: &Path, membership: &str) -> Option<u64> {
+    let group = membership.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let number = |path: PathBuf| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
+    let left = |folder: &Path| {
+        let limit = number(folder.join("memory.max"))?;
+        Some(limit.saturating_sub(number(folder.join("memory.current")).unwrap_or(0)))
+    };
+    let group = root.join(group);
+    group.ancestors().take_while(|folder| folder.starts_with(root)).filter_map(left).min()
 }
 
 /// What one attempt holds; given back with [`Slots::release`].
@@ -63,7 +80,8 @@ impl Slots {
         let mut needs = needs.clone();
         // A wish beyond the machine is a wish for all of it.
         needs.cpu = needs.cpu.clamp(0.0, self.capacity.cpu);
-        let alone = self.holders == 0;
+        // Attempts that hold no memory (sub-flows, whose steps hold theirs) crowd nobody.
+        let alone = self.memory == 0;
         if self.cpu + needs.cpu > self.capacity.cpu + 1e-4 {
             return Err(Missing::Cpu);
         }
@@ -177,6 +195,32 @@ mod tests {
         assert_eq!(all.cpus, 4, "a wish beyond the machine is admitted alone, with all it has");
         assert!(slots.take(&Needs::default()).is_err());
         slots.take(&Needs::waiting()).unwrap();
+    }
+
+    #[test]
+    fn one_that_asks_for_more_memory_than_there_is_starts_beside_those_that_hold_none() {
+        let mut slots = slots();
+        let _sub_flow = slots.take(&Needs::waiting()).unwrap();
+        let huge = slots.take(&Needs::new(1.0, Bytes::mib(5000))).unwrap();
+        assert_eq!(slots.take(&Needs::new(1.0, Bytes::mib(1))), Err(Missing::Memory));
+        slots.release(huge);
+        slots.take(&Needs::new(1.0, Bytes::mib(1))).unwrap();
+    }
+
+    #[test]
+    fn the_memory_of_a_container_is_what_its_tightest_group_leaves() {
+        let root = tempfile::tempdir().unwrap();
+        let inner = root.path().join("outer/inner");
+        std::fs::create_dir_all(&inner).unwrap();
+        let write = |path: &str, text: &str| std::fs::write(root.path().join(path), text).unwrap();
+        assert_eq!(left_in_groups(root.path(), "0::/outer/inner\n"), None);
+        write("outer/inner/memory.max", "max\n");
+        write("outer/memory.max", "1000\n");
+        write("outer/memory.current", "300\n");
+        assert_eq!(left_in_groups(root.path(), "0::/outer/inner\n"), Some(700));
+        write("outer/inner/memory.max", "500\n");
+        assert_eq!(left_in_groups(root.path(), "1:name=systemd:/\n0::/outer/inner\n"), Some(500));
+        assert_eq!(left_in_groups(root.path(), "4:memory:/old\n"), None);
     }
 
     #[test]

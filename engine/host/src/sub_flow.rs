@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
-use swath_run::RunState;
+use swath_run::{FaultClass, RunState};
 use swath_store::{NewRun, Store};
 use swath_task::{Fault, TaskError};
 use tokio_util::sync::CancellationToken;
@@ -68,7 +68,7 @@ async fn drive(
     stop: CancellationToken,
     below: &mut (u64, u64),
 ) -> Result<Value, AttemptError> {
-    let store = |error: swath_store::Error| AttemptError::Task(error.fault().transient(None));
+    let store = |error: swath_store::Error| AttemptError::Task(error.into());
     let failed = |fault: Fault| AttemptError::Task(fault.permanent());
     let child = child_id(flow);
     let _lease = engine.store.lease_run(&child).map_err(store)?;
@@ -98,10 +98,15 @@ async fn drive(
     match ending {
         Ending { state: RunState::Completed, outputs: Some(outputs), .. } => Ok(outputs),
         Ending { state: RunState::Completed | RunState::Failed, failures, .. } => {
+            // Trying again helps when it may help each step that failed.
+            let lasting = failures.iter().any(|failed| failed.class == FaultClass::Permanent);
             let mut above = Fault::new("E314", "the sub-flow failed");
-            if let Some((step, _, fault)) = failures.into_iter().next() {
-                above.message = format!("step `{step}` failed: {}", fault.message);
-                above.help = fault.help;
+            if let Some(first) = failures.into_iter().next() {
+                above.message = format!("step `{}` failed: {}", first.step, first.fault.message);
+                above.help = first.fault.help;
+                if !lasting {
+                    return Err(AttemptError::Task(above.transient(None)));
+                }
             }
             Err(failed(above))
         }

@@ -240,6 +240,11 @@ impl Error {
         Fault::new(self.code(), self.to_string()).help(self.help())
     }
 
+    /// The error as the end of an attempt that met it.
+    pub fn task_error(&self) -> TaskError {
+        if self.is_transient() { self.fault().transient(None) } else { self.fault().permanent() }
+    }
+
     /// A failed file operation, with a full disk and missing rights told apart.
     pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>, error: &std::io::Error) -> Self {
         use std::io::ErrorKind;
@@ -256,7 +261,6 @@ impl Error {
 
 impl From<Error> for TaskError {
     fn from(error: Error) -> Self {
-        let fault = error.fault();
-        if error.is_transient() { fault.transient(None) } else { fault.permanent() }
+        error.task_error()
     }
 }

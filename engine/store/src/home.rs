@@ -4,9 +4,14 @@ use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use swath_task::Digest;
+
 use crate::disk;
 use crate::error::Error;
-use crate::lease::{RunLease, is_plain_id};
+use crate::lease::{CANCEL, LOCK, RunLease, is_plain_id};
+
+/// Where the outputs of a run go: `runs/RUN.out`.
+const OUTPUTS: &str = ".out";
 
 /// The folder of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,8 +44,11 @@ impl Home {
         if !is_plain_id(run) {
             return Err(Error::NoRun(run.to_owned()));
         }
+        // Names are cut to what a file system takes; those that lose something by it are told apart by their digest.
         let plain = |text: &str| -> String {
-            text.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '.' }).take(80).collect()
+            let name: String =
+                text.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '.' }).take(80).collect();
+            if name == text { name } else { format!("{name}.{}", &Digest::of(text.as_bytes()).hex()[..12]) }
         };
         let instance = if instance.is_empty() { String::new() } else { format!("-{}", plain(instance)) };
         let folder = self.0.join("scratch").join(run).join(format!("{}{instance}-{attempt}", plain(step)));
@@ -93,13 +101,13 @@ impl Home {
 
     /// Keeps where the outputs of a run go, in `runs/RUN.out`: whoever goes on with the run puts them there too.
     pub fn keep_outputs(&self, run: &str, folder: &Path) -> Result<(), Error> {
-        let path = self.outputs_note(run)?;
+        let path = self.beside(run, OUTPUTS)?;
         std::fs::write(&path, folder.as_os_str().as_bytes()).map_err(|error| Error::io("write", path, &error))
     }
 
     /// Where the outputs of a run go, if that was kept.
     pub fn outputs_of(&self, run: &str) -> Result<Option<PathBuf>, Error> {
-        let path = self.outputs_note(run)?;
+        let path = self.beside(run, OUTPUTS)?;
         match std::fs::read(&path) {
             Ok(folder) if folder.is_empty() => Ok(None),
             Ok(folder) => Ok(Some(OsString::from_vec(folder).into())),
@@ -108,14 +116,26 @@ impl Home {
         }
     }
 
-    fn outputs_note(&self, run: &str) -> Result<PathBuf, Error> {
+    /// Asks whoever drives `run`, in this process or another, to cancel it soon.
+    pub fn ask_to_cancel(&self, run: &str) -> Result<(), Error> {
+        let mark = self.beside(run, CANCEL)?;
+        std::fs::write(&mark, b"").map_err(|error| Error::io("write", mark, &error))
+    }
+
+    /// Whether somebody has asked to cancel `run` since its lease was taken. The question is taken down with the answer.
+    pub fn cancel_asked(&self, run: &str) -> bool {
+        self.beside(run, CANCEL).is_ok_and(|mark| std::fs::remove_file(mark).is_ok())
+    }
+
+    fn beside(&self, run: &str, ending: &str) -> Result<PathBuf, Error> {
         if !is_plain_id(run) {
             return Err(Error::NoRun(run.to_owned()));
         }
-        Ok(self.0.join("runs").join(format!("{run}.out")))
+        Ok(self.0.join("runs").join(format!("{run}{ending}")))
     }
 
-    /// Removes the lock files (and what else is kept beside them) of runs that are no longer in the store. The caller holds the store alone.
+    /// Removes the lock files (and what else is kept beside them) of runs that are no longer in the store. The caller
+    /// holds the store alone.
     pub fn clean_locks(&self, keep: impl Fn(&str) -> bool) -> Result<(), Error> {
         let runs = self.0.join("runs");
         let listed = match std::fs::read_dir(&runs) {
@@ -126,7 +146,7 @@ impl Home {
         for entry in listed {
             let entry = entry.map_err(|error| Error::io("read", &runs, &error))?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            let run = name.strip_suffix(".lock").or_else(|| name.strip_suffix(".out"));
+            let run = [LOCK, OUTPUTS, CANCEL].iter().find_map(|kept| name.strip_suffix(kept));
             if run.is_some_and(|run| !keep(run)) {
                 disk::discard(&entry.path())?;
             }

@@ -7,8 +7,14 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::error::Error;
+
+/// Of a run that is or was driven: `runs/RUN.lock`.
+pub(crate) const LOCK: &str = ".lock";
+/// Of a run that somebody asks to cancel: `runs/RUN.cancel`.
+pub(crate) const CANCEL: &str = ".cancel";
 
 /// The right to drive a run. Given up when dropped, and by the system when the process ends.
 #[derive(Debug)]
@@ -30,13 +36,22 @@ impl RunLease {
     pub(crate) fn take(home: &Path, run: &str) -> Result<Self, Error> {
         let path = path_of(home, run)?;
         let mut file = open(&path)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(Error::RunHeld { run: run.to_owned(), holder: read_holder(&mut file) });
+        for patience in (0..20).rev() {
+            match file.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) => match read_holder(&mut file) {
+                    // Who drives a run has said so in the file. Somebody who only looks holds it for a moment.
+                    None if patience > 0 => std::thread::sleep(Duration::from_millis(5)),
+                    holder => {
+                        let holder = holder.unwrap_or_else(|| UNKNOWN.to_owned());
+                        return Err(Error::RunHeld { run: run.to_owned(), holder });
+                    }
+                },
+                Err(TryLockError::Error(error)) => return Err(Error::io("lock", path, &error)),
             }
-            Err(TryLockError::Error(error)) => return Err(Error::io("lock", path, &error)),
         }
+        // Who asked to cancel before meant the process that had the lease then.
+        let _ = std::fs::remove_file(path.with_file_name(format!("{run}{CANCEL}")));
         write_holder(&mut file).map_err(|error| Error::io("write", path, &error))?;
         Ok(Self { run: run.to_owned(), file })
     }
@@ -51,7 +66,7 @@ impl RunLease {
         };
         match file.try_lock_shared() {
             Ok(()) => Ok(None),
-            Err(TryLockError::WouldBlock) => Ok(Some(read_holder(&mut file))),
+            Err(TryLockError::WouldBlock) => Ok(Some(read_holder(&mut file).unwrap_or_else(|| UNKNOWN.to_owned()))),
             Err(TryLockError::Error(error)) => Err(Error::io("lock", path, &error)),
         }
     }
@@ -90,7 +105,7 @@ impl StoreLock {
         match taken {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                let holder = read_holder(&mut file);
+                let holder = read_holder(&mut file).unwrap_or_else(|| UNKNOWN.to_owned());
                 return Err(Error::StoreHeld { home: home.to_owned(), holder });
             }
             Err(TryLockError::Error(error)) => return Err(Error::io("lock", path, &error)),
@@ -115,13 +130,16 @@ fn path_of(home: &Path, run: &str) -> Result<PathBuf, Error> {
     if !is_plain_id(run) {
         return Err(Error::NoRun(run.to_owned()));
     }
-    Ok(home.join("runs").join(format!("{run}.lock")))
+    Ok(home.join("runs").join(format!("{run}{LOCK}")))
 }
+
+/// The longest id of a run: with `.cancel` behind it, it must be a file's name. The ids of sub-flows grow with each level.
+const LONGEST_ID: usize = 240;
 
 /// Whether a text can name a run, a step's scratch folder or a file without leaving its folder.
 pub(crate) fn is_plain_id(id: &str) -> bool {
     !id.is_empty()
-        && id.len() <= 128
+        && id.len() <= LONGEST_ID
         && !id.starts_with('.')
         && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
 }
@@ -151,8 +169,11 @@ fn write_holder(file: &mut File) -> std::io::Result<()> {
     file.write_all(text.as_bytes())
 }
 
-fn read_holder(file: &mut File) -> String {
+/// What the holder of a lock wrote into it; nothing while it is about to, or when it only looks.
+fn read_holder(file: &mut File) -> Option<String> {
     let mut text = String::new();
-    let read = file.take(4096).read_to_string(&mut text);
-    if read.is_err() || text.trim().is_empty() { "process unknown".to_owned() } else { text.trim().to_owned() }
+    file.seek(SeekFrom::Start(0)).and_then(|_| file.take(4096).read_to_string(&mut text)).ok()?;
+    Some(text.trim().to_owned()).filter(|text| !text.is_empty())
 }
+
+const UNKNOWN: &str = "process unknown";

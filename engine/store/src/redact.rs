@@ -116,6 +116,8 @@ pub fn storable(text: &str) -> String {
 fn secrets(text: &str) -> Vec<(usize, usize)> {
     let bytes = text.as_bytes();
     let mut spans = Vec::new();
+    // Behind the last `://` so far, and behind the first colon there.
+    let mut authority: Option<Option<usize>> = None;
     for (at, byte) in bytes.iter().enumerate() {
         match byte {
             b'=' => {
@@ -128,16 +130,18 @@ fn secrets(text: &str) -> Vec<(usize, usize)> {
                     push(&mut spans, at + 1, value_end(bytes, at + 1));
                 }
             }
+            b'/' if text[..at].ends_with(":/") => authority = Some(None),
+            // It ends with what no user's name holds.
+            b'/' | b'?' | b'#' | b'\t' | b'\n' | b'\r' => authority = None,
+            b':' if authority == Some(None) => authority = Some(Some(at + 1)),
             b'@' => {
                 // user:password@ between `://` and the first `/`
-                let authority = text[..at].rfind("://").map(|scheme| scheme + 3);
-                let outside = |c: char| c == '/' || c == '?' || c == '#' || c.is_whitespace();
-                let user = authority.filter(|start| !text[*start..at].contains(outside));
-                if let Some((start, colon)) = user.and_then(|start| Some((start, text[start..at].find(':')?))) {
-                    push(&mut spans, start + colon + 1, at);
+                if let Some(Some(password)) = authority {
+                    push(&mut spans, password, at);
                 }
             }
             b' ' => {
+                authority = None;
                 let (_, name) = word_before(text, at);
                 if name.eq_ignore_ascii_case("bearer") && bytes.get(at + 1).is_some_and(|b| !b.is_ascii_whitespace()) {
                     let end = value_end(bytes, at + 1);

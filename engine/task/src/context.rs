@@ -146,7 +146,7 @@ impl Context {
 }
 
 /// The fault of a task that panicked.
-pub(crate) fn panic_fault(payload: Box<dyn std::any::Any + Send>) -> Fault {
+pub fn panic_fault(payload: Box<dyn std::any::Any + Send>) -> Fault {
     let text = payload.downcast_ref::<&str>().map(|s| (*s).to_owned());
     let text = text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned());
     Fault::new("E202", format!("the task panicked: {text}"))

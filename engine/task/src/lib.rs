@@ -51,7 +51,7 @@ mod port;
 
 pub use artifact::{Artifact, ArtifactFile, ArtifactRecord, Digest, DigestError, Kind};
 pub use bytes::{Bytes, BytesError};
-pub use context::{Context, Draft, Host, Staged};
+pub use context::{Context, Draft, Host, Staged, panic_fault};
 pub use definition::{BindResult, ErasedTask, NoInputs, Purity, Running, Task, TaskDef};
 pub use fault::{Fault, FaultClass, Problem, TaskError};
 pub use location::{LocalPath, Location, PATH_MARK, PERIOD_MARK};

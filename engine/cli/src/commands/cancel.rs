@@ -2,9 +2,8 @@
 
 use std::process::ExitCode;
 
-use swath_host::Engine;
 use swath_run::{Event, Graph, Input, Machine};
-use swath_store::{Access, Append, NewEvent, RunUpdate, SqliteStore, Store};
+use swath_store::{Access, Append, Home, NewEvent, RunUpdate, SqliteStore, Store};
 
 use crate::arguments::{Cancel, Global};
 use crate::failure::Failure;
@@ -18,8 +17,7 @@ pub(crate) fn run(global: &Global, command: Cancel) -> Result<ExitCode, Failure>
             return Err(Failure::Usage(format!("run `{}` has ended already: it is {state}", row.id)));
         }
         if store.run_holder(&row.id)?.is_some() {
-            Engine::ask_to_cancel(&global.home, &row.id)
-                .map_err(|error| Failure::io("write to", &global.home, &error))?;
+            Home::new(&global.home).ask_to_cancel(&row.id)?;
             for _ in 0..75 {
                 tokio::time::sleep(std::time::Duration::from_millis(200)).await;
                 if store.run_holder(&row.id)?.is_none() {

@@ -12,7 +12,8 @@ use crate::failure::Failure;
 use crate::pages;
 
 pub(crate) fn run(global: &Global, command: Explain) -> Result<ExitCode, Failure> {
-    let is_code = command.what.len() == 4 && command.what[1..].bytes().all(|b| b.is_ascii_digit());
+    let is_code = matches!(command.what.as_bytes(), [letter, digits @ ..]
+        if letter.is_ascii_alphabetic() && digits.len() == 3 && digits.iter().all(u8::is_ascii_digit));
     if is_code {
         return explain_code(global, &command);
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use swath_plan::{Catalogue, Plan};
 use swath_store::{Home, Store};
 
-use super::run::{Finish, Session};
+use super::run::{Finish, Ready, Session, secrets};
 use crate::arguments::{Global, Resume};
 use crate::failure::Failure;
 use crate::outputs::Outputs;
@@ -34,6 +34,8 @@ pub(crate) fn run(global: &Global, command: Resume, catalogue: Arc<Catalogue>) -
         if row.state == "completed" && !global.quiet {
             tell!("run {} has completed: nothing is left to do", row.id);
         }
-        session.drive(global, &row.id, plan, catalogue, Finish { outputs, explain: false }).await
+        let secrets = secrets(&plan)?;
+        let lease = session.store.lease_run(&row.id)?;
+        session.drive(global, Ready { lease, plan, secrets }, catalogue, Finish { outputs, explain: false }).await
     })
 }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use swath_host::{Capacity, Ending, Engine, PlannedFlow};
-use swath_plan::{Catalogue, Plan};
+use swath_host::{Capacity, Ending, Engine, FailedStep, PlannedFlow};
+use swath_plan::{Action, Catalogue, Plan};
 use swath_run::RunState;
-use swath_store::{Access, Artifacts, Home, NewRun, RunFilter, RunRow, SqliteStore, Store};
+use swath_store::{Access, Artifacts, Home, NewRun, RunFilter, RunLease, RunRow, SqliteStore, Store};
 use swath_task::Digest;
 use tokio_util::sync::CancellationToken;
 
@@ -21,36 +21,57 @@ use crate::{flows, progress, style};
 
 pub(crate) fn run(global: &Global, command: Run, catalogue: Arc<Catalogue>) -> Result<ExitCode, Failure> {
     let opened = flows::open(&command.flow.flow)?;
-    let plan = match flows::plan(&opened, &command.flow.params, &catalogue) {
-        Err(Failure::Flow(problems)) if global.json => return super::validate::refuse(&opened.name, &problems),
+    let given = Given { opened, params: command.flow.params, catalogue };
+    let now = Timestamp::now();
+    let plan = match given.plan(now) {
+        Err(Failure::Flow(problems)) if global.json => return super::validate::refuse(&given.opened.name, &problems),
         planned => planned?,
     };
     super::block_on(async move {
         let session = Session::open(global, &command.slots).await?;
         let home = Home::new(&global.home);
-        let unfinished = session.unfinished(&plan).await?;
-        let resumed = unfinished.as_ref().filter(|_| command.resume).map(|row| row.id.as_str());
-        let outputs = Outputs::choose(&home, resumed, command.out, &plan)?;
-        outputs.try_writing(&plan)?;
-        let id = match unfinished {
-            Some(row) if command.resume => row.id,
-            unfinished => {
-                if let Some(row) = unfinished
-                    && !global.quiet
-                    && session.is_worth_a_note(&row).await?
-                {
-                    tell!(
-                        "note: run {} of this flow did not finish; `swath resume {}` goes on with it",
-                        row.id,
-                        row.id
-                    );
-                }
-                session.create(&plan, flows::source(&opened).text()).await?
+        let unfinished = session.unfinished(&given, &plan.name).await?;
+        let (resumed, plan) = match unfinished {
+            Some((row, pinned)) if command.resume => (Some(row.id), pinned),
+            Some((row, _)) if !global.quiet && session.is_worth_a_note(&row).await? => {
+                tell!("note: run {} of this flow did not finish; `swath resume {}` goes on with it", row.id, row.id);
+                (None, plan)
             }
+            _ => (None, plan),
+        };
+        let outputs = Outputs::choose(&home, resumed.as_deref(), command.out, &plan)?;
+        outputs.try_writing(&plan)?;
+        let secrets = secrets(&plan)?;
+        let lease = match resumed {
+            Some(id) => session.store.lease_run(&id)?,
+            None => session.create(&plan, flows::source(&given.opened).text(), now).await?,
         };
         let end = Finish { outputs, explain: command.explain };
-        session.drive(global, &id, plan, catalogue, end).await
+        session.drive(global, Ready { lease, plan, secrets }, given.catalogue, end).await
     })
+}
+
+/// A flow as it was given on the command line.
+struct Given {
+    opened: flows::Opened,
+    params: Vec<(String, String)>,
+    catalogue: Arc<Catalogue>,
+}
+
+impl Given {
+    /// What it comes to at a moment: relative periods count from it. Runs remember the moment to the millisecond.
+    fn plan(&self, now: Timestamp) -> Result<Plan, Failure> {
+        let now = Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now);
+        flows::plan(&self.opened, &self.params, &self.catalogue, now)
+    }
+}
+
+/// A run that this process may drive.
+pub(crate) struct Ready {
+    pub lease: RunLease,
+    pub plan: Plan,
+    /// Values of its secrets.
+    pub secrets: BTreeMap<String, String>,
 }
 
 /// What happens when the run has ended.
@@ -78,18 +99,20 @@ impl Session {
         Ok(Self { store, artifacts, capacity })
     }
 
-    /// The newest run of the same flow with the same text and parameters that was cut off.
-    async fn unfinished(&self, plan: &Plan) -> Result<Option<RunRow>, Failure> {
+    /// The newest run of the flow that was cut off and was planned as what is given would have been planned then, sub-flows
+    /// and versions of tasks included; with the plan it is pinned to.
+    async fn unfinished(&self, given: &Given, flow: &str) -> Result<Option<(RunRow, Plan)>, Failure> {
         let states = ["pending", "running", "cancelling", "failed"].map(str::to_owned).to_vec();
-        let filter = RunFilter { states, flow: Some(plan.name.clone()), limit: Some(20), ..RunFilter::default() };
-        let params = Value::Object(plan.params.clone()).to_string();
-        for row in self.store.list_runs(&filter).await? {
-            if super::is_below(&row.id) || self.store.run_holder(&row.id)?.is_some() {
+        let filter = RunFilter { states, flow: Some(flow.to_owned()), ..RunFilter::default() };
+        let rows = self.store.list_runs(&filter).await?.into_iter().filter(|row| !super::is_below(&row.id));
+        for row in rows.take(20) {
+            if self.store.run_holder(&row.id)?.is_some() {
                 continue;
             }
-            let stored = self.store.get_run(&row.id).await?;
-            if stored.text_digest == plan.text_digest && stored.params == params {
-                return Ok(Some(row));
+            let created = Timestamp::from_millisecond(row.created_at).unwrap_or(Timestamp::UNIX_EPOCH);
+            let Ok(plan) = given.plan(created) else { continue };
+            if self.store.get_run(&row.id).await?.plan == text_of(&plan)? {
+                return Ok(Some((row, plan)));
             }
         }
         Ok(None)
@@ -105,9 +128,8 @@ impl Session {
         Ok(row.state != RunState::Failed.name() && !completed.iter().any(since))
     }
 
-    /// Pins a new run.
-    async fn create(&self, plan: &Plan, text: &str) -> Result<String, Failure> {
-        let now = Timestamp::now();
+    /// Pins a new run. Nobody else can take it up before this process does.
+    async fn create(&self, plan: &Plan, text: &str, now: Timestamp) -> Result<RunLease, Failure> {
         let plain: String =
             plan.name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' }).take(40).collect();
         let salt = Digest::of(format!("{now}{}", std::process::id()).as_bytes()).hex();
@@ -119,24 +141,26 @@ impl Session {
             text: text.to_owned(),
             text_digest: plan.text_digest,
             params: Value::Object(plan.params.clone()).to_string(),
-            plan: serde_json::to_string(plan).map_err(|error| Failure::Usage(error.to_string()))?,
+            plan: text_of(plan)?,
             state: RunState::Pending.name().to_owned(),
             created_at: now.as_millisecond(),
         };
+        let lease = self.store.lease_run(&id)?;
         self.store.create_run(run).await?;
-        Ok(id)
+        Ok(lease)
     }
 
     /// Drives a run to its end, or until the user interrupts.
     pub async fn drive(
         self,
         global: &Global,
-        id: &str,
-        plan: Plan,
+        ready: Ready,
         catalogue: Arc<Catalogue>,
         finish: Finish,
     ) -> Result<ExitCode, Failure> {
-        let lease = self.store.lease_run(id)?;
+        let Ready { lease, plan, secrets } = ready;
+        let id = lease.run().to_owned();
+        let id = id.as_str();
         finish.outputs.keep(&Home::new(&global.home), id)?;
         let created = self.store.get_run(id).await?.row.created_at;
         let created = Timestamp::from_millisecond(created).unwrap_or_else(|_| Timestamp::now());
@@ -149,7 +173,7 @@ impl Session {
             self.artifacts.clone(),
             self.capacity.clone(),
             observer,
-            secrets(&plan)?,
+            secrets,
             stop.clone(),
             swath_telemetry::attempt_span,
         );
@@ -170,7 +194,7 @@ impl Session {
             let failures: Vec<_> = ending
                 .failures
                 .iter()
-                .map(|(step, instance, fault)| json!({ "step": step, "instance": instance, "fault": fault }))
+                .map(|failed| json!({ "step": failed.step, "instance": failed.instance, "fault": failed.fault }))
                 .collect();
             let mut document = json!({
                 "run": id, "state": if interrupted { "interrupted" } else { ending.state.name() }, "took_ms": took,
@@ -181,7 +205,9 @@ impl Session {
                 document["explanation"] = json!(reasons);
             }
             super::print_json(&document)?;
-        } else if !global.quiet {
+        } else if global.quiet {
+            failures(id, &ending);
+        } else {
             summary(id, &ending, &places, took);
         }
         if let Some(fault) = unpublished.as_ref().filter(|_| !global.json) {
@@ -192,7 +218,7 @@ impl Session {
         }
         self.store.close().await;
         Ok(match ending.state {
-            RunState::Completed if unpublished.is_none() => ExitCode::SUCCESS,
+            RunState::Completed if ending.outputs.is_some() && unpublished.is_none() => ExitCode::SUCCESS,
             _ if interrupted => ExitCode::from(130),
             _ => ExitCode::from(1),
         })
@@ -220,9 +246,19 @@ async fn interrupts(stop: CancellationToken, quiet: bool) {
     }
 }
 
-/// The values of a plan's secrets: it holds the names of environment variables only.
-fn secrets(plan: &Plan) -> Result<BTreeMap<String, String>, Failure> {
+/// What a run is pinned to.
+fn text_of(plan: &Plan) -> Result<String, Failure> {
+    serde_json::to_string(plan).map_err(|error| Failure::Usage(error.to_string()))
+}
+
+/// The values of a plan's secrets and of those of its sub-flows: it holds the names of environment variables only.
+pub(crate) fn secrets(plan: &Plan) -> Result<BTreeMap<String, String>, Failure> {
     let mut secrets = BTreeMap::new();
+    for step in &plan.steps {
+        if let Action::Flow(below) = &step.action {
+            secrets.append(&mut self::secrets(below)?);
+        }
+    }
     let of_type = |spec: &&swath_flow::ParameterSpec| spec.of == swath_flow::ParameterType::Secret;
     for spec in plan.parameters.iter().filter(of_type) {
         let Some(variable) = plan.params.get(&spec.name).and_then(Value::as_str) else { continue };
@@ -270,7 +306,17 @@ fn summary(id: &str, ending: &Ending, places: &BTreeMap<String, String>, took: u
             }
         }
     }
-    for (step, instance, fault) in ending.failures.iter().take(10) {
+    failures(id, ending);
+    match ending.state {
+        RunState::Completed => {}
+        RunState::Failed => tell!("`swath logs {id}` shows the logs, `swath resume {id}` tries what failed again"),
+        _ => tell!("`swath resume {id}` goes on with it"),
+    }
+}
+
+fn failures(id: &str, ending: &Ending) {
+    let colour = style::colour();
+    for FailedStep { step, instance, fault, .. } in ending.failures.iter().take(10) {
         let at = if instance.is_empty() { step.clone() } else { format!("{step}[{instance}]") };
         tell!("{}: {at}: {}", style::error(&format!("error[{}]", fault.code), colour), fault.message);
         if let Some(help) = &fault.help {
@@ -279,10 +325,5 @@ fn summary(id: &str, ending: &Ending, places: &BTreeMap<String, String>, took: u
     }
     if ending.failures.len() > 10 {
         tell!("and {} more failures; `swath show {id}` lists them", ending.failures.len() - 10);
-    }
-    match ending.state {
-        RunState::Completed => {}
-        RunState::Failed => tell!("`swath logs {id}` shows the logs, `swath resume {id}` tries what failed again"),
-        _ => tell!("`swath resume {id}` goes on with it"),
     }
 }

@@ -5,7 +5,7 @@ use swath_run::{Event, Failure, Fault, FaultClass, Input, StepState};
 use swath_store::{CacheTerms, Metric, NewResult};
 use swath_task::TaskError;
 
-use super::{Driver, Report, show};
+use super::{Driver, FailedStep, Report, show};
 use crate::attempt::AttemptError;
 use crate::observe::{AttemptId, Ended, Update};
 use crate::reuse::artifacts_in;
@@ -14,7 +14,7 @@ use crate::steady;
 impl Driver {
     /// Takes the answer of an attempt.
     pub(super) fn hear(&mut self, report: Report) {
-        let Report { step, index, epoch, end } = report;
+        let Report { step, index, epoch, end, stale } = report;
         let Some(live) = self.live.get(&(step, index)) else { return };
         let (at, started) = (live.at.clone(), live.started);
         let metrics = end.metrics.into_iter().map(|(name, value)| Metric {
@@ -36,6 +36,7 @@ impl Driver {
                     let reuse = self.live.get_mut(&(step, index)).and_then(|live| live.reuse.take());
                     let (parts, terms) =
                         reuse.map_or((None, CacheTerms::Off), |reuse| (Some(reuse.parts), reuse.terms));
+                    let terms = if stale { CacheTerms::Off } else { terms };
                     // What a sub-flow did has been counted below it.
                     self.ran += u64::from(end.below.is_none());
                     self.succeeded(
@@ -55,9 +56,7 @@ impl Driver {
                 self.offer(Input::Finished { step, index, epoch, outcome: Err(failure) });
             }
         }
-        if let Some(live) = self.live.remove(&(step, index)) {
-            self.release(live.held);
-        }
+        self.live.remove(&(step, index));
     }
 
     #[expect(clippy::too_many_arguments, reason = "one row of results, written in one place")]
@@ -126,8 +125,12 @@ impl Driver {
                 let (step, instance) = (self.path(*s), self.instance(*s, *i));
                 self.updates.push(Update::StepEnded { step, instance, how: Ended::Cancelled });
             }
-            Event::StepFailed { s, fault } => self.failed(self.path(*s), String::new(), fault),
-            Event::Failed { s, i, fault, .. } => self.failed(self.path(*s), self.instance(*s, *i), fault),
+            Event::StepFailed { s, fault } => {
+                self.failed(self.path(*s), String::new(), FaultClass::Permanent, fault);
+            }
+            Event::Failed { s, i, class, fault, .. } => {
+                self.failed(self.path(*s), self.instance(*s, *i), *class, fault);
+            }
             Event::Retried { s, i, fault, until, .. } => {
                 let attempt = self.live.get(&(*s, *i)).map_or(1, |live| live.at.attempt);
                 let at = AttemptId { step: self.path(*s), instance: self.instance(*s, *i), attempt };
@@ -138,10 +141,10 @@ impl Driver {
         }
     }
 
-    fn failed(&mut self, step: String, instance: String, fault: &Fault) {
+    fn failed(&mut self, step: String, instance: String, class: FaultClass, fault: &Fault) {
         let how = Ended::Failed { error: show(fault) };
         self.updates.push(Update::StepEnded { step: step.clone(), instance: instance.clone(), how });
-        self.failures.push((step, instance, fault.clone()));
+        self.failures.push(FailedStep { step, instance, class, fault: fault.clone() });
     }
 
     fn close_if_done(&mut self, s: u32) {
@@ -152,7 +155,7 @@ impl Driver {
 }
 
 fn failure_of(error: AttemptError, at: &AttemptId) -> Failure {
-    let from = |fault: swath_task::Fault| Fault::new(fault.code, swath_store::redact(&fault.message), fault.help);
+    let from = |fault: swath_task::Fault| Fault::new(fault.code, fault.message, fault.help);
     match error {
         AttemptError::TimedOut(limit) => {
             let message = format!("`{}` ran longer than its timeout of {limit:?}", at.step);

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
-use swath_run::{Event, Fault, Input, Machine, RunState};
-use swath_store::{Append, NewEvent, RunUpdate, Store};
+use swath_run::{Event, Fault, FaultClass, Input, Machine, RunState};
+use swath_store::{Append, NewEvent, RunUpdate, Store, redact};
 use swath_task::TaskError;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -20,8 +20,7 @@ use crate::observe::{AttemptId, Update};
 use crate::outputs::StepOutputs;
 use crate::program::{Bound, Program};
 use crate::reuse::Reuse;
-use crate::slots::Held;
-use crate::{Engine, now, steady};
+use crate::{Engine, Holding, now, steady};
 
 /// How many answers are taken into one append.
 const BATCH: usize = 512;
@@ -41,12 +40,25 @@ pub struct Ending {
     pub state: RunState,
     /// Outputs of the flow, when it completed.
     pub outputs: Option<Value>,
-    /// Instances that failed for good: step path, instance, why.
-    pub failures: Vec<(String, String, Fault)>,
+    /// Instances that failed for good.
+    pub failures: Vec<FailedStep>,
     /// Instances that ran in this drive.
     pub ran: u64,
     /// Instances whose earlier results were taken in this drive.
     pub reused: u64,
+}
+
+/// An instance that failed for good.
+#[derive(Clone, Debug)]
+pub struct FailedStep {
+    /// Step path; `outputs` when the outputs of the flow cannot be computed.
+    pub step: String,
+    /// Instance, empty when the step is not lifted.
+    pub instance: String,
+    /// Class of the fault.
+    pub class: FaultClass,
+    /// Why.
+    pub fault: Fault,
 }
 
 /// A drive that could not go on. The run stays as its journal has it.
@@ -79,6 +91,8 @@ struct Report {
     index: u32,
     epoch: u64,
     end: AttemptEnd,
+    /// What it read changed meanwhile.
+    stale: bool,
 }
 
 /// An instance bound and waiting for its slots.
@@ -89,11 +103,19 @@ struct Prepared {
 
 /// A live attempt.
 struct Live {
-    held: Held,
     cancel: CancellationToken,
     reuse: Option<Reuse>,
     at: AttemptId,
     started: u64,
+    is_flow: bool,
+    _held: Holding,
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        // An attempt that nobody listens to any more has nothing to go on for.
+        self.cancel.cancel();
+    }
 }
 
 struct Driver {
@@ -109,11 +131,13 @@ struct Driver {
     append: Append,
     updates: Vec<Update>,
     prepared: HashMap<(u32, u32), Prepared>,
-    claimed: Vec<(u32, u32, Prepared, Held)>,
+    claimed: Vec<(u32, u32, Prepared, Holding)>,
     live: HashMap<(u32, u32), Live>,
     reports: mpsc::UnboundedReceiver<Report>,
     reporter: mpsc::UnboundedSender<Report>,
-    failures: Vec<(String, String, Fault)>,
+    failures: Vec<FailedStep>,
+    /// Ends the drive soon and leaves the run resumable.
+    stop: CancellationToken,
     ran: u64,
     reused: u64,
     starved: bool,
@@ -181,14 +205,18 @@ impl Engine {
             reports,
             reporter,
             failures: Vec::new(),
+            stop,
             ran: 0,
             reused: 0,
             starved: false,
         };
         driver.restore().await?;
-        let ending = driver.turn(stop).await?;
+        let ending = driver.turn().await;
+        if ending.is_err() {
+            driver.abandon().await;
+        }
         self.discard_scratch(run);
-        Ok(ending)
+        ending
     }
 
     /// Takes a run's scratch away while none of its attempts is live.
@@ -200,7 +228,8 @@ impl Engine {
 }
 
 impl Driver {
-    async fn turn(mut self, stop: CancellationToken) -> Result<Ending, DriveError> {
+    async fn turn(&mut self) -> Result<Ending, DriveError> {
+        let (engine, stop) = (self.engine.clone(), self.stop.clone());
         let first = if self.seq == 0 { Input::Begin } else { Input::Recovered };
         self.updates.push(Update::RunStarted { run: self.run.clone(), steps: self.machine.graph().steps.len() });
         self.offer(first);
@@ -210,7 +239,11 @@ impl Driver {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            self.advance().await?;
+            // Slots that are given back from here on are heard of below.
+            let freed = engine.freed.notified();
+            tokio::pin!(freed);
+            freed.as_mut().enable();
+            let more = self.advance().await?;
             self.persist().await?;
             self.start_claimed();
             if self.machine.state().has_ended() {
@@ -219,9 +252,16 @@ impl Driver {
             let due = self.machine.next_due();
             let wait = due.map(|due| Duration::from_millis(due.saturating_sub(steady())));
             let starved = self.starved;
-            let engine = self.engine.clone();
             tokio::select! {
+                // Wishes to stop first: a fan-out of short steps always has a report to hear.
                 biased;
+                () = stop.cancelled() => return self.interrupt().await,
+                _ = ticks.tick() => {
+                    if engine.home.cancel_asked(&self.run) {
+                        self.offer(Input::Cancel { deadline: steady() + CANCEL_GRACE });
+                        self.live.values().for_each(|live| live.cancel.cancel());
+                    }
+                }
                 Some(report) = self.reports.recv() => {
                     self.hear(report);
                     for _ in 1..BATCH {
@@ -229,24 +269,18 @@ impl Driver {
                         self.hear(report);
                     }
                 }
-                () = stop.cancelled() => return self.interrupt().await,
-                () = engine.freed.notified(), if starved => {}
+                () = freed, if starved => {}
                 () = tokio::time::sleep(wait.unwrap_or(Duration::MAX)), if wait.is_some() => {
                     self.offer(Input::TimerDue);
                 }
-                _ = ticks.tick() => {
-                    if self.engine.cancel_asked(&self.run) {
-                        self.offer(Input::Cancel { deadline: steady() + CANCEL_GRACE });
-                        self.live.values().for_each(|live| live.cancel.cancel());
-                    }
-                }
+                () = std::future::ready(()), if more => {}
             }
         }
     }
 
     /// Takes an input into the machine, and its events into the next append.
     fn offer(&mut self, input: Input) -> bool {
-        let events = self.machine.offer(input, steady());
+        let events = self.machine.offer(without_secrets(input), steady());
         let any = !events.is_empty();
         for event in events {
             self.note(&event);
@@ -288,7 +322,7 @@ impl Driver {
                     .failures
                     .first()
                     .filter(|_| state == RunState::Failed)
-                    .map(|(step, _, f)| format!("{step}: {}", show(f))),
+                    .map(|failed| format!("{}: {}", failed.step, show(&failed.fault))),
                 summary: state.has_ended().then(|| format!(r#"{{"ran":{},"reused":{}}}"#, self.ran, self.reused)),
             });
         }
@@ -306,14 +340,25 @@ impl Driver {
         }
     }
 
-    fn release(&self, held: Held) {
-        lock(&self.engine.slots).release(held);
-        self.engine.freed.notify_waiters();
+    /// Live attempts that run another flow.
+    fn sub_flows(&self) -> usize {
+        let claimed = self.claimed.iter().filter(|(_, _, prepared, _)| prepared.bound.is_flow()).count();
+        claimed + self.live.values().filter(|live| live.is_flow).count()
+    }
+
+    /// Ends the attempts of a drive that cannot go on: their slots are free, and nobody writes any more, when it has ended.
+    async fn abandon(&mut self) {
+        self.claimed.clear();
+        self.live.values().for_each(|live| live.cancel.cancel());
+        while !self.live.is_empty() {
+            let Some(report) = self.reports.recv().await else { break };
+            self.live.remove(&(report.step, report.index));
+        }
     }
 
     /// Stops in good order: attempts are told to stop, what still finishes counts, the rest starts over when the run is
     /// resumed.
-    async fn interrupt(mut self) -> Result<Ending, DriveError> {
+    async fn interrupt(&mut self) -> Result<Ending, DriveError> {
         self.live.values().for_each(|live| live.cancel.cancel());
         while !self.live.is_empty() {
             let Some(report) = self.reports.recv().await else { break };
@@ -321,9 +366,7 @@ impl Driver {
                 Err(AttemptError::Task(TaskError::Cancelled)) => {
                     let Report { step, index, epoch, .. } = report;
                     self.offer(Input::Stopped { step, index, epoch });
-                    if let Some(live) = self.live.remove(&(step, index)) {
-                        self.release(live.held);
-                    }
+                    self.live.remove(&(step, index));
                 }
                 _ => self.hear(report),
             }
@@ -338,7 +381,8 @@ impl Driver {
             RunState::Completed => match self.program.outputs(&self.outputs) {
                 Ok(outputs) => Some(outputs),
                 Err(fault) => {
-                    self.failures.push(("outputs".to_owned(), String::new(), fault));
+                    let (step, class) = ("outputs".to_owned(), FaultClass::Permanent);
+                    self.failures.push(FailedStep { step, instance: String::new(), class, fault });
                     None
                 }
             },
@@ -354,6 +398,14 @@ fn show(fault: &Fault) -> String {
     format!("{} [{}]{help}", fault.message, fault.code)
 }
 
-fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+/// What a fault says is journaled and shown: without secrets (I19).
+fn without_secrets(mut input: Input) -> Input {
+    let fault = match &mut input {
+        Input::Evaluated { outcome: Err(fault), .. } | Input::Refused { fault, .. } => fault,
+        Input::Finished { outcome: Err(failure), .. } => &mut failure.fault,
+        _ => return input,
+    };
+    let help = fault.help.as_deref().map(|help| redact(help).into_owned());
+    *fault = Fault::new(fault.code.clone(), redact(&fault.message), help);
+    input
 }

@@ -25,7 +25,10 @@ impl Driver {
         for result in self.engine.store.results(&self.run, None).await? {
             let Some(&s) = ids.get(&result.step) else { continue };
             let index = result.instance.parse().unwrap_or(0);
-            let outputs = serde_json::from_str(&result.outputs).unwrap_or(Value::Null);
+            let outputs: Value = serde_json::from_str(&result.outputs).map_err(|error| swath_store::Error::Record {
+                what: format!("result of step `{}` of run `{}`", result.step, self.run),
+                reason: error.to_string(),
+            })?;
             self.outputs.put(s, self.program.is_lifted(s), index, outputs);
         }
         for s in 0..steps {
@@ -36,7 +39,7 @@ impl Driver {
         for s in 0..steps {
             let tally = self.machine.tally(s as u32);
             let unfinished = self.program.is_lifted(s) && tally.succeeded < tally.total;
-            // A list that cannot be evaluated again fails its instances when they are bound, each with the reason.
+            // A list that cannot be evaluated again fails its instances when they are prepared.
             if unfinished && let Ok(Some(Items::Each(items))) = self.program.evaluate(s, &self.outputs) {
                 self.items.insert(s as u32, items);
             }

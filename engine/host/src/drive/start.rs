@@ -1,32 +1,49 @@
 //! From ready to running: evaluated, bound, taken from the cache or given slots, and started once the claim is durable.
 
+use std::any::Any;
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use futures::FutureExt;
 use serde_json::Value;
 use swath_run::{Fault, Input};
 use swath_store::CacheTerms;
 use tokio_util::sync::CancellationToken;
 
-use super::{BATCH, DriveError, Driver, Live, Prepared, Report, SCHEDULING_PROBLEM, lock};
-use crate::attempt::{self, Attempt};
-use crate::now;
+use super::{BATCH, DriveError, Driver, Live, Prepared, Report, SCHEDULING_PROBLEM};
+use crate::attempt::{self, Attempt, AttemptEnd, AttemptError};
 use crate::observe::{AttemptId, Update};
 use crate::program::{Action, Items};
-use crate::reuse::Reuse;
+use crate::reuse::{self, Reuse};
 use crate::slots::Missing;
 use crate::sub_flow::{self, SubFlow};
+use crate::{lock, now};
 
 /// How many entries of the ready queue are looked at before waiting for slots.
 const WINDOW: usize = 256;
 
+/// The run that an earlier result is of, and its outputs.
+type Found = (String, Value);
+
+/// Calls what a task or an expression defines. A panic in it is a fault of the step, never the end of the loop.
+fn guarded<T>(work: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(panicked(panic)))
+}
+
+fn panicked(panic: Box<dyn Any + Send>) -> Fault {
+    let fault = swath_task::panic_fault(panic);
+    Fault::new(fault.code, fault.message, fault.help)
+}
+
 impl Driver {
-    /// Evaluates, reuses and claims until nothing more can be done without the world.
-    pub(super) async fn advance(&mut self) -> Result<(), DriveError> {
-        loop {
+    /// Evaluates, reuses and claims until nothing more can be done without the world. `true`: there is more, and what has
+    /// been done so far should be made durable first.
+    pub(super) async fn advance(&mut self) -> Result<bool, DriveError> {
+        while !self.stop.is_cancelled() {
             let mut moved = false;
             let evaluations: Vec<u32> = self.machine.evaluations().collect();
             for step in evaluations {
-                let outcome = match self.program.evaluate(step as usize, &self.outputs) {
+                let outcome = match guarded(|| self.program.evaluate(step as usize, &self.outputs)) {
                     Ok(None) => Ok(None),
                     Ok(Some(Items::One)) => Ok(Some(1)),
                     Ok(Some(Items::Each(items))) => {
@@ -44,46 +61,49 @@ impl Driver {
                 moved |= self.try_start(step, index).await?;
             }
             if !moved {
-                return Ok(());
+                return Ok(false);
             }
             if self.append.events.len() > 4 * BATCH {
-                self.persist().await?;
-                self.start_claimed();
+                return Ok(true);
             }
         }
+        Ok(false)
     }
 
     /// Reuses, refuses or claims a ready instance. `false`: it waits for slots.
     async fn try_start(&mut self, step: u32, index: u32) -> Result<bool, DriveError> {
         if !self.prepared.contains_key(&(step, index)) {
-            let prepared = match self.prepare(step, index).await? {
+            let stop = self.stop.clone();
+            // Digesting what a step reads, and what an earlier result holds, may take long.
+            let prepared = tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(false),
+                prepared = self.prepare(step, index) => prepared?,
+            };
+            let (prepared, found) = match prepared {
                 Ok(prepared) => prepared,
                 Err(fault) => return Ok(self.offer(Input::Refused { step, index, fault })),
             };
-            let at = now() as i64;
-            let found = match &prepared.reuse {
-                Some(reuse) => reuse.find(&self.engine, at).await?,
-                None => None,
-            };
-            if let (Some(entry), Some(reuse)) = (found, &prepared.reuse) {
-                let outputs: Value = serde_json::from_str(&entry.outputs).unwrap_or(Value::Null);
+            if let (Some((run, outputs)), Some(reuse)) = (found, &prepared.reuse) {
                 let terms = if reuse.terms == CacheTerms::Keep { CacheTerms::Keep } else { CacheTerms::Off };
                 let parts = reuse.parts.clone();
                 if self.offer(Input::Reused { step, index }) {
-                    self.succeeded(step, index, 0, outputs, Some(parts), terms, Some(entry.run), 0);
+                    self.succeeded(step, index, 0, outputs, Some(parts), terms, Some(run), 0);
                 }
                 return Ok(true);
             }
             self.prepared.insert((step, index), prepared);
         }
         let Some(prepared) = self.prepared.get(&(step, index)) else { return Ok(false) };
-        let taken = lock(&self.engine.slots).take(&prepared.bound.needs);
-        let Ok(held) = taken else {
+        if prepared.bound.is_flow() && self.sub_flows() >= self.engine.most_sub_flows {
+            // The end of any of them is heard.
+            return Ok(false);
+        }
+        let Ok(held) = self.engine.take_slots(&prepared.bound.needs) else {
             self.starved = true;
             return Ok(false);
         };
         if !self.offer(Input::Claim { step, index }) {
-            self.release(held);
             return Ok(false);
         }
         if let Some(prepared) = self.prepared.remove(&(step, index)) {
@@ -92,19 +112,17 @@ impl Driver {
         Ok(true)
     }
 
-    async fn prepare(&self, step: u32, index: u32) -> Result<Result<Prepared, Fault>, DriveError> {
-        let item = match self.items.get(&step) {
-            Some(items) => match items.get(index as usize) {
-                Some(item) => Some((item, u64::from(index))),
-                None => {
-                    let message =
-                        format!("the list that `{}` is lifted over has changed since the run began", self.path(step));
-                    return Ok(Err(Fault::new("E313", message, None)));
-                }
-            },
-            None => None,
+    /// Binds an instance, and looks for an earlier result of it.
+    async fn prepare(&self, step: u32, index: u32) -> Result<Result<(Prepared, Option<Found>), Fault>, DriveError> {
+        let item = match self.items.get(&step).and_then(|items| items.get(index as usize)) {
+            None if self.program.is_lifted(step as usize) => {
+                let message =
+                    format!("the list that `{}` is lifted over is not what it was when the run began", self.path(step));
+                return Ok(Err(Fault::new("E313", message, None)));
+            }
+            item => item.map(|item| (item, u64::from(index))),
         };
-        let bound = match self.program.bind(step as usize, item, &self.outputs) {
+        let bound = match guarded(|| self.program.bind(step as usize, item, &self.outputs)) {
             Ok(bound) => bound,
             Err(fault) => return Ok(Err(fault)),
         };
@@ -122,11 +140,19 @@ impl Driver {
         let reuse = match &bound.action {
             Action::Task { name, version, task } => {
                 let id = (name.as_str(), *version);
-                Reuse::of(&self.engine, id, task, &bound.inputs, bound.cache, now() as i64).await
+                let work = Reuse::of(&self.engine, id, task, &bound.inputs, bound.cache, now() as i64);
+                match AssertUnwindSafe(work).catch_unwind().await {
+                    Ok(reuse) => reuse,
+                    Err(panic) => return Ok(Err(panicked(panic))),
+                }
             }
             Action::Flow(_) => None,
         };
-        Ok(Ok(Prepared { bound, reuse }))
+        let found = match &reuse {
+            Some(reuse) => reuse.find(&self.engine, now() as i64).await?,
+            None => None,
+        };
+        Ok(Ok((Prepared { bound, reuse }, found)))
     }
 
     /// Starts what was claimed, now that the claim is durable.
@@ -138,15 +164,14 @@ impl Driver {
         let running = self.machine.running().map(|(s, i, attempt, epoch, started)| ((s, i), (attempt, epoch, started)));
         let running: HashMap<(u32, u32), (u32, u64, u64)> = running.collect();
         for (step, index, prepared, held) in std::mem::take(&mut self.claimed) {
-            let Some(&(attempt, epoch, started)) = running.get(&(step, index)) else {
-                self.release(held);
-                continue;
-            };
+            let Some(&(attempt, epoch, started)) = running.get(&(step, index)) else { continue };
             let at = AttemptId { step: self.path(step), instance: self.instance(step, index), attempt };
             self.engine.observer.update(&Update::AttemptStarted { at: at.clone() });
             let cancel = CancellationToken::new();
             let Prepared { bound, reuse } = prepared;
-            let live = Live { cancel: cancel.clone(), reuse, at: at.clone(), started, held: held.clone() };
+            let (cpus, watched) = (held.cpus(), reuse.as_ref().map(|reuse| reuse.watched.clone()).unwrap_or_default());
+            let live =
+                Live { cancel: cancel.clone(), reuse, at: at.clone(), started, is_flow: bound.is_flow(), _held: held };
             self.live.insert((step, index), live);
             let reporter = self.reporter.clone();
             let engine = self.engine.clone();
@@ -154,25 +179,27 @@ impl Driver {
             let step_id = self.machine.graph().steps[step as usize].id.clone();
             let span = (engine.span)(&self.run, &step_id, &at.instance, attempt);
             let work = async move {
-                let end = match bound.action {
-                    Action::Task { task, .. } => {
-                        let attempt = Attempt {
-                            id: at,
-                            run,
-                            inputs: bound.inputs,
-                            cpus: held.cpus,
-                            timeout: bound.timeout,
-                            cancel,
-                        };
-                        attempt::run(&engine, task, attempt).await
-                    }
-                    Action::Flow(program) => {
-                        sub_flow::run(engine, SubFlow { parent: run, at, program, timeout: bound.timeout, cancel })
-                            .await
+                let attempt = async {
+                    match bound.action {
+                        Action::Task { task, .. } => {
+                            let timeout = bound.timeout;
+                            let attempt = Attempt { id: at, run, inputs: bound.inputs, cpus, timeout, cancel };
+                            attempt::run(&engine, task, attempt).await
+                        }
+                        Action::Flow(program) => {
+                            let timeout = bound.timeout;
+                            sub_flow::run(engine.clone(), SubFlow { parent: run, at, program, timeout, cancel }).await
+                        }
                     }
                 };
+                let end = AssertUnwindSafe(attempt).catch_unwind().await;
+                let end = end.unwrap_or_else(|panic| {
+                    let error = AttemptError::Task(swath_task::panic_fault(panic).permanent());
+                    AttemptEnd { result: Err(error), metrics: Vec::new(), below: None }
+                });
+                let stale = end.result.is_ok() && !reuse::unchanged(&engine, &watched).await;
                 // The loop is gone only when the run is given up.
-                let _ = reporter.send(Report { step, index, epoch, end });
+                let _ = reporter.send(Report { step, index, epoch, end, stale });
             };
             tokio::spawn(tracing::Instrument::instrument(work, span));
         }

@@ -111,7 +111,7 @@ impl SqliteStore {
 impl Store for SqliteStore {
     async fn create_run(&self, run: NewRun) -> Result<(), Error> {
         if !crate::lease::is_plain_id(&run.id) {
-            let reason = "an id has 1 to 128 letters, digits, `-`, `_` or `.`, and does not begin with `.`".to_owned();
+            let reason = "an id has 1 to 240 letters, digits, `-`, `_` or `.`, and does not begin with `.`".to_owned();
             return Err(Error::Record { what: format!("run id `{}`", run.id.escape_debug()), reason });
         }
         self.ask(|reply| Request::Create(Box::new(run), reply)).await

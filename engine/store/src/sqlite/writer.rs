@@ -308,11 +308,18 @@ impl Writer {
         let mut transaction = self.connection.begin_with("BEGIN IMMEDIATE").await?;
         let removed = sqlx::query(
             "DELETE FROM run WHERE ended_at < ?1 AND state IN (SELECT value FROM json_each(?2)) \
-             AND id NOT IN (SELECT value FROM json_each(?3)) RETURNING id",
+             AND instr(id, '.') = 0 AND id NOT IN (SELECT value FROM json_each(?3)) RETURNING id",
         )
         .bind(retention.runs_ended_before)
         .bind(json!(retention.ended_states).to_string())
         .bind(json!(retention.keep_runs).to_string())
+        .fetch_all(&mut *transaction)
+        .await?;
+        // Runs of sub-flows live and go with the run above them, whatever state they were left in.
+        let below = sqlx::query(
+            "DELETE FROM run WHERE instr(id, '.') > 0 \
+             AND substr(id, 1, instr(id, '.') - 1) NOT IN (SELECT id FROM run) RETURNING id",
+        )
         .fetch_all(&mut *transaction)
         .await?;
         let entries = sqlx::query("DELETE FROM cache WHERE used_at < ?1 OR expires_at <= ?2")
@@ -321,7 +328,7 @@ impl Writer {
             .execute(&mut *transaction)
             .await?;
         transaction.commit().await?;
-        let mut runs: Vec<String> = removed.iter().map(|row| row.get(0)).collect();
+        let mut runs: Vec<String> = removed.iter().chain(&below).map(|row| row.get(0)).collect();
         runs.sort_unstable();
         Ok(Collected { runs, cache_entries: entries.rows_affected() })
     }

@@ -254,11 +254,16 @@ async fn scratch_folders_are_fresh_and_those_of_dead_runs_go() {
     let folder = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(folder.path(), Access::Write).await.unwrap();
     let home = Home::new(folder.path());
-    let scratch = home.scratch("live", "outer/inner", "3/1", 2).unwrap();
-    assert!(scratch.ends_with("scratch/live/outer.inner-3.1-2"), "{}", scratch.display());
+    let scratch = home.scratch("live", "inner", "3", 2).unwrap();
+    assert!(scratch.ends_with("scratch/live/inner-3-2"), "{}", scratch.display());
     std::fs::write(scratch.join("x"), "x").unwrap();
-    assert_eq!(home.scratch("live", "outer/inner", "3/1", 2).unwrap(), scratch);
+    assert_eq!(home.scratch("live", "inner", "3", 2).unwrap(), scratch);
     assert!(entries(&scratch).is_empty(), "what a killed attempt left is gone");
+    let long = "a".repeat(90);
+    let names = [("a-1", ""), ("a", "1"), (long.as_str(), ""), (&long[1..], ""), ("a.1", "")];
+    let folders: std::collections::BTreeSet<_> =
+        names.iter().map(|(step, instance)| home.scratch("live", step, instance, 1).unwrap()).collect();
+    assert_eq!(folders.len(), names.len(), "no two steps share a folder: {folders:?}");
     assert_eq!(home.scratch("../x", "a", "", 1).unwrap_err().code(), "E108");
     home.scratch("dead", "../../evil", "", 1).unwrap();
     let _lease = store.lease_run("live").unwrap();

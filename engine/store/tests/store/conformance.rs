@@ -64,7 +64,7 @@ async fn a_run_is_pinned_and_read_back(store: Shared) {
     store.create_run(run.clone()).await.unwrap();
     let other = swath_store::NewRun { plan: "{}".into(), ..run.clone() };
     assert!(matches!(store.create_run(other).await, Err(Error::RunExists(id)) if id == "brave-otter"));
-    for id in ["", "../x", "a/b", ".hidden", "a b", &"x".repeat(129)] {
+    for id in ["", "../x", "a/b", ".hidden", "a b", &"x".repeat(241)] {
         let refused = store.create_run(swath_store::NewRun { id: id.into(), ..run.clone() }).await;
         assert!(matches!(refused, Err(Error::Record { .. })), "{id:?}: {refused:?}");
     }
@@ -448,6 +448,15 @@ async fn collection_keeps_what_is_referenced(store: Shared) {
         [("old", "completed"), ("kept", "completed"), ("live", "running"), ("new", "completed")].into_iter().enumerate()
     {
         store.create_run(new_run(id)).await.unwrap();
+        // A sub-flow's run that was left as it was, and one that has ended.
+        for below in ["cut", "done.3"] {
+            let id = format!("{id}.{below}");
+            store.create_run(new_run(&id)).await.unwrap();
+            let state = if below == "cut" { "running" } else { "completed" };
+            let ended_at = (below != "cut").then_some(50);
+            let update = Some(RunUpdate { state: Some(state.into()), ended_at, ..RunUpdate::default() });
+            store.append(Append { update, at: 50, ..append(&id, 0, 1) }).await.unwrap();
+        }
         let made = swath_store::NewResult {
             artifacts: vec![record(id.as_bytes())],
             key: Some(key(&format!("[{n}]"))),
@@ -472,9 +481,13 @@ async fn collection_keeps_what_is_referenced(store: Shared) {
         now: 1_000,
     };
     let collected = store.collect(&retention).await.unwrap();
-    assert_eq!((collected.runs, collected.cache_entries), (vec!["old".to_owned()], 2));
+    assert_eq!(
+        (collected.runs, collected.cache_entries),
+        (["old", "old.cut", "old.done.3"].map(str::to_owned).to_vec(), 2)
+    );
     let mut left: Vec<_> = store.list_runs(&RunFilter::default()).await.unwrap().into_iter().map(|r| r.id).collect();
     left.sort_unstable();
+    left.retain(|id| !id.contains('.'));
     assert_eq!(left, ["kept", "live", "new"]);
     let due: std::collections::HashSet<Digest> = ["kept", "live", "new"].map(|id| Digest::of(id.as_bytes())).into();
     assert_eq!(store.referenced().await.unwrap(), due);

@@ -1,0 +1,287 @@
+//! Whole drives over a real store: sub-flows and slots, panics, interruption, what may be reused.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use swath_host::{Capacity, Ending, Engine, PlannedFlow, Unobserved};
+use swath_plan::{Catalogue, PlanInput};
+use swath_run::RunState;
+use swath_store::{Access, Artifacts, Home, NewRun, SqliteStore, Store};
+use swath_task::{Bytes, Context, Fault, LocalPath, Needs, NoInputs, Purity, Task, TaskDef, TaskError};
+use tokio_util::sync::CancellationToken;
+
+/// Gives the numbers below `to`.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Count {
+    /// How many.
+    to: u32,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Counted {
+    /// From 0.
+    values: Vec<u32>,
+}
+
+impl Task for Count {
+    const NAME: &'static str = "toy.count";
+    const VERSION: u32 = 1;
+    const PURITY: Purity = Purity::Volatile;
+    type Inputs = NoInputs;
+    type Outputs = Counted;
+
+    async fn run(&self, _: NoInputs, _: &Context) -> Result<Counted, TaskError> {
+        Ok(Counted { values: (0..self.to).collect() })
+    }
+}
+
+/// Does as it is told.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Work {
+    /// Memory it asks for.
+    #[serde(default)]
+    gibibytes: u64,
+    /// How long it takes.
+    #[serde(default)]
+    millis: u64,
+    /// Panics where the engine asks for its needs.
+    #[serde(default)]
+    panics: bool,
+    /// Fails, as if a server were down, until this file exists, which it then makes.
+    #[serde(default)]
+    down_until: Option<LocalPath>,
+    /// A file that its result depends on, and that it changes.
+    #[serde(default)]
+    changes: Option<LocalPath>,
+    /// A file that its result depends on.
+    #[serde(default)]
+    reads: Option<LocalPath>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Worked {
+    /// How many ran at the same time when it began.
+    together: usize,
+}
+
+static RUNNING: AtomicUsize = AtomicUsize::new(0);
+
+impl Task for Work {
+    const NAME: &'static str = "toy.work";
+    const VERSION: u32 = 1;
+    const PURITY: Purity = Purity::Pure;
+    type Inputs = NoInputs;
+    type Outputs = Worked;
+
+    fn needs(&self) -> Needs {
+        assert!(!self.panics, "a defect in a task");
+        Needs::new(1.0, Bytes(self.gibibytes << 30))
+    }
+
+    fn reads(&self) -> Vec<PathBuf> {
+        [&self.changes, &self.reads].into_iter().flatten().map(|path| path.0.clone()).collect()
+    }
+
+    async fn run(&self, _: NoInputs, _: &Context) -> Result<Worked, TaskError> {
+        if let Some(path) = &self.down_until
+            && !path.0.exists()
+        {
+            std::fs::write(&path.0, "up").unwrap();
+            return Err(Fault::new("T100", "the server is down").transient(None));
+        }
+        if let Some(path) = &self.changes {
+            std::fs::write(&path.0, "changed").unwrap();
+        }
+        let together = RUNNING.fetch_add(1, Ordering::SeqCst) + 1;
+        tokio::time::sleep(Duration::from_millis(self.millis)).await;
+        RUNNING.fetch_sub(1, Ordering::SeqCst);
+        Ok(Worked { together })
+    }
+}
+
+const TASKS: &[TaskDef] = &[TaskDef::of::<Count>(), TaskDef::of::<Work>()];
+
+/// A store in a folder of its own.
+struct Bench {
+    home: tempfile::TempDir,
+    store: Arc<SqliteStore>,
+    stop: CancellationToken,
+}
+
+impl Bench {
+    async fn new() -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let store = Arc::new(SqliteStore::open(home.path(), Access::Write).await.unwrap());
+        Self { home, store, stop: CancellationToken::new() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.home.path().join(name)
+    }
+
+    /// Drives run `id` of `text`, new or as its journal has it, on one core. `below` is the text of every sub-flow.
+    async fn drive(&self, id: &str, text: &str, below: &str) -> Ending {
+        let catalogue = Arc::new(Catalogue::new(&[TASKS]));
+        let reading = swath_flow::read("flow.yaml", text.as_bytes());
+        assert!(reading.diagnostics.is_empty(), "{:?}", reading.diagnostics);
+        let load = |_: &Path| Ok(below.as_bytes().to_vec());
+        let input = PlanInput {
+            catalogue: &catalogue,
+            params: &[],
+            params_folder: self.home.path(),
+            folder: self.home.path(),
+            now: Timestamp::UNIX_EPOCH,
+            load: &load,
+        };
+        let plan = swath_plan::plan(&reading.flow.unwrap(), input).unwrap();
+        let run = NewRun {
+            id: id.to_owned(),
+            flow: plan.name.clone(),
+            source: "flow.yaml".to_owned(),
+            text: text.to_owned(),
+            text_digest: plan.text_digest,
+            params: "{}".to_owned(),
+            plan: serde_json::to_string(&plan).unwrap(),
+            state: RunState::Pending.name().to_owned(),
+            created_at: 0,
+        };
+        let lease = self.store.lease_run(id).unwrap();
+        self.store.create_run(run).await.unwrap();
+        let capacity = Capacity { cpu: 1.0, memory: Bytes(1 << 30), gpu: 0.0, limits: BTreeMap::new() };
+        let artifacts = Arc::new(Artifacts::local(self.home.path()).unwrap());
+        let span = |_: &str, _: &str, _: &str, _: u32| tracing::Span::none();
+        let observer = Arc::new(Unobserved);
+        let engine =
+            Engine::new(self.store.clone(), artifacts, capacity, observer, BTreeMap::new(), self.stop.clone(), span);
+        let engine = Arc::new(engine);
+        let drive = engine.drive(id, Arc::new(PlannedFlow::new(plan, catalogue, Timestamp::UNIX_EPOCH)));
+        let ending = tokio::time::timeout(Duration::from_secs(60), drive).await.expect("the drive hangs").unwrap();
+        drop(lease);
+        ending
+    }
+}
+
+fn completed(ending: &Ending) -> bool {
+    assert!(ending.failures.is_empty(), "{:?}", ending.failures);
+    ending.state == RunState::Completed
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sub_flows_leave_the_slots_to_their_steps() {
+    let bench = Bench::new().await;
+    let below = "flow: below\nparams: { n: { type: integer } }\nsteps:\n  \
+                 small: { task: toy.work }\n  \
+                 huge: { task: toy.work, after: small, with: { gibibytes: 64 } }\n";
+    let text = "flow: above\ndefaults: { needs: { cpu: 1 } }\nsteps:\n  count: { task: toy.count, with: { to: 40 } }\n  \
+                areas: { each: count.values, flow: below.yaml, with: { n: \"${item}\" } }\n";
+    let ending = bench.drive("wide", text, below).await;
+    assert!(completed(&ending));
+    // Equal steps of later sub-flows take the results of the first.
+    assert_eq!(ending.ran + ending.reused, 81);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_where_the_engine_asks_a_task_something_fails_the_step_alone() {
+    let bench = Bench::new().await;
+    let panics = "  bad: { task: toy.work, with: { panics: true } }\n";
+    let text = format!("flow: above\nsteps:\n  good: {{ task: toy.work, with: {{ millis: 1 }} }}\n{panics}");
+    let ending = bench.drive("flat", &text, "").await;
+    assert_eq!((ending.state, ending.ran), (RunState::Failed, 1));
+    let failed = &ending.failures[0];
+    assert_eq!((failed.step.as_str(), failed.fault.code.as_str()), ("bad", "E202"));
+    let text = "flow: above\nsteps:\n  area: { flow: below.yaml }\n";
+    let ending = bench.drive("deep", text, &format!("flow: below\nsteps:\n{panics}")).await;
+    assert_eq!(ending.state, RunState::Failed);
+    assert!(ending.failures[0].fault.message.contains("a defect in a task"), "{:?}", ending.failures);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn outputs_that_cannot_be_computed_are_told() {
+    let bench = Bench::new().await;
+    let text = "flow: above\nsteps:\n  count: { task: toy.count, with: { to: 0 } }\n\
+                outputs: { first: \"${steps.count.values[0]}\" }\n";
+    let ending = bench.drive("none", text, "").await;
+    assert!(ending.outputs.is_none());
+    assert_eq!(ending.failures[0].step, "outputs");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wish_to_stop_or_cancel_is_heard_while_short_steps_come_and_go() {
+    let bench = Bench::new().await;
+    let text = "flow: above\nsteps:\n  count: { task: toy.count, with: { to: 200000 } }\n  \
+                each: { each: count.values, task: toy.work, needs: { cpu: 0 }, cache: off }\n";
+    let home = Home::new(bench.home.path());
+    let wish = tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        home.ask_to_cancel("busy").unwrap();
+    });
+    let ending = bench.drive("busy", text, "").await;
+    wish.await.unwrap();
+    assert_eq!(ending.state, RunState::Cancelled, "{} ran", ending.ran);
+    // A mark of before is not meant for who takes the run up again.
+    Home::new(bench.home.path()).ask_to_cancel("busy").unwrap();
+    let stop = bench.stop.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(900)).await;
+        stop.cancel();
+    });
+    let ending = bench.drive("busy", text, "").await;
+    assert_eq!(ending.state, RunState::Running, "{} ran", ending.ran);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_made_while_what_it_reads_changed_is_not_reused() {
+    let bench = Bench::new().await;
+    std::fs::write(bench.path("data"), "before").unwrap();
+    let flow =
+        |parameter: &str| format!("flow: above\nsteps:\n  a: {{ task: toy.work, with: {{ {parameter}: data }} }}\n");
+    assert!(completed(&bench.drive("first", &flow("changes"), "").await));
+    std::fs::write(bench.path("data"), "before").unwrap();
+    let again = bench.drive("second", &flow("changes"), "").await;
+    assert_eq!((again.ran, again.reused), (1, 0), "the first saw `changed`, or may have");
+    let read = bench.drive("third", &flow("reads"), "").await;
+    assert_eq!((read.ran, read.reused), (1, 0));
+    let read = bench.drive("fourth", &flow("reads"), "").await;
+    assert_eq!((read.ran, read.reused), (0, 1), "nothing changed meanwhile");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sub_flow_is_tried_again_when_that_may_help_its_steps() {
+    let bench = Bench::new().await;
+    let below = "flow: below\nsteps:\n  done: { task: toy.work, with: { millis: 1 } }\n  \
+                 asks: { task: toy.work, after: done, with: { down_until: mark } }\n";
+    let flow = |retry: &str| format!("flow: above\nsteps:\n  area: {{ flow: below.yaml{retry} }}\n");
+    let ending = bench.drive("once", &flow(""), below).await;
+    assert_eq!(ending.state, RunState::Failed);
+    std::fs::remove_file(bench.path("mark")).unwrap();
+    let ending = bench.drive("again", &flow(", retry: { times: 2, wait: 1ms }"), below).await;
+    assert!(completed(&ending));
+    assert_eq!(bench.store.results("again.area", Some("done")).await.unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_cut_off_goes_on_with_what_it_had() {
+    let bench = Bench::new().await;
+    let text = "flow: above\nsteps:\n  count: { task: toy.count, with: { to: 30 } }\n  \
+                each: { each: count.values, task: toy.work, with: { millis: 20 }, cache: off }\n";
+    let stop = bench.stop.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        stop.cancel();
+    });
+    let first = bench.drive("cut", text, "").await;
+    assert_eq!(first.state, RunState::Running);
+    let rest = Bench { stop: CancellationToken::new(), ..bench }.drive("cut", text, "").await;
+    assert!(completed(&rest));
+    assert_eq!(first.ran + rest.ran, 31, "no step ran twice: {} and {}", first.ran, rest.ran);
+    assert_eq!(json!(rest.reused), json!(0));
+}
