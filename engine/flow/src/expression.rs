@@ -12,6 +12,8 @@ use cel::parser::PrattParser;
 use cel::{Context, Env, ExecutionError, IdedExpr};
 use serde_json::{Map, Number, Value};
 
+use crate::work;
+
 /// Longest expression, bytes.
 const LONGEST: usize = 4096;
 /// Deepest nesting of brackets, as they are written.
@@ -181,8 +183,14 @@ impl Expression {
         infer(&self.parsed, of)
     }
 
-    /// Evaluates it.
+    /// Whether evaluating it would compute too much. What has no value in `scope` counts as a single one.
+    pub fn bound(&self, scope: &Scope<'_>) -> Result<(), ExpressionError> {
+        work::bound(&self.parsed, scope)
+    }
+
+    /// Evaluates it, unless it would compute too much.
     pub fn evaluate(&self, scope: &Scope<'_>) -> Result<Value, ExpressionError> {
+        self.bound(scope)?;
         static ENV: OnceLock<Arc<Env>> = OnceLock::new();
         let env = ENV.get_or_init(|| Arc::new(Env::stdlib()));
         let mut context = Context::with_env(env.clone());
@@ -301,7 +309,7 @@ fn literal(expr: &IdedExpr) -> Option<String> {
 }
 
 /// `root.a.b` and `root["a"]["b"]` as their segments; `None` when something else is selected from.
-fn segments(expr: &IdedExpr) -> Option<Vec<String>> {
+pub(crate) fn segments(expr: &IdedExpr) -> Option<Vec<String>> {
     match &expr.expr {
         Expr::Ident(name) => Some(vec![name.clone()]),
         Expr::Select(select) => {

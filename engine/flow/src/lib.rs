@@ -12,6 +12,7 @@ mod parameter;
 mod period;
 mod read;
 mod source;
+mod work;
 mod written;
 mod yaml;
 

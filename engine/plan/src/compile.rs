@@ -165,21 +165,25 @@ impl Planner<'_> {
         if self.diagnostics.len() > before {
             return Template::Expression(String::new());
         }
-        if constant {
-            let params: HashMap<&str, &Value> = self
-                .params
-                .iter()
-                .filter_map(|(name, parameter)| Some((name.as_str(), parameter.value.as_ref()?)))
-                .collect();
-            return match expression.evaluate(&Scope { params, ..Scope::default() }) {
-                Ok(value) => Template::Value(value),
-                Err(error) => {
-                    self.wrong("F504", span, format!("this cannot be computed: {error}"), None);
-                    Template::Expression(String::new())
-                }
-            };
+        let params: HashMap<&str, &Value> = self
+            .params
+            .iter()
+            .filter_map(|(name, parameter)| Some((name.as_str(), parameter.value.as_ref()?)))
+            .collect();
+        let scope = Scope { params, ..Scope::default() };
+        let computed = match expression.bound(&scope) {
+            Err(error) => Err(("F506", error)),
+            Ok(()) if constant => expression.evaluate(&scope).map(Some).map_err(|error| ("F504", error)),
+            Ok(()) => Ok(None),
+        };
+        match computed {
+            Ok(Some(value)) => Template::Value(value),
+            Ok(None) => Template::Expression(expression.text().to_owned()),
+            Err((code, error)) => {
+                self.wrong(code, span, format!("this cannot be computed: {error}"), None);
+                Template::Expression(String::new())
+            }
         }
-        Template::Expression(expression.text().to_owned())
     }
 
     fn find(&self, span: Span, what: &str) -> Span {
