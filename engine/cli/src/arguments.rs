@@ -23,7 +23,7 @@ pub(crate) struct Global {
     /// Print JSON on standard output: one document, of `logs` an object a line.
     #[arg(long, global = true)]
     pub json: bool,
-    /// Print nothing but errors on standard error.
+    /// Print nothing but warnings and errors on standard error.
     #[arg(long, short, global = true)]
     pub quiet: bool,
     /// Log more on standard error; twice for debug.

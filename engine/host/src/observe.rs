@@ -1,4 +1,4 @@
-//! What a run tells whoever watches it: the terminal, a log, later a stream of the control plane.
+//! What a run tells whoever watches it.
 
 use swath_task::ArtifactRecord;
 
@@ -104,7 +104,7 @@ pub enum Ended {
     Cancelled,
 }
 
-/// Who is told. Called from the event loop: it must not block.
+/// Who is told. Called from the event loop, and for progress from the threads of tasks: it must not block.
 pub trait Observer: Send + Sync {
     /// Something changed.
     fn update(&self, update: &Update);

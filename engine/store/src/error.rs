@@ -219,7 +219,9 @@ impl Error {
             Self::DiskFull { .. } => "free space (`swath gc` removes what nothing refers to), then `swath resume RUN`",
             Self::ReadOnly { .. } => "check the owner and mode of the folder, or choose another with `--home`",
             Self::Busy { .. } => "end the process that holds it (a backup, a database browser), then try again",
-            Self::Database { .. } | Self::Record { .. } => "check the database with `swath doctor`",
+            Self::Database { .. } | Self::Record { .. } => {
+                "go on with a backup of the store, or with another store (`--home`); please report it with the message"
+            }
             Self::ArtifactMissing { .. } | Self::ArtifactCorrupt { .. } => {
                 "run the flow again: the step that makes it runs again"
             }

@@ -18,7 +18,7 @@ pub struct KeyParts {
     pub params: String,
     /// Each connected input: the digest of its canonical JSON (artifact records hold content digests).
     pub inputs: BTreeMap<String, Digest>,
-    /// Each local file or folder that the parameters name, by parameter path: digest of its content.
+    /// Each local file or folder that the parameters name, by its path: digest of its content.
     pub files: BTreeMap<String, Digest>,
 }
 

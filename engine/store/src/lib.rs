@@ -1,8 +1,7 @@
 //! What must outlive a crash: the journal of every run, results, the cache index, logs ([`Store`]), and artifacts
 //! ([`Artifacts`]).
 //!
-//! The store knows nothing of the life of a run: an event is a kind and a payload, a state is a name. It promises
-//! (numbers as in `docs/architecture.md`):
+//! The store knows nothing of the life of a run: an event is a kind and a payload, a state is a name. It promises:
 //!
 //! - I3 `(run, seq)` is unique and dense. I4 every transition is a compare-and-set, a repeated one returns the stored
 //!   answer. I6 a result is set once, in the transaction that succeeds it.

@@ -78,9 +78,9 @@ pub struct Append {
 /// The result of a step instance: set once, immutable.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewResult {
-    /// Step id, with the path of sub-flows (`outer/inner`).
+    /// Step id. The steps of a sub-flow belong to its own run.
     pub step: String,
-    /// Which instance of a lifted step (`3`, `3/1`); empty for a step that is not lifted.
+    /// Which instance of a lifted step (`3`); empty for a step that is not lifted.
     pub instance: String,
     /// The attempt that made it; 0 when it was reused.
     pub attempt: u32,

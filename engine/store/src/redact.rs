@@ -45,8 +45,8 @@ const SECRET_NAMES: &[&str] = &[
     "skv",
 ];
 
-/// Names that are secret even outside a query string (`password=...` in a message). `key=` and `sig=` alone are not:
-/// people write `key=value` in logs.
+/// Names that are secret even outside a query string (`password=...` in a message). `key=` alone is not: people write
+/// `key=value` in logs.
 const SECRET_ANYWHERE: &[&str] = &[
     "sig",
     "token",

@@ -42,7 +42,7 @@ pub trait Store: Send + Sync + 'static {
     /// Runs, newest first.
     async fn list_runs(&self, filter: &RunFilter) -> Result<Vec<RunRow>, Error>;
 
-    /// Results of a run's step (of all steps for `None`), ordered by step and then as they were recorded.
+    /// Results of a run's step (of all steps for `None`), ordered by step and instance (as texts: `10` comes before `2`).
     async fn results(&self, run: &str, step: Option<&str>) -> Result<Vec<StoredResult>, Error>;
 
     /// Figures of a run, in the order they were recorded.

@@ -227,23 +227,22 @@ impl Session {
 
 /// The first interrupt stops in good order, the second at once.
 async fn interrupts(stop: CancellationToken, quiet: bool) {
-    let terminated = async {
-        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-            Ok(mut signal) => drop(signal.recv().await),
-            Err(_) => std::future::pending().await,
-        }
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return;
     };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        () = terminated => {}
+    for first in [true, false] {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        if first && !quiet {
+            tell!("stopping; once more to stop at once");
+        }
+        stop.cancel();
     }
-    if !quiet {
-        tell!("stopping; once more to stop at once");
-    }
-    stop.cancel();
-    if tokio::signal::ctrl_c().await.is_ok() {
-        std::process::exit(130);
-    }
+    std::process::exit(130);
 }
 
 /// What a run is pinned to.

@@ -477,3 +477,52 @@ fn only_a_run_that_was_cut_off_and_not_made_up_for_is_recalled() {
     assert!(noted());
     assert!(!noted(), "the run before completed");
 }
+
+#[test]
+fn run_resume_finds_a_run_with_a_relative_period_and_only_while_its_sub_flow_is_the_same() {
+    let place = Place::new(
+        "flow: scan\nparams: { period: { type: period, default: P90D/now } }\nsteps:\n  \
+         area: { flow: area.yaml, with: { period: '${params.period}' } }\n",
+    );
+    let area = |command: &str| {
+        let text = format!(
+            "flow: area\nparams: {{ period: {{ type: period }} }}\nsteps:\n  \
+             up: {{ task: run.command, with: {{ command: [{command}] }} }}\n"
+        );
+        std::fs::write(place.path().join("area.yaml"), text).unwrap();
+    };
+    area("test, -e, mark");
+    let (code, first) = place.json(&["run", "flow.yaml"]);
+    assert_eq!(code, Some(1), "{first}");
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    let (code, again) = place.json(&["run", "flow.yaml", "--resume"]);
+    assert_eq!((code, &again["run"]), (Some(1), &first["run"]));
+    // Another sub-flow makes another run of it.
+    area("'true'");
+    let (code, other) = place.json(&["run", "flow.yaml", "--resume"]);
+    assert_eq!(code, Some(0), "{other}");
+    assert_ne!(other["run"], first["run"]);
+}
+
+#[test]
+fn outputs_that_cannot_be_computed_are_a_failure_that_quiet_does_not_hide() {
+    let place = Place::new(
+        "flow: none\nsteps:\n  a: { task: run.command, with: { command: ['true'], stdout: text, outputs: { text: artifact.any } } }\n\
+         outputs: { share: '${1 / steps.a.text.size}' }\n",
+    );
+    let (code, out, err) = place.run(&["run", "flow.yaml", "--quiet"]);
+    assert_eq!((code, out.as_str()), (Some(1), ""));
+    assert!(err.contains("error[E318]: outputs: output `share` of the flow cannot be computed"), "{err}");
+}
+
+#[test]
+fn odd_words_are_answered() {
+    let place = Place::new("flow: a\nsteps: { a: { task: run.command, with: { command: ['true'] } } }\n");
+    let (code, _, err) = place.run(&["explain", "ü12"]);
+    assert_eq!(code, Some(2), "{err}");
+    assert!(!err.contains("panicked"), "{err}");
+    for gpus in ["nan", "-1", "inf"] {
+        let (code, _, err) = place.run(&["run", "flow.yaml", &format!("--gpus={gpus}")]);
+        assert!(code == Some(2) && err.contains("no number of GPUs"), "{err}");
+    }
+}

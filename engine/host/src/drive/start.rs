@@ -85,10 +85,10 @@ impl Driver {
                 Err(fault) => return Ok(self.offer(Input::Refused { step, index, fault })),
             };
             if let (Some((run, outputs)), Some(reuse)) = (found, &prepared.reuse) {
-                let terms = if reuse.terms == CacheTerms::Keep { CacheTerms::Keep } else { CacheTerms::Off };
                 let parts = reuse.parts.clone();
                 if self.offer(Input::Reused { step, index }) {
-                    self.succeeded(step, index, 0, outputs, Some(parts), terms, Some(run), 0);
+                    // The entry stays as it is: of the run that made the result, and of that age.
+                    self.succeeded(step, index, 0, outputs, Some(parts), CacheTerms::Off, Some(run), 0);
                 }
                 return Ok(true);
             }
