@@ -200,8 +200,7 @@ impl<'a> Sampler<'a> {
     }
 
     /// Fills `out` with the pixels of `area` (in pixels `factor` output pixels wide). Returns the part of `area` that
-    /// the source covers, `None` when that is nothing; outside of it `out` keeps what it held. `is_mask`: take the
-    /// nearest pixel, whatever else is asked for.
+    /// the source covers, `None` when that is nothing; outside of it `out` keeps what it held.
     #[expect(clippy::too_many_arguments, reason = "one call site a kind of pixel; a struct would only rename them")]
     pub fn read<T: Pixel>(
         &mut self,
@@ -209,7 +208,6 @@ impl<'a> Sampler<'a> {
         fit: &Fit,
         factor: usize,
         area: &Rectangle,
-        is_mask: bool,
         fill: T,
         output: &Grid,
         out: &mut [T],
@@ -218,10 +216,8 @@ impl<'a> Sampler<'a> {
             Fit::Aligned { factor: own, column, row } => {
                 self.read_aligned(source, (*own, *column, *row), factor, area, out)
             }
-            Fit::Finer { count, column, row } if !is_mask => {
-                self.read_finer(source, (*count, *column, *row), area, out)
-            }
-            _ => self.read_warped(source, area, is_mask, fill, output, out),
+            Fit::Finer { count, column, row } => self.read_finer(source, (*count, *column, *row), area, out),
+            Fit::Warped => self.read_warped(source, area, fill, output, out),
         }
     }
 
@@ -316,11 +312,23 @@ impl<'a> Sampler<'a> {
         &mut self,
         source: &Source,
         area: &Rectangle,
-        is_mask: bool,
         fill: T,
         output: &Grid,
         out: &mut [T],
     ) -> Result<Option<Rectangle>, TaskError> {
+        let how = if self.nearest { Resampling::Nearest } else { Resampling::Bilinear };
+        let Some((map, pixels)) = self.warp_window(source, area, output)? else { return Ok(None) };
+        map.resample(&pixels, source.nodata, how, fill, out).map_err(geo_fault)?;
+        Ok(Some(*area))
+    }
+
+    /// The pixels that a warp onto `area` needs, and the way from one to the other.
+    fn warp_window<T: Pixel>(
+        &mut self,
+        source: &Source,
+        area: &Rectangle,
+        output: &Grid,
+    ) -> Result<Option<(&WarpMap, Vec<T>)>, TaskError> {
         let known = self.maps.iter().position(|(grid, place, _)| place == area && *grid == source.grid);
         if known.is_none() {
             let target = Grid {
@@ -341,8 +349,34 @@ impl<'a> Sampler<'a> {
         let window = map.source_window();
         let mut pixels = vec![T::default(); window.len()];
         self.reader.with(&source.href, source.size, |raster| raster.read(source.band, &window, &mut pixels))?;
-        let how = if is_mask || self.nearest { Resampling::Nearest } else { Resampling::Bilinear };
-        map.resample(&pixels, source.nodata, how, fill, out).map_err(geo_fault)?;
-        Ok(Some(*area))
+        Ok(Some((map, pixels)))
+    }
+
+    /// Reads a mask as classes, from the nearest pixel where grids differ. `classify` makes classes of values; what the
+    /// source does not cover is of class `outside`. `None` when the source covers nothing of `area`.
+    #[expect(clippy::too_many_arguments, reason = "one call site; a struct would only rename them")]
+    pub fn read_classes<T: Pixel>(
+        &mut self,
+        source: &Source,
+        fit: &Fit,
+        factor: usize,
+        area: &Rectangle,
+        output: &Grid,
+        outside: u8,
+        classify: impl Fn(&[T]) -> Vec<u8>,
+    ) -> Result<Option<Vec<u8>>, TaskError> {
+        if let Fit::Aligned { factor: own, column, row } = fit {
+            let mut values = vec![T::default(); area.len()];
+            let covered = self.read_aligned(source, (*own, *column, *row), factor, area, &mut values)?;
+            return Ok(covered.map(|covered| {
+                let mut classes = classify(&values);
+                covered.blank(area, &mut classes, outside);
+                classes
+            }));
+        }
+        let Some((map, values)) = self.warp_window::<T>(source, area, output)? else { return Ok(None) };
+        let mut classes = vec![outside; area.len()];
+        map.resample(&classify(&values), None, Resampling::Nearest, outside, &mut classes).map_err(geo_fault)?;
+        Ok(Some(classes))
     }
 }

@@ -166,6 +166,44 @@ fn neighbouring_tiles_of_one_acquisition_count_once() {
 }
 
 #[test]
+fn tiles_of_one_datatake_with_differing_baselines_count_once_each_with_its_own_offset() {
+    let stack = Stack::new("baselines");
+    let (cog, scenes, _) = stack.run(serde_json::json!({ "bands": ["B04"] })).unwrap();
+    assert_eq!(scenes, 3);
+    stack.agree(&cog);
+}
+
+#[test]
+fn zero_is_clear_where_the_mask_says_so() {
+    for (case, mask) in [
+        ("clm", serde_json::json!({ "asset": "CLM", "clear": [0] })),
+        ("qa60", serde_json::json!({ "asset": "QA60", "cloudy_bits": [10, 11] })),
+    ] {
+        let stack = Stack::new(case);
+        let (cog, ..) = stack.run(serde_json::json!({ "bands": ["B04"], "mask": mask })).unwrap();
+        stack.agree(&cog);
+    }
+}
+
+#[test]
+fn a_mask_that_is_one_band_of_a_file_is_read_from_that_band() {
+    let stack = Stack::new("listed");
+    let mask = serde_json::json!({ "asset": "cloud_mask", "clear": [0] });
+    let (cog, ..) = stack.run(serde_json::json!({ "bands": ["green"], "mask": mask })).unwrap();
+    stack.agree(&cog);
+}
+
+#[test]
+fn a_mask_of_signed_numbers_is_refused_before_anything_is_read() {
+    let stack = Stack::new("fmask");
+    let mask = serde_json::json!({ "asset": "red", "clear": [0] });
+    let error = stack.run(serde_json::json!({ "bands": ["red"], "mask": mask })).unwrap_err();
+    let (code, text) = message(&error);
+    assert_eq!(code, "R125");
+    assert!(text.contains("scene `L0`") && text.contains("0_red.tif") && text.contains("int16"), "{text}");
+}
+
+#[test]
 fn masks_by_values_and_by_bits_and_signed_pixels_are_taken() {
     let stack = Stack::new("fmask");
     let mask = serde_json::json!({ "asset": "qa", "clear": [0, 1] });

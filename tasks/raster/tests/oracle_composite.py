@@ -134,6 +134,30 @@ def make(case, folder):
             write(f"{folder}/{t}_red.tif", red, 30, nodata=-9999); write(f"{folder}/{t}_qa.tif", qa, 30, nodata=255 if case == "fmask" else None)
             s = scene(folder, f"L{t}", f"2010-01-0{t + 1}T00:00:00Z", {"red": (f"{t}_red.tif", dict(scale=0.0001)), "qa": (f"{t}_qa.tif", None)})
             s["collection"] = "landsat"; scenes.append(s)
+    elif case in ("clm", "qa60"):
+        # Sentinel-2 masks in which 0 is clear, of files that declare no no-data.
+        rng = np.random.default_rng(8); scenes = []
+        for t in range(3):
+            write(f"{folder}/{t}_B04.tif", rng.integers(0, 9000, (80, 100)).astype("u2"), 10, nodata=None)
+            write(f"{folder}/{t}_CLM.tif", rng.integers(0, 2, (80, 100)).astype("u1"), 10, nodata=None)
+            write(f"{folder}/{t}_QA60.tif", (rng.integers(0, 4, (80, 100)) << 10).astype("u2"), 10, nodata=None)
+            names = {k: (f"{t}_{k}.tif", None) for k in ("B04", "CLM", "QA60")}
+            scenes.append(scene(folder, f"S{t}", f"2019-07-0{t + 1}T10:00:00Z", names, processing_baseline="02.13"))
+    elif case == "listed":
+        # All in one file, the mask is its fourth band.
+        rng = np.random.default_rng(9); scenes = []
+        for t in range(3):
+            bands = rng.integers(1, 200, (4, 70, 90)).astype("u1"); bands[3] = rng.integers(0, 2, (70, 90))
+            write(f"{folder}/{t}.tif", bands, 10, nodata=None)
+            s = scene(folder, f"P{t}", f"2021-07-0{t + 1}T10:00:00Z", {"image": (f"{t}.tif", dict(bands=["red", "green", "blue", "cloud_mask"]))})
+            s["collection"] = "planet"; scenes.append(s)
+    elif case == "baselines":
+        # One datatake in three tiles, side by side: the middle one was processed anew, and its time has a fraction.
+        scenes = stack(folder, 1, 300, 200, 21) + stack(folder, 1, 300, 200, 22, x0=X0 + 1500, first=1) + stack(folder, 1, 300, 200, 23, x0=X0 + 3000, first=2)
+        for s, when, baseline in zip(scenes, ("10:00:00Z", "10:00:00.5Z", "10:00:01Z"), ("03.01", "05.10", "03.01")):
+            s["datetime"] = "2022-02-01T" + when; s["processing_baseline"] = baseline
+            for asset in s["assets"].values():
+                asset.pop("offset", None); asset.pop("scale", None)
     json.dump(dict(signing="none", scenes=scenes), open(f"{folder}/scenes.json", "w"))
 
 
@@ -233,6 +257,25 @@ def check(case, folder, cog):
             v.append(np.where(ok & (dn != -9999), dn * 1e-4, np.nan))
         same(got["red"], np.nanmedian(np.stack(v), 0), "red")
         assert np.nanmin(got["red"]) < 0, "values below zero are valid"
+    elif case in ("clm", "qa60"):
+        v = []
+        for s in scenes:
+            dn = read(s["assets"]["B04"]["href"]).astype("f8"); mask = read(s["assets"][case.upper()]["href"])
+            ok = mask == 0 if case == "clm" else (mask & (1 << 10 | 1 << 11)) == 0
+            v.append(np.where(ok & (dn != 0), dn * 1e-4, np.nan))
+        same(got["B04"], np.nanmedian(np.stack(v), 0), "B04")
+        assert (got["count"] == 3).any() and (got["count"] == 0).any()
+    elif case == "listed":
+        files = [rasterio.open(s["assets"]["image"]["href"]).read().astype("f8") for s in scenes]
+        same(got["green"], np.nanmedian(np.stack([np.where(f[3] == 0, f[1], np.nan) for f in files]), 0), "green")
+    elif case == "baselines":
+        want = np.full((H, W), np.nan)
+        for s, left in zip(scenes, (0, 150, 300)):
+            part = want[:, left:left + 200]
+            v = masked([s], "B04", 300, 200)[0]
+            part[np.isnan(part)] = v[np.isnan(part)]
+        same(got["B04"], want, "B04")
+        assert got["count"].max() == 1, "one datatake counts once, whatever its baselines"
     print("agree")
 
 

@@ -35,13 +35,16 @@ impl Rule {
         Self { test, dilation: task.cloud_dilation }
     }
 
-    /// Clear pixels become 1, masked ones 0, those without data (`nodata`) 2: nothing spreads from them.
-    pub fn classify<T: Copy + PartialEq + Into<u16>>(&self, values: &[T], nodata: Option<T>) -> Vec<u8> {
+    /// Clear pixels become 1, masked ones 0, those without data (`nodata`) 2: nothing spreads from them. A value that is
+    /// listed as clear is clear, also when it is the no-data value; so is 0 where bits are asked for: no bit is set.
+    pub fn classify<T: Copy + Into<u16>>(&self, values: &[T], nodata: Option<u16>) -> Vec<u8> {
         let one = |value: u16| match &self.test {
-            Test::Values(table) => u8::from(table[usize::from(value)]),
-            Test::Bits(bits) => u8::from(value & bits == 0),
+            Test::Values(table) if table[usize::from(value)] => 1,
+            Test::Bits(bits) if value & bits == 0 && (nodata != Some(value) || value == 0) => 1,
+            _ if nodata == Some(value) => 2,
+            _ => 0,
         };
-        values.iter().map(|value| if nodata == Some(*value) { 2 } else { one((*value).into()) }).collect()
+        values.iter().map(|value| one((*value).into())).collect()
     }
 }
 

@@ -85,7 +85,7 @@ impl Plan {
         let opened = open_all(&wanted, &signer, &versions, ctx)?;
         let mut planned = Vec::new();
         for (index, scene) in wanted.iter().enumerate() {
-            planned.push(plan_scene(scene, &opened[index])?);
+            planned.push(plan_scene(task, scene, &opened[index])?);
         }
         if planned.is_empty() {
             return Err(no_overlap(scenes.scenes.len()));
@@ -146,32 +146,31 @@ fn select<'a>(task: &Composite, scenes: &'a [Scene]) -> Result<Vec<(usize, &'a S
     if found.is_empty() {
         return Err(no_overlap(scenes.len()));
     }
-    found.sort_by(|a, b| (&a.datetime, &a.id).cmp(&(&b.datetime, &b.id)));
+    found.sort_by(|a, b| (instant(&a.datetime), &a.id).cmp(&(instant(&b.datetime), &b.id)));
+    // The acquisitions so far, by number: when they began, and of which collection they are.
+    let mut acquisitions: Vec<Option<(i64, Option<&str>)>> = Vec::new();
     let mut groups: Vec<(usize, &Scene)> = Vec::new();
-    let mut started: Option<(i64, Option<&str>, (f64, bool))> = None;
     for scene in found {
-        let key = seconds(&scene.datetime).map(|time| (time, scene.collection.as_deref(), radiometric_twin(scene)));
-        let same = match (started, key) {
-            (Some((start, collection, version)), Some((time, c, v))) => {
-                (time - start).abs() <= SAME_ACQUISITION_SECONDS && collection == c && version == v
-            }
-            _ => false,
-        };
-        let group = match groups.last() {
-            Some((last, _)) if same => *last,
-            Some((last, _)) => last + 1,
-            None => 0,
-        };
-        if !same {
-            started = key;
-        }
+        let key = instant(&scene.datetime).map(|(seconds, _)| (seconds, scene.collection.as_deref()));
+        let known = key.and_then(|(time, collection)| {
+            let same = |other: &Option<(i64, Option<&str>)>| {
+                other.is_some_and(|(start, c)| c == collection && time - start <= SAME_ACQUISITION_SECONDS)
+            };
+            acquisitions.iter().rposition(same)
+        });
+        let group = known.unwrap_or_else(|| {
+            acquisitions.push(key);
+            acquisitions.len() - 1
+        });
         groups.push((group, scene));
     }
+    // Items of one acquisition follow each other, whatever other collection was seen in between.
+    groups.sort_by_key(|(group, _)| *group);
     Ok(groups)
 }
 
-/// Seconds since 1970 of an RFC 3339 time in UTC; `None` when it is none.
-fn seconds(datetime: &str) -> Option<i64> {
+/// Seconds since 1970 and nanoseconds of an RFC 3339 time in UTC; `None` when it is none.
+fn instant(datetime: &str) -> Option<(i64, u32)> {
     let number = |range: std::ops::Range<usize>| datetime.get(range)?.parse::<i64>().ok();
     let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
     let (hour, minute, second) = (number(11..13)?, number(14..16)?, number(17..19)?);
@@ -181,13 +180,10 @@ fn seconds(datetime: &str) -> Option<i64> {
     let of_era = y.rem_euclid(400);
     let of_year = (153 * (month + if month > 2 { -3 } else { 9 }) + 2) / 5 + day - 1;
     let days = era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468;
-    Some(days * 86_400 + hour * 3600 + minute * 60 + second)
-}
-
-/// Items of one acquisition fill each other's gaps only when their pixels mean the same.
-fn radiometric_twin(scene: &Scene) -> (f64, bool) {
-    let baseline = scene.processing_baseline.as_deref().and_then(|text| text.parse().ok()).unwrap_or(0.0);
-    (baseline, scene.offset_applied)
+    let fraction = datetime[19..].strip_prefix('.').unwrap_or_default();
+    let digits = fraction.bytes().take(9).take_while(u8::is_ascii_digit).count();
+    let nanoseconds = format!("{:0<9}", &fraction[..digits]).parse().unwrap_or(0);
+    Some((days * 86_400 + hour * 3600 + minute * 60 + second, nanoseconds))
 }
 
 /// The files of a scene: those of the bands, then the mask.
@@ -195,7 +191,7 @@ struct Wanted<'a> {
     scene: &'a Scene,
     group: usize,
     bands: Vec<(&'a SceneAsset, Option<usize>)>,
-    mask: Option<&'a SceneAsset>,
+    mask: Option<(&'a SceneAsset, Option<usize>)>,
 }
 
 fn wanted_files<'a>(task: &Composite, scenes: &[(usize, &'a Scene)]) -> Result<Vec<Wanted<'a>>, TaskError> {
@@ -231,7 +227,7 @@ fn wanted_files<'a>(task: &Composite, scenes: &[(usize, &'a Scene)]) -> Result<V
         let mask = match name {
             None => None,
             Some(name) => match find_asset(scene, name) {
-                Some((asset, _)) => Some(asset),
+                Some(found) => Some(found),
                 None => {
                     lacks(&format!("mask `{name}`"))?;
                     continue 'scenes;
@@ -254,7 +250,7 @@ fn open_all(
         .iter()
         .enumerate()
         .flat_map(|(index, scene)| {
-            let assets = scene.bands.iter().map(|(asset, _)| *asset).chain(scene.mask);
+            let assets = scene.bands.iter().chain(&scene.mask).map(|(asset, _)| *asset);
             assets.map(move |asset| (index, asset))
         })
         .collect();
@@ -299,7 +295,9 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-fn plan_scene(wanted: &Wanted, infos: &[RasterInfo]) -> Result<PlannedScene, TaskError> {
+fn plan_scene(task: &Composite, wanted: &Wanted, infos: &[RasterInfo]) -> Result<PlannedScene, TaskError> {
+    // The scene classification says 0 where there is nothing; in other masks 0 is mostly what is clear.
+    let zero_is_nothing = |is_mask: bool| !is_mask || task.mask == Mask::Named(NamedMask::Scl);
     let source = |asset: &SceneAsset, band: Option<usize>, info: &RasterInfo, is_mask: bool| {
         let mut info = info.clone();
         if info.crs.is_none()
@@ -316,7 +314,11 @@ fn plan_scene(wanted: &Wanted, infos: &[RasterInfo]) -> Result<PlannedScene, Tas
         let (scale, offset) = if is_mask { (1.0, 0.0) } else { radiometry(wanted.scene, asset, described) };
         let sentinel_2 = wanted.scene.processing_baseline.is_some()
             || wanted.scene.collection.as_deref().is_some_and(|name| name.contains("sentinel-2"));
-        let zero = (sentinel_2 && !described.data_type.is_float()).then_some(0.0);
+        let integers = !described.data_type.is_float();
+        let zero = (sentinel_2 && integers && zero_is_nothing(is_mask)).then_some(0.0);
+        if is_mask && !matches!(described.data_type, DataType::U8 | DataType::U16) {
+            return Err(mask_type(wanted.scene, &info.name, described.data_type));
+        }
         Ok(Source {
             href: asset.href.clone(),
             size: asset.size,
@@ -333,10 +335,22 @@ fn plan_scene(wanted: &Wanted, infos: &[RasterInfo]) -> Result<PlannedScene, Tas
         bands.push(source(asset, *band, info, false)?);
     }
     let mask = match (wanted.mask, infos.get(wanted.bands.len())) {
-        (Some(asset), Some(info)) => Some(source(asset, None, info, true)?),
+        (Some((asset, band)), Some(info)) => Some(source(asset, band, info, true)?),
         _ => None,
     };
     Ok(PlannedScene { id: wanted.scene.id.clone(), group: wanted.group, mask, bands, bounds: None })
+}
+
+/// R125: values of other types have no place in the table of clear values, nor bits.
+fn mask_type(scene: &Scene, file: &str, found: DataType) -> TaskError {
+    let message = format!(
+        "the mask of scene `{}`, `{file}`, holds {}: masks are taken from uint8 and uint16 only",
+        scene.id,
+        found.name()
+    );
+    Fault::new("R125", message)
+        .help("name another asset in `mask`, or convert it: `gdal_translate -ot UInt16 IN OUT`")
+        .permanent()
 }
 
 /// Scale and offset of an asset: what the catalogue says of it; for Sentinel-2 the offset of -1000 that pixels carry

@@ -133,6 +133,14 @@ fn plan_band(plan: &Plan, band: usize, mask_fits: &[Option<Fit>]) -> BandPlan {
     if (0..sources.len()).any(|i| nodata_in(sources[i].nodata, depth).is_none() && !complete(i)) {
         depth = DataType::F32;
     }
+    // Pixels of one acquisition that mean different things are brought to one meaning, which takes fractions and signs.
+    let mixed = |pair: &[usize]| {
+        plan.scenes[pair[0]].group == plan.scenes[pair[1]].group && !same_meaning(sources[pair[0]], sources[pair[1]])
+    };
+    let indices: Vec<usize> = (0..sources.len()).collect();
+    if indices.windows(2).any(mixed) {
+        depth = DataType::F32;
+    }
     let scale = sources[0].scale;
     let common = depth != DataType::F32
         && sources.iter().all(|source| {
@@ -141,6 +149,11 @@ fn plan_band(plan: &Plan, band: usize, mask_fits: &[Option<Fit>]) -> BandPlan {
         });
     let factors = fits.iter().map(|fit| fit.factor()).chain(mask_fits.iter().flatten().map(|fit| fit.factor()));
     BandPlan { depth, factor: factors.fold(0, gcd).max(1), scale: common.then_some(scale), fits }
+}
+
+/// Whether equal pixels of both are equal values.
+fn same_meaning(one: &Source, other: &Source) -> bool {
+    one.scale == other.scale && one.offset == other.offset
 }
 
 fn gcd(a: usize, b: usize) -> usize {
@@ -330,15 +343,9 @@ impl Worker<'_> {
         fit: &Fit,
         area: &Rectangle,
     ) -> Result<Option<Vec<u8>>, TaskError> {
-        let nodata = nodata_in(source.nodata, T::TYPE).map(T::from_f64);
-        let fill = nodata.unwrap_or_default();
-        let mut values = vec![fill; area.len()];
-        let covered = self.sampler.read(source, fit, fit.factor(), area, true, fill, &self.plan.grid, &mut values)?;
-        Ok(covered.map(|covered| {
-            let mut classes = self.plan.rule.classify(&values, nodata);
-            covered.blank(area, &mut classes, 2);
-            classes
-        }))
+        let nodata = nodata_in(source.nodata, T::TYPE).map(|value| value as u16);
+        let classify = |values: &[T]| self.plan.rule.classify(values, nodata);
+        self.sampler.read_classes(source, fit, fit.factor(), area, &self.plan.grid, 2, classify)
     }
 
     /// Reduces one band in `area` (in pixels of its factor) and lays it into the result.
@@ -369,7 +376,7 @@ impl Worker<'_> {
             let fill = if T::TYPE.is_float() { T::from_f64(f64::NAN) } else { nodata_of(index).unwrap_or_default() };
             let mut pixels = vec![fill; area.len()];
             let fit = &plan.fits[index];
-            let read = self.sampler.read(source, fit, plan.factor, area, false, fill, &self.plan.grid, &mut pixels);
+            let read = self.sampler.read(source, fit, plan.factor, area, fill, &self.plan.grid, &mut pixels);
             if read.map_err(|error| told_of(error, &scene.id, &self.plan.names[band]))?.is_none() {
                 continue;
             }
@@ -377,21 +384,36 @@ impl Worker<'_> {
             match held.last_mut() {
                 // A second item of the same acquisition fills what the first left open.
                 Some(last) if same => {
-                    let (first, nodata) = (last.scene, nodata_of(last.scene));
-                    let open = |pixel: T| Some(pixel) == nodata || pixel.to_f64().is_nan();
+                    let first = last.scene;
+                    // Floats hold NaN where nothing is, so that no value is taken for a hole.
+                    let nodata = nodata_of(first);
+                    let hole = if T::TYPE.is_float() { fill } else { nodata.unwrap_or(fill) };
                     if !last.merged {
-                        if let Clear::Masked(clear) = &clear[first] {
-                            for (pixel, clear) in last.pixels.iter_mut().zip(clear) {
-                                *pixel = if *clear == 1 { *pixel } else { nodata.unwrap_or(fill) };
+                        let masked = match &clear[first] {
+                            Clear::Masked(clear) => Some(clear),
+                            _ => None,
+                        };
+                        for (at, pixel) in last.pixels.iter_mut().enumerate() {
+                            if Some(*pixel) == nodata || masked.is_some_and(|clear| clear[at] != 1) {
+                                *pixel = hole;
                             }
                         }
                         last.merged = true;
                     }
+                    let open = |pixel: T| pixel == hole || pixel.to_f64().is_nan();
                     let own = nodata_of(index);
+                    let first = &scenes[first].bands[band];
+                    let convert = |pixel: T| match same_meaning(first, source) {
+                        true => pixel,
+                        false => {
+                            let value = pixel.to_f64() * source.scale + source.offset;
+                            T::from_f64((value - first.offset) / first.scale)
+                        }
+                    };
                     for (at, pixel) in last.pixels.iter_mut().enumerate() {
                         let usable = own_clear.is_none_or(|clear| clear[at] == 1);
                         if open(*pixel) && usable && Some(pixels[at]) != own {
-                            *pixel = pixels[at];
+                            *pixel = convert(pixels[at]);
                         }
                     }
                 }
@@ -412,7 +434,7 @@ impl Worker<'_> {
                         Clear::Masked(clear) if !held.merged => Some(clear),
                         _ => None,
                     },
-                    nodata: nodata_of(held.scene),
+                    nodata: nodata_of(held.scene).filter(|_| !held.merged || !T::TYPE.is_float()),
                     gain,
                     bias,
                 }
