@@ -165,12 +165,7 @@ impl Planner<'_> {
         if self.diagnostics.len() > before {
             return Template::Expression(String::new());
         }
-        let params: HashMap<&str, &Value> = self
-            .params
-            .iter()
-            .filter_map(|(name, parameter)| Some((name.as_str(), parameter.value.as_ref()?)))
-            .collect();
-        let scope = Scope { params, ..Scope::default() };
+        let scope = scope_of(&self.params);
         let computed = match expression.bound(&scope) {
             Err(error) => Err(("F506", error)),
             Ok(()) if constant => expression.evaluate(&scope).map(Some).map_err(|error| ("F504", error)),
@@ -292,6 +287,12 @@ impl Planner<'_> {
             Reference::Item | Reference::Unknown(_) => Yields::Unknown,
         }
     }
+}
+
+/// What is known of the parameters of a flow, as expressions read it.
+pub(crate) fn scope_of(params: &HashMap<String, Parameter>) -> Scope<'_> {
+    let known = params.iter().filter_map(|(name, parameter)| Some((name.as_str(), parameter.value.as_ref()?)));
+    Scope { params: known.collect(), ..Scope::default() }
 }
 
 /// A reference as a flow writes it.

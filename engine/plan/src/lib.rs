@@ -8,6 +8,8 @@ mod absolute;
 mod catalogue;
 mod compile;
 mod draw;
+mod items;
+mod mistakes;
 mod order;
 mod parameters;
 mod plan;

@@ -50,7 +50,7 @@ pub enum Given {
 
 /// Plans a flow. Every required parameter must have a value.
 pub fn plan(flow: &Flow, input: PlanInput<'_>) -> Result<Plan, Vec<Diagnostic>> {
-    let shared = Shared { input, steps: Cell::new(0), loads: Cell::new(0) };
+    let shared = Shared::of(input);
     let mut planner = Planner::of_user(flow, &shared);
     let plan = planner.run(false);
     if planner.diagnostics.is_empty() { Ok(plan) } else { Err(planner.diagnostics.into_vec()) }
@@ -58,7 +58,7 @@ pub fn plan(flow: &Flow, input: PlanInput<'_>) -> Result<Plan, Vec<Diagnostic>> 
 
 /// Checks a flow without running it: as [`plan`], but required parameters may lack a value.
 pub fn check(flow: &Flow, input: PlanInput<'_>) -> Vec<Diagnostic> {
-    let shared = Shared { input, steps: Cell::new(0), loads: Cell::new(0) };
+    let shared = Shared::of(input);
     let mut planner = Planner::of_user(flow, &shared);
     planner.run(true);
     planner.diagnostics.into_vec()
@@ -66,7 +66,7 @@ pub fn check(flow: &Flow, input: PlanInput<'_>) -> Vec<Diagnostic> {
 
 /// A plan of a flow whose missing parameters stay open: for drawings.
 pub fn sketch(flow: &Flow, input: PlanInput<'_>) -> Result<Plan, Vec<Diagnostic>> {
-    let shared = Shared { input, steps: Cell::new(0), loads: Cell::new(0) };
+    let shared = Shared::of(input);
     let mut planner = Planner::of_user(flow, &shared);
     let plan = planner.run(true);
     if planner.diagnostics.is_empty() { Ok(plan) } else { Err(planner.diagnostics.into_vec()) }
@@ -77,6 +77,14 @@ pub(crate) struct Shared<'a> {
     pub input: PlanInput<'a>,
     steps: Cell<usize>,
     loads: Cell<usize>,
+    /// Items of known lists that were looked at.
+    pub items: Cell<usize>,
+}
+
+impl<'a> Shared<'a> {
+    fn of(input: PlanInput<'a>) -> Self {
+        Self { input, steps: Cell::new(0), loads: Cell::new(0), items: Cell::new(0) }
+    }
 }
 
 /// A parameter while planning.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::Value;
 use swath_flow::{
     Action as Written, Data, EdgeSource, FailureClass, Span, Step, Yields, did_you_mean, nearest, read_edge,
 };
@@ -28,10 +29,15 @@ impl Planner<'_> {
             None => Template::Value(serde_json::json!({})),
         };
 
+        // Items that are known already: what each makes of the parameters can be told now.
+        let items = match &each {
+            Some(Each::Template(Template::Value(Value::Array(items)))) => Some(items.as_slice()),
+            _ => None,
+        };
         let (action, with, ports) = match &step.action {
             Written::Task(name) => match self.shared.input.catalogue.get(name) {
                 Some(known) => {
-                    let (with, own) = self.task_params(known, name.span, step.with.as_ref(), with);
+                    let (with, own) = self.task_params(known, name.span, step.with.as_ref(), with, items);
                     let action = Action::Task { name: name.value.clone(), version: known.definition.version };
                     (action, with, Some(own.unwrap_or_else(|| known.ports().clone())))
                 }
@@ -50,6 +56,9 @@ impl Planner<'_> {
                     Some((plan, with)) => (Some(plan), with),
                     None => (None, with),
                 };
+                if let (Some(plan), Some(items)) = (&plan, items) {
+                    self.check_items_below(plan, &with, items, step.with.as_ref(), path.span);
+                }
                 let outputs = plan.as_ref().map(Self::sub_outputs);
                 for edge in &step.inputs {
                     let help = format!("give it as a parameter: `with: {{ {}: ... }}`", edge.port.value);

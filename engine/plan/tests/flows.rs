@@ -271,6 +271,23 @@ steps:
     }
 }
 
+#[test]
+fn a_task_tells_its_own_mistakes_beside_those_of_the_schema_and_none_that_only_follow() {
+    let composite = |with: &str| {
+        let head = "flow: x\nsteps:\n  s: { task: stac.search, with: { catalog: c.json } }\n";
+        let step = format!("  c: {{ task: raster.composite, in: {{ scenes: s.scenes }}, with: {{ {with} }} }}\n");
+        codes(format!("{head}{step}").as_bytes())
+    };
+    let mut both = composite("bands: [B02, B02], method: medain, resolution: 0");
+    both.sort_unstable();
+    assert_eq!(both, ["F404", "F405", "F406"]);
+    assert_eq!(composite("bands: [B02, B02], resolutoin: 10"), ["F406", "F401"]);
+    // The list that the task would check is itself faulty, or missing.
+    assert_eq!(composite("bands: [B02, B02, 3]"), ["F403"]);
+    assert_eq!(composite("method: medain").len(), 2);
+    assert_eq!(composite("band: [B02, B02]"), ["F401"]);
+}
+
 fn plan_text(text: &str, params: &[(&str, &str)]) -> Result<swath_plan::Plan, String> {
     let catalogue = Catalogue::new(&[fixture::TASKS]);
     let reading = swath_flow::read("flow.yaml", text.as_bytes());
