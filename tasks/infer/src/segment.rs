@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use swath_geo::{BandInfo, GeoError, PixelWindow, Raster, RasterInfo};
+use swath_geo::{BandInfo, GeoError, Pixel, PixelWindow, Raster, RasterInfo};
 use swath_kinds::{Cog, Model as ModelFolder, ModelManifest, Normalisation, Stretch, StretchFile};
 use swath_task::{Artifact, Bytes, Context, Fault, LocalPath, Needs, Problem, Purity, Task, TaskError};
 
@@ -300,7 +300,7 @@ impl Work {
             full_batches: self.networks.iter().any(|network| network.fixed_batch().is_some()),
             classes: &self.manifest.classes,
         };
-        let mut source = Bands { raster: self.raster, bands: self.bands };
+        let mut source = Bands { raster: self.raster, bands: self.bands, integers: Vec::new() };
         let done = pipeline::run(&job, &mut source, &networks, &mut sink, &Watched(ctx))?;
         sink.finish()?;
         if done.tiles == 0 {
@@ -465,13 +465,24 @@ fn choose_batch(settings: &Segment, fixed_batch: Option<usize>) -> Result<usize,
 struct Bands {
     raster: Raster,
     bands: Vec<usize>,
+    /// A window as it is stored: pixels that are read in their own type need not pass through GDAL's cache.
+    integers: Vec<u16>,
 }
 
 impl Source for Bands {
     fn read(&mut self, window: &Window, buffer: &mut [f32]) -> Result<(), TaskError> {
         let (rows, columns) = (&window.rows, &window.columns);
         let window = PixelWindow::new(columns.start, rows.start, columns.len(), rows.len());
-        self.raster.read_bands(&self.bands, &window, buffer).map_err(geo_error)
+        for (band, part) in self.bands.iter().zip(buffer.chunks_exact_mut(window.len())) {
+            if self.raster.info().bands[*band].data_type == u16::TYPE {
+                self.integers.resize(window.len(), 0);
+                self.raster.read(*band, &window, &mut self.integers).map_err(geo_error)?;
+                part.iter_mut().zip(&self.integers).for_each(|(to, from)| *to = f32::from(*from));
+            } else {
+                self.raster.read(*band, &window, part).map_err(geo_error)?;
+            }
+        }
+        Ok(())
     }
 }
 
