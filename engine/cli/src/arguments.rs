@@ -181,7 +181,7 @@ pub(crate) struct Tasks {
 
 #[derive(Args)]
 pub(crate) struct Explain {
-    /// An error code (`F201`), or the id of a run.
+    /// An error code (`F201`), the id of a run, or a file or folder that a run put somewhere.
     pub what: String,
     /// Only this step of the run.
     pub step: Option<String>,

@@ -28,6 +28,7 @@ mod failure;
 mod flows;
 mod outputs;
 mod pages;
+mod preflight;
 mod progress;
 mod style;
 

@@ -35,6 +35,8 @@ pub(crate) struct Job<'a> {
     pub activation: OutputActivation,
     /// The network takes full batches only: a last, smaller one is filled up.
     pub full_batches: bool,
+    /// Where the network lies, for messages.
+    pub network: &'a str,
     /// Names of the classes, for messages.
     pub classes: &'a [String],
 }
@@ -340,10 +342,10 @@ fn bad_number(job: &Job<'_>, bad: BadNumber, (tile_row, tile_column): (usize, us
     let class = job.classes.get(class).map_or("?", String::as_str);
     let place = format!("class `{class}` at row {row}, column {column} (tile {tile_column} of tile row {tile_row})");
     if value.is_finite() {
-        Fault::new("M111", format!("the network gave {value} for {place}, which is no probability"))
+        Fault::new("M111", format!("the network `{}` gave {value} for {place}, which is no probability", job.network))
             .help("if these are logits, say so in the manifest: `\"activation\": \"logits\"`")
     } else {
-        Fault::new("M110", format!("the network gave {value} for {place}, where the input is data"))
+        Fault::new("M110", format!("the network `{}` gave {value} for {place}, where the input is data", job.network))
             .help("check the manifest's normalisation against that of the training, and the network in float32")
     }
 }

@@ -72,6 +72,10 @@ impl<F: Fn(&[f32], &mut [f32]) + Send + Sync> Backend for Network<F> {
         pairs.for_each(|(input, output)| (self.function)(input, output));
         Ok(())
     }
+
+    fn place(&self) -> &str {
+        "toy"
+    }
 }
 
 #[derive(Default)]
@@ -140,6 +144,7 @@ fn infer<F: Fn(&[f32], &mut [f32]) + Send + Sync>(
         fill: 0.0,
         activation: OutputActivation::Probability,
         full_batches: false,
+        network: "toy",
         classes: &names,
     };
     let network = Network { tile, bands, classes, function, runs: AtomicUsize::new(0) };
@@ -337,6 +342,9 @@ fn a_failing_source_or_network_or_sink_ends_everything_with_its_own_error() {
         fn run(&self, _: usize, _: &[f32], _: &mut [f32]) -> Result<(), Fault> {
             Err(Fault::new("M112", "no"))
         }
+        fn place(&self) -> &str {
+            "broken"
+        }
     }
     let axis = |length| Axis::new(length, 16, 4, Edges::Shifted, Blend::Average);
     let sizes = Sizes {
@@ -359,6 +367,7 @@ fn a_failing_source_or_network_or_sink_ends_everything_with_its_own_error() {
         fill: 0.0,
         activation: OutputActivation::Probability,
         full_batches: false,
+        network: "toy",
         classes: &names,
     };
     let network = Network { tile: 16, bands: 1, classes: 1, function: positional(16), runs: AtomicUsize::new(0) };

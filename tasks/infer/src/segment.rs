@@ -298,6 +298,7 @@ impl Work {
             fill: self.fill,
             activation: self.manifest.activation,
             full_batches: self.networks.iter().any(|network| network.fixed_batch().is_some()),
+            network: networks.first().map_or("", |network| network.place()),
             classes: &self.manifest.classes,
         };
         let mut source = Bands { raster: self.raster, bands: self.bands, integers: Vec::new() };

@@ -28,6 +28,8 @@ use crate::model::Model;
 pub(crate) trait Backend: Send + Sync {
     /// Runs `batch` tiles.
     fn run(&self, batch: usize, input: &[f32], output: &mut [f32]) -> Result<(), Fault>;
+    /// Where it lies, for messages.
+    fn place(&self) -> &str;
     /// Ends a `run` in progress and those to come.
     fn interrupt(&self) {}
 }
@@ -94,6 +96,10 @@ impl Backend for OrtBackend {
         }
         output.copy_from_slice(numbers);
         Ok(())
+    }
+
+    fn place(&self) -> &str {
+        &self.place
     }
 
     fn interrupt(&self) {

@@ -1,11 +1,13 @@
-//! `swath explain`: an error code, or why each step of a run ran or was reused.
+//! `swath explain`: an error code, why each step of a run ran or was reused, or where a file comes from.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::ExitCode;
 
 use serde::Serialize;
 use serde_json::json;
-use swath_store::{RunFilter, SqliteStore, Store, StoredResult};
+use swath_store::{Lineage, RunFilter, SqliteStore, Store, StoredResult};
+use swath_task::Bytes;
 
 use crate::arguments::{Explain, Global};
 use crate::failure::Failure;
@@ -16,6 +18,9 @@ pub(crate) fn run(global: &Global, command: Explain) -> Result<ExitCode, Failure
         if letter.is_ascii_alphabetic() && digits.len() == 3 && digits.iter().all(u8::is_ascii_digit));
     if is_code {
         return explain_code(global, &command);
+    }
+    if Path::new(&command.what).exists() {
+        return explain_file(global, &command);
     }
     super::block_on(async move {
         let store = super::reader(&global.home).await?;
@@ -53,6 +58,39 @@ fn explain_code(global: &Global, command: &Explain) -> Result<ExitCode, Failure>
         super::print(page)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Where a file or folder comes from: which runs hold the artifact that it is a copy of.
+fn explain_file(global: &Global, command: &Explain) -> Result<ExitCode, Failure> {
+    let path = Path::new(&command.what);
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let record = swath_task::local::describe(path, &name, "").map_err(|error| Failure::io("read", path, &error))?;
+    super::block_on(async move {
+        let store = super::reader(&global.home).await?;
+        let lineage = store.lineage(&record.digest).await?;
+        if global.json {
+            super::print_json(
+                &json!({ "file": path, "digest": record.digest, "size": record.size, "lineage": lineage }),
+            )?;
+        } else if lineage.is_empty() {
+            let message = format!(
+                "`{}` is no artifact of this store as it is now: it was made elsewhere, or changed or collected since",
+                path.display()
+            );
+            return Err(Failure::Usage(message));
+        } else {
+            super::print(&lineage.iter().map(origin).collect::<String>())?;
+        }
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+fn origin(lineage: &Lineage) -> String {
+    let Lineage { record, run, step, instance, attempt, at } = lineage;
+    let how = if *attempt == 0 { "reused by" } else { "made by" };
+    let at = jiff::Timestamp::from_millisecond(*at).unwrap_or_default().strftime("%Y-%m-%d %H:%M:%SZ");
+    let step = place("", step, instance);
+    format!("{how} step `{step}` of run {run}, {at} ({}, {}, {})\n", record.kind, Bytes(record.size), record.digest)
 }
 
 /// Why a step, or an instance of it, ran or was reused.

@@ -17,7 +17,7 @@ use crate::arguments::{Global, Run, Slots};
 use crate::attempt_logs::AttemptLogs;
 use crate::failure::Failure;
 use crate::outputs::Outputs;
-use crate::{flows, progress, style};
+use crate::{flows, preflight, progress, style};
 
 pub(crate) fn run(global: &Global, command: Run, catalogue: Arc<Catalogue>) -> Result<ExitCode, Failure> {
     let opened = flows::open(&command.flow.flow)?;
@@ -41,6 +41,7 @@ pub(crate) fn run(global: &Global, command: Run, catalogue: Arc<Catalogue>) -> R
         };
         let outputs = Outputs::choose(&home, resumed.as_deref(), command.out, &plan)?;
         outputs.try_writing(&plan)?;
+        preflight::check(&plan)?;
         let secrets = secrets(&plan)?;
         let lease = match resumed {
             Some(id) => session.store.lease_run(&id)?,

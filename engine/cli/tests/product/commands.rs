@@ -526,3 +526,35 @@ fn odd_words_are_answered() {
         assert!(code == Some(2) && err.contains("no number of GPUs"), "{err}");
     }
 }
+
+#[test]
+fn what_a_flow_is_given_must_be_there_before_anything_runs() {
+    let place = Place::new(
+        "flow: a\nparams:\n  area: { type: aoi, default: lake.geojson }\n  net: { type: model, default: nets/water }\n\
+         steps: { a: { task: run.command, with: { command: [echo, '${params.net}', '${string(params.area)}'] } } }\n",
+    );
+    let (code, _, err) = place.run(&["run", "flow.yaml"]);
+    assert_eq!(code, Some(2), "{err}");
+    assert!(err.contains("lake.geojson`, which is no file") && err.contains("no `manifest.json`"), "{err}");
+    assert_eq!(place.newest(), None, "no run was made");
+}
+
+#[test]
+fn a_file_tells_where_it_comes_from() {
+    let place = Place::new(
+        "flow: a\nsteps:\n  says: { task: run.command, with: { command: [echo, hello], stdout: text, outputs: { text: artifact.any }, purity: pure } }\n\
+         outputs: { text: says.text }\n",
+    );
+    let (code, ran) = place.json(&["run", "flow.yaml"]);
+    assert_eq!(code, Some(0), "{ran}");
+    let file = ran["files"]["text"].as_str().unwrap();
+    let (code, again) = place.json(&["run", "flow.yaml"]);
+    assert_eq!((code, again["reused"].as_u64()), (Some(0), Some(1)));
+    let (_, out, err) = place.run(&["explain", file]);
+    let made = format!("made by step `says` of run {}, ", ran["run"].as_str().unwrap());
+    let reused = format!("reused by step `says` of run {}, ", again["run"].as_str().unwrap());
+    assert!(out.contains(&made) && out.contains(&reused), "{out}{err}");
+    std::fs::write(place.path().join(file), "changed").unwrap();
+    let (code, _, err) = place.run(&["explain", file]);
+    assert!(code == Some(2) && err.contains("no artifact of this store"), "{err}");
+}
