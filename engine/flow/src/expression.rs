@@ -161,11 +161,7 @@ impl Expression {
 
     /// What it reads, each once, in the order of the text.
     pub fn references(&self) -> Vec<Reference> {
-        let mut found = Vec::new();
-        collect(&self.parsed, &mut Vec::new(), &mut found);
-        let mut seen = std::collections::HashSet::new();
-        found.retain(|reference| seen.insert(reference.clone()));
-        found
+        references(&self.parsed)
     }
 
     /// The functions it calls that do not exist.
@@ -191,40 +187,75 @@ impl Expression {
     /// Evaluates it, unless it would compute too much.
     pub fn evaluate(&self, scope: &Scope<'_>) -> Result<Value, ExpressionError> {
         self.bound(scope)?;
-        static ENV: OnceLock<Arc<Env>> = OnceLock::new();
-        let env = ENV.get_or_init(|| Arc::new(Env::stdlib()));
-        let mut context = Context::with_env(env.clone());
-        let (mut params, mut steps) = (HashMap::new(), HashMap::<Key, HashMap<Key, Cel>>::new());
-        for reference in self.references() {
-            match reference {
-                Reference::Parameter(name) => {
-                    let value = scope.params.get(name.as_str());
-                    let value = value.ok_or_else(|| ExpressionError(format!("`params.{name}` has no value")))?;
-                    params.insert(Key::from(name), to_cel(value));
-                }
-                Reference::Output { step, output, .. } => {
-                    let value = scope.steps.get(step.as_str()).and_then(|outputs| outputs.get(&output));
-                    let value =
-                        value.ok_or_else(|| ExpressionError(format!("`steps.{step}.{output}` has no value")))?;
-                    steps.entry(Key::from(step)).or_default().insert(Key::from(output), to_cel(value));
-                }
-                Reference::Item => {
-                    let (item, _) = scope.item.ok_or_else(|| ExpressionError("`item` has no value here".to_owned()))?;
-                    context.add_variable_from_value("item", to_cel(item));
-                }
-                Reference::Index => {
-                    let (_, index) =
-                        scope.item.ok_or_else(|| ExpressionError("`index` has no value here".to_owned()))?;
-                    context.add_variable_from_value("index", Cel::Int(i64::try_from(index).unwrap_or(i64::MAX)));
-                }
-                Reference::Unknown(name) => return Err(ExpressionError(format!("`{name}` names nothing"))),
+        from_cel(&resolve(&self.parsed, scope)?)
+    }
+
+    /// Why it fails whatever the values are that `scope` lacks: a part of it that is always computed, and that reads
+    /// only what `scope` holds, cannot be.
+    pub fn must_fail(&self, scope: &Scope<'_>) -> Option<ExpressionError> {
+        self.bound(scope).err().or_else(|| failing(&self.parsed, scope))
+    }
+}
+
+fn references(expr: &IdedExpr) -> Vec<Reference> {
+    let mut found = Vec::new();
+    collect(expr, &mut Vec::new(), &mut found);
+    let mut seen = std::collections::HashSet::new();
+    found.retain(|reference| seen.insert(reference.clone()));
+    found
+}
+
+fn resolve(expr: &IdedExpr, scope: &Scope<'_>) -> Result<Cel, ExpressionError> {
+    static ENV: OnceLock<Arc<Env>> = OnceLock::new();
+    let env = ENV.get_or_init(|| Arc::new(Env::stdlib()));
+    let mut context = Context::with_env(env.clone());
+    let (mut params, mut steps) = (HashMap::new(), HashMap::<Key, HashMap<Key, Cel>>::new());
+    for reference in references(expr) {
+        match reference {
+            Reference::Parameter(name) => {
+                let value = scope.params.get(name.as_str());
+                let value = value.ok_or_else(|| ExpressionError(format!("`params.{name}` has no value")))?;
+                params.insert(Key::from(name), to_cel(value));
             }
+            Reference::Output { step, output, .. } => {
+                let value = scope.steps.get(step.as_str()).and_then(|outputs| outputs.get(&output));
+                let value = value.ok_or_else(|| ExpressionError(format!("`steps.{step}.{output}` has no value")))?;
+                steps.entry(Key::from(step)).or_default().insert(Key::from(output), to_cel(value));
+            }
+            Reference::Item => {
+                let (item, _) = scope.item.ok_or_else(|| ExpressionError("`item` has no value here".to_owned()))?;
+                context.add_variable_from_value("item", to_cel(item));
+            }
+            Reference::Index => {
+                let (_, index) = scope.item.ok_or_else(|| ExpressionError("`index` has no value here".to_owned()))?;
+                context.add_variable_from_value("index", Cel::Int(i64::try_from(index).unwrap_or(i64::MAX)));
+            }
+            Reference::Unknown(name) => return Err(ExpressionError(format!("`{name}` names nothing"))),
         }
-        context.add_variable_from_value("params", Cel::from(params));
-        let steps: HashMap<Key, Cel> = steps.into_iter().map(|(step, outputs)| (step, Cel::from(outputs))).collect();
-        context.add_variable_from_value("steps", Cel::from(steps));
-        let value = Cel::resolve(&self.parsed, &context).map_err(|error| ExpressionError(told(&error)))?;
-        from_cel(&value)
+    }
+    context.add_variable_from_value("params", Cel::from(params));
+    let steps: HashMap<Key, Cel> = steps.into_iter().map(|(step, outputs)| (step, Cel::from(outputs))).collect();
+    context.add_variable_from_value("steps", Cel::from(steps));
+    Cel::resolve(expr, &context).map_err(|error| ExpressionError(told(&error)))
+}
+
+fn failing(expr: &IdedExpr, scope: &Scope<'_>) -> Option<ExpressionError> {
+    let known = |reference: &Reference| matches!(reference, Reference::Parameter(name) if scope.params.contains_key(name.as_str()));
+    if references(expr).iter().all(known) {
+        return resolve(expr, scope).err();
+    }
+    let any = |parts: &[IdedExpr]| parts.iter().find_map(|part| failing(part, scope));
+    match &expr.expr {
+        Expr::Select(select) => failing(&select.operand, scope),
+        Expr::Call(call) => match call.func_name.as_str() {
+            // The other side may make up for a side that fails.
+            "_&&_" | "_||_" => None,
+            "_?_:_" => call.args.first().and_then(|condition| failing(condition, scope)),
+            _ => call.target.as_deref().and_then(|target| failing(target, scope)).or_else(|| any(&call.args)),
+        },
+        Expr::List(list) => any(&list.elements),
+        Expr::Comprehension(comprehension) => failing(&comprehension.iter_range, scope),
+        _ => None,
     }
 }
 
@@ -517,6 +548,27 @@ mod tests {
         }
         for bad in ["params.nothing", "1 / 0", "steps.search.nothing", "now()", "nothing", "1 +", "", "1.0 / 0.0"] {
             assert!(evaluate(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_must_fail_is_told_without_the_values_that_are_missing() {
+        let n = json!(0);
+        let scope = Scope { params: HashMap::from([("n", &n)]), ..Scope::default() };
+        let fails = |text: &str| Expression::parse(text).unwrap().must_fail(&scope).is_some();
+        for doomed in ["item + 1 / 0", "[item, 1 / params.n]", "(1 / 0 > item) ? 1 : 2", "string(1 / 0) + item.id"] {
+            assert!(fails(doomed), "{doomed}");
+        }
+        for open in [
+            "item + 1",
+            "item || 1 / 0 > 1",
+            "item ? 1 / 0 : 1",
+            "item.map(x, 1 / 0)",
+            "1 / item",
+            "params.m",
+            "type(item) == int",
+        ] {
+            assert!(!fails(open), "{open}");
         }
     }
 

@@ -18,6 +18,8 @@ pub struct Flow {
     pub about: Option<String>,
     /// Its parameters.
     pub params: Vec<Parameter>,
+    /// Parameters of which only the name is known: what is wrong with them was reported.
+    pub unread_params: Vec<String>,
     /// Its steps in the order of the text.
     pub steps: Vec<Step>,
     /// What it yields, by name.

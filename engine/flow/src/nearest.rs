@@ -10,7 +10,8 @@ pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) ->
     }
     let wanted = name.to_lowercase().replace('-', "_");
     let mut best: Option<(usize, &str)> = None;
-    for candidate in candidates.into_iter().take(MOST_CANDIDATES) {
+    // A name that exists cannot be what was meant instead of it.
+    for candidate in candidates.into_iter().take(MOST_CANDIDATES).filter(|candidate| *candidate != name) {
         let normal = candidate.to_lowercase().replace('-', "_");
         // `polygons` for `detect.polygons`, `max_cloud` for `max_cloud_cover`.
         let part = wanted.len() > 3 && (normal.split('.').any(|part| part == wanted) || normal.starts_with(&wanted));
@@ -19,7 +20,9 @@ pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         }
         let distance = if part { 1 } else { strsim::damerau_levenshtein(&wanted, &normal) };
         let allowed = wanted.chars().count().max(normal.chars().count()).div_ceil(3).min(4);
-        if distance <= allowed && best.is_none_or(|(shortest, _)| distance < shortest) {
+        // Something of the name must be left: `a` is no slip of the finger for `b`.
+        let alike = distance < wanted.chars().count();
+        if distance <= allowed && alike && best.is_none_or(|(shortest, _)| distance < shortest) {
             best = Some((distance, candidate));
         }
     }
@@ -60,6 +63,8 @@ mod tests {
         assert_eq!(nearest("polygons", names), Some("detect.polygons"));
         assert_eq!(nearest("max_cloud", ["max_items", "max_cloud_cover"]), Some("max_cloud_cover"));
         assert_eq!(nearest("frobnicate", names), None);
+        assert_eq!(nearest("stac.search", names), None);
+        assert_eq!((nearest("a", ["b", "ab"]), nearest("ab", ["b"])), (None, Some("b")));
         assert_eq!(list(&["a", "b", "c"]), "`a`, `b` and `c`");
     }
 }

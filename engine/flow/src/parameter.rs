@@ -136,6 +136,7 @@ impl ParameterSpec {
             },
             ParameterType::Integer => match value.as_i64().or_else(|| whole(value)) {
                 Some(number) => self.within(number as f64).map(|()| number.into()),
+                None if value.is_u64() => Err(refuse(format!("is at most {}, got {value}", i64::MAX), None)),
                 None => expects("an integer"),
             },
             ParameterType::Number => match value.as_f64() {
@@ -168,6 +169,7 @@ impl ParameterSpec {
             },
             ParameterType::Bbox => read_box(value),
             ParameterType::Aoi => match value {
+                Value::String(text) if is_like_box(text) => Err(no_box(text, true)),
                 Value::String(text) if !text.is_empty() => Ok(absolute(text, around.folder).into()),
                 Value::Array(_) => read_box(value),
                 _ => expects("an area: `[west, south, east, north]` or the path of a GeoJSON file"),
@@ -220,9 +222,7 @@ impl ParameterSpec {
             None if self.of == ParameterType::Boolean => {
                 Err(refuse(format!("expects `true` or `false`, got `{}`", brief(text)), None))
             }
-            None if self.of == ParameterType::Bbox => {
-                Err(refuse(format!("expects four numbers `west,south,east,north`, got `{}`", brief(text)), None))
-            }
+            None if self.of == ParameterType::Bbox => Err(no_box(text, false)),
             None => {
                 let article = if self.of == ParameterType::Integer { "an" } else { "a" };
                 Err(refuse(format!("expects {article} {}, got `{}`", self.of.name(), brief(text)), None))
@@ -259,9 +259,43 @@ fn whole(value: &Value) -> Option<i64> {
 }
 
 fn numbers(text: &str) -> Option<Value> {
-    let inner = text.trim().trim_start_matches('[').trim_end_matches(']');
-    let numbers: Vec<f64> = inner.split(',').map(|part| part.trim().parse().ok()).collect::<Option<_>>()?;
+    let numbers: Vec<f64> = box_parts(text).map(finite).collect::<Option<_>>()?;
     (numbers.len() == 4).then(|| json!(numbers))
+}
+
+fn box_parts(text: &str) -> impl Iterator<Item = &str> {
+    text.trim().trim_start_matches('[').trim_end_matches(']').split(',').map(str::trim)
+}
+
+fn finite(text: &str) -> Option<f64> {
+    text.parse().ok().filter(|number: &f64| number.is_finite())
+}
+
+/// Whether a text means a box, not a file: it has commas, and neither folders nor the suffix of GeoJSON.
+fn is_like_box(text: &str) -> bool {
+    let suffix = text.rsplit('.').next().unwrap_or_default().to_lowercase();
+    text.contains(',') && !text.contains(['/', '\\']) && !matches!(suffix.as_str(), "geojson" | "json")
+}
+
+/// Why a text is no box. `file`: it could have been the path of one.
+fn no_box(text: &str, file: bool) -> Refusal {
+    let parts: Vec<&str> = box_parts(text).collect();
+    let what = if file { "an area" } else { "a box" };
+    let message = match parts.iter().find(|part| finite(part).is_none()) {
+        _ if parts.len() != 4 => {
+            format!("expects {what}, and a box has four numbers: `{}` has {}", brief(text), parts.len())
+        }
+        Some(part) => format!("expects {what}, and a box has four numbers: `{}` is none", brief(part)),
+        None => format!("expects {what}: a box is a list, this is the string `{}`", brief(text)),
+    };
+    let mut help = match parts.iter().all(|part| finite(part).is_some()) && parts.len() == 4 {
+        true => format!("write `[{}]`", parts.join(", ")),
+        false => "a box is west, south, east and north in degrees: `12.5,52.4,12.7,52.5`".to_owned(),
+    };
+    if file {
+        help.push_str(&format!("; the file of that name is `./{}`", brief(text)));
+    }
+    Refusal { message, help: Some(help) }
 }
 
 fn read_box(value: &Value) -> Result<Value, Refusal> {
@@ -283,6 +317,18 @@ fn read_box(value: &Value) -> Result<Value, Refusal> {
             ),
             help,
         ));
+    }
+    // The shorter way round is what a box over the antimeridian means, the longer one what swapped numbers make.
+    let width = if west > east { east + 360.0 - west } else { east - west };
+    if west > east && width > 180.0 {
+        let help = format!(
+            "did you mean `[{east}, {south}, {west}, {north}]`? A box over the antimeridian has west above east, \
+             `[179, -17, -179, -16]`, and is at most 180 degrees wide"
+        );
+        let message = format!(
+            "expects a box, `[{west}, {south}, {east}, {north}]` has west above east and goes round the globe, {width} degrees"
+        );
+        return Err(Refusal { message, help: Some(help) });
     }
     Ok(value.clone())
 }
@@ -349,8 +395,8 @@ pub(crate) fn brief(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn read(of: ParameterType, text: &str) -> Result<Value, Refusal> {
-        let spec = ParameterSpec {
+    fn spec_of(of: ParameterType) -> ParameterSpec {
+        ParameterSpec {
             name: "p".into(),
             about: None,
             of,
@@ -358,9 +404,12 @@ mod tests {
             min: Some(0.0),
             max: Some(100.0),
             values: vec!["median".into(), "mean".into()],
-        };
+        }
+    }
+
+    fn read(of: ParameterType, text: &str) -> Result<Value, Refusal> {
         let around = Surroundings { folder: Path::new("/flows/lakes"), now: "2024-08-15T00:00:00Z".parse().unwrap() };
-        spec.read_text(text, around)
+        spec_of(of).read_text(text, around)
     }
 
     #[test]
@@ -395,6 +444,33 @@ mod tests {
         ] {
             assert!(read(of, text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_text_that_means_a_box_is_not_taken_for_a_file() {
+        let told = |of, text| {
+            let refusal = read(of, text).unwrap_err();
+            format!("{}; {}", refusal.message, refusal.help.unwrap_or_default())
+        };
+        for of in [ParameterType::Bbox, ParameterType::Aoi] {
+            for (text, words) in [
+                ("1,2,3", "`1,2,3` has 3"),
+                ("a,b,c,d", "`a` is none"),
+                ("nan,50,11,51", "`nan` is none"),
+                ("10,50,inf,51", "`inf` is none"),
+                ("[10,50,11]", "has 3"),
+                ("11,50,10,51", "did you mean `[10, 50, 11, 51]`?"),
+            ] {
+                assert!(told(of, text).contains(words), "{text}: {}", told(of, text));
+            }
+            assert!(read(of, "179,-17,-179,-16").is_ok());
+        }
+        for file in ["lakes,north.geojson", "./1,2,3", "areas/a,b,c,d", "lake"] {
+            assert!(read(ParameterType::Aoi, file).is_ok(), "{file}");
+        }
+        let around = Surroundings { folder: Path::new("/"), now: "2024-08-15T00:00:00Z".parse().unwrap() };
+        let refusal = spec_of(ParameterType::Aoi).read(&json!("10,50,11,51"), around).unwrap_err();
+        assert!(refusal.help.unwrap().starts_with("write `[10, 50, 11, 51]`"));
     }
 
     #[test]

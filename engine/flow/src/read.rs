@@ -93,6 +93,7 @@ impl Reader {
             name: Spanned::new(String::new(), Span::default()),
             about: None,
             params: Vec::new(),
+            unread_params: Vec::new(),
             steps: Vec::new(),
             outputs: Vec::new(),
         };
@@ -115,8 +116,12 @@ impl Reader {
             None => Settings::default(),
         };
         if let Some(node) = root.get("params") {
-            flow.params =
-                self.named(node, "`params`").iter().filter_map(|(name, node)| self.parameter(name, node)).collect();
+            for (name, node) in self.named(node, "`params`") {
+                match self.parameter(name, node) {
+                    Some(parameter) => flow.params.push(parameter),
+                    None => flow.unread_params.push(name.value.clone()),
+                }
+            }
         }
         match root.get("steps") {
             Some(node) => {
@@ -149,7 +154,7 @@ impl Reader {
                         Some("a step is `ID: { task: NAME }`; `swath tasks` lists the tasks".to_owned()),
                     );
                 }
-                flow.steps = steps.iter().filter_map(|(id, node)| self.step(id, node, &defaults)).collect();
+                flow.steps = steps.iter().map(|(id, node)| self.step(id, node, &defaults)).collect();
             }
             None => self.wrong(
                 "F105",
@@ -195,7 +200,7 @@ impl Reader {
         }
         let numeric = matches!(of, ParameterType::Integer | ParameterType::Number);
         let bound = |reader: &mut Self, field: &str| {
-            let node = node.get(field)?;
+            let node = node.get(field).filter(|node| !matches!(node.data, Data::Unreadable))?;
             let number = node.to_json().as_f64();
             if number.is_none() || !numeric {
                 let message = format!("`{field}` is a number, and only integers and numbers have it");
@@ -241,7 +246,12 @@ impl Reader {
             (Some(list), _) => self.wrong("F202", list.span, "only a parameter of type `enum` has `values`", None),
             (None, _) => {}
         }
-        let default = node.get("default").filter(|node| !matches!(node.data, Data::Null)).cloned();
+        // A default that cannot be read was reported.
+        let written = node.get("default").filter(|node| !matches!(node.data, Data::Null));
+        if written.is_some_and(|node| matches!(node.data, Data::Unreadable)) {
+            return None;
+        }
+        let default = written.cloned();
         let required = match node.get("required").map(|node| (node, &node.data)) {
             None => default.is_none(),
             Some((_, Data::Boolean(required))) => *required && default.is_none(),
@@ -267,9 +277,26 @@ impl Reader {
         Some(Parameter { spec, span: name.span, default, values })
     }
 
-    fn step(&mut self, id: &Spanned<String>, node: &Node, defaults: &Settings) -> Option<Step> {
+    /// A step that is no mapping stays a step, so that others may name it.
+    fn step(&mut self, id: &Spanned<String>, node: &Node, defaults: &Settings) -> Step {
         self.check_name(id, false);
-        let entries = self.mapping(node, &format!("the step `{}`", brief(id)), STEP_FIELDS)?;
+        let Some(entries) = self.mapping(node, &format!("the step `{}`", brief(id)), STEP_FIELDS) else {
+            return Step {
+                id: id.clone(),
+                about: None,
+                action: Action::Missing(id.span),
+                inputs: Vec::new(),
+                with: None,
+                each: None,
+                when: None,
+                after: Vec::new(),
+                retry: None,
+                timeout: None,
+                cache: None,
+                needs: Needs::default(),
+                on_failure: None,
+            };
+        };
         let action = match (node.get("task"), node.get("flow")) {
             (Some(task), None) => self.text(task, "`task`").map(Action::Task),
             (None, Some(flow)) => self.text(flow, "`flow`").map(Action::Flow),
@@ -323,7 +350,7 @@ impl Reader {
                 );
             }
         }
-        Some(Step {
+        Step {
             about: self.about(node),
             action: action.unwrap_or(Action::Missing(id.span)),
             inputs,
@@ -337,7 +364,7 @@ impl Reader {
             needs: settings.needs,
             on_failure: settings.on_failure,
             id: id.clone(),
-        })
+        }
     }
 
     fn edge(&mut self, port: &Spanned<String>, node: &Node) -> Edge {

@@ -132,6 +132,9 @@ impl Planner<'_> {
     }
 
     fn unknown_parameter(&mut self, name: &str, span: Span) {
+        if self.flow.unread_params.iter().any(|unread| unread == name) {
+            return;
+        }
         let known: Vec<&str> = self.flow.params.iter().map(|parameter| parameter.spec.name.as_str()).collect();
         let help = match nearest(name, known.iter().copied()) {
             Some(near) => format!("did you mean `{near}`?"),
@@ -169,7 +172,7 @@ impl Planner<'_> {
         let computed = match expression.bound(&scope) {
             Err(error) => Err(("F506", error)),
             Ok(()) if constant => expression.evaluate(&scope).map(Some).map_err(|error| ("F504", error)),
-            Ok(()) => Ok(None),
+            Ok(()) => expression.must_fail(&scope).map_or(Ok(None), |error| Err(("F504", error))),
         };
         match computed {
             Ok(Some(value)) => Template::Value(value),

@@ -215,6 +215,9 @@ impl<'a> Planner<'a> {
         let known: Vec<&str> = self.flow.params.iter().map(|one| one.spec.name.as_str()).collect();
         let mut offers: HashMap<String, Offer> = HashMap::new();
         for offer in std::mem::take(&mut self.offers) {
+            if self.flow.unread_params.contains(&offer.name) {
+                continue;
+            }
             if !known.contains(&offer.name.as_str()) {
                 let help = match nearest(&offer.name, known.iter().copied()) {
                     Some(near) => Some(format!("did you mean `{near}`?")),

@@ -288,6 +288,29 @@ fn a_task_tells_its_own_mistakes_beside_those_of_the_schema_and_none_that_only_f
     assert_eq!(composite("band: [B02, B02]"), ["F401"]);
 }
 
+#[test]
+fn what_follows_from_a_mistake_is_not_told_as_another() {
+    let text = b"
+flow: t
+params:
+  n: { type: integer, default: 99999999999999999999999999 }
+  b: { type: number, default: 1, min: 1e999 }
+  area: { type: aio }
+steps:
+  s: nothing
+  t:
+    task: run.command
+    with: { command: [x, '${params.area}', '${steps.s.out}', '${params.n + 1}'] }
+    after: s
+outputs:
+  o: s.out
+  p: $area
+";
+    assert_eq!(codes(text), ["F013", "F013", "F110", "F103"]);
+    let large = codes(b"flow: t\nparams: { n: { type: integer, default: 18446744073709551615 } }\nsteps: { s: { task: run.command, with: { command: [x] } } }\n");
+    assert_eq!(large, ["F202"]);
+}
+
 fn plan_text(text: &str, params: &[(&str, &str)]) -> Result<swath_plan::Plan, String> {
     let catalogue = Catalogue::new(&[fixture::TASKS]);
     let reading = swath_flow::read("flow.yaml", text.as_bytes());
