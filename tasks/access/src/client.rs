@@ -66,7 +66,8 @@ impl Request {
         Ok(Self { method: Method::POST, url: http_url(address)?, headers: HeaderMap::new(), json: Some(json) })
     }
 
-    /// Adds a header, which is not shown anywhere and does not follow redirects to another origin.
+    /// Adds a header, which is not shown anywhere. Redirects to another origin are followed only by headers that say
+    /// what is asked for (`Range`, `Accept`, `If-...`).
     pub fn header(mut self, name: &str, value: &str) -> Result<Self, TaskError> {
         let name = HeaderName::try_from(name)
             .map_err(|_| Fault::new("S113", format!("`{name}` cannot be the name of an HTTP header")))?;
@@ -131,11 +132,6 @@ impl Client {
         Ok(Self { inner, limits })
     }
 
-    /// Its limits.
-    pub fn limits(&self) -> &Limits {
-        &self.limits
-    }
-
     /// Sends `request` and reads the whole answer; an answer that is not a success is an error.
     pub async fn fetch(&self, request: Request) -> Result<Body, TaskError> {
         let address = request.url.clone();
@@ -148,7 +144,7 @@ impl Client {
     }
 
     /// Sends `request` and reads the whole answer, whatever its status.
-    pub async fn fetch_any(&self, request: Request) -> Result<Body, TaskError> {
+    async fn fetch_any(&self, request: Request) -> Result<Body, TaskError> {
         let deadline = Instant::now() + self.limits.total;
         let response = self.follow(request, deadline).await?;
         let (status, headers, url) = (response.status(), response.headers().clone(), response.url().clone());
@@ -180,7 +176,7 @@ impl Client {
                 return Err(Fault::new("S108", message).permanent());
             }
             if !same_origin(&request.url, &next) {
-                request.headers.clear();
+                request.headers = harmless(&request.headers);
             }
             let keeps_body =
                 matches!(response.status(), StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT);
@@ -248,6 +244,20 @@ impl Client {
             bytes.extend_from_slice(&chunk);
         }
     }
+}
+
+/// What of the headers may go to another origin: what is asked for. All others may be keys.
+fn harmless(headers: &HeaderMap) -> HeaderMap {
+    let safe = [
+        header::RANGE,
+        header::ACCEPT,
+        header::IF_MATCH,
+        header::IF_NONE_MATCH,
+        header::IF_MODIFIED_SINCE,
+        header::IF_UNMODIFIED_SINCE,
+        header::IF_RANGE,
+    ];
+    safe.into_iter().filter_map(|name| Some((name.clone(), headers.get(name)?.clone()))).collect()
 }
 
 fn redirect_target(response: &Response) -> Option<String> {

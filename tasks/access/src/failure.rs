@@ -30,7 +30,7 @@ pub fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
 }
 
 /// The error of an answer that is not a success. `said` is the beginning of its body.
-pub fn status_error(status: StatusCode, headers: &HeaderMap, address: &str, said: &str) -> TaskError {
+pub(crate) fn status_error(status: StatusCode, headers: &HeaderMap, address: &str, said: &str) -> TaskError {
     let place = redact(address);
     let said = excerpt(said);
     let said = if said.is_empty() { String::new() } else { format!(": {said}") };

@@ -5,7 +5,8 @@
 //! 1. Every request ends: connecting, the first byte, silence in between and the whole are bounded by [`Limits`].
 //! 2. No body grows past [`Limits::body`], counted after decompression.
 //! 3. No message carries the query of an address, its user or its password ([`redact`]).
-//! 4. Headers a caller adds (keys, tokens) never follow a redirect to another origin.
+//! 4. Headers a caller adds (keys, tokens) never follow a redirect to another origin; those that only say what is asked
+//!    for (`Range`, `Accept`, `If-...`) do.
 //!
 //! It does not retry: the engine does, from what [`swath_task::TaskError`] says.
 
@@ -17,10 +18,10 @@ mod failure;
 mod signer;
 mod version;
 
-pub use address::{redact, same_origin};
+pub use address::{is_signed, redact, same_origin, unsigned};
 pub use body::Body;
 pub use client::{Client, Limits, Request};
 pub use custom::{SignHref, register_signing};
-pub use failure::{MAXIMUM_RETRY_AFTER, retry_after, status_error};
-pub use signer::{PLANETARY_COMPUTER_TOKENS, Signer};
+pub use failure::{MAXIMUM_RETRY_AFTER, retry_after};
+pub use signer::{PLANETARY_COMPUTER_TOKENS, Signer, signs_anew};
 pub use version::FileVersion;

@@ -71,7 +71,7 @@ impl Signer {
     }
 
     /// A signer whose token requests have these limits.
-    pub fn with_limits(signing: &Signing, limits: Limits) -> Result<Self, TaskError> {
+    fn with_limits(signing: &Signing, limits: Limits) -> Result<Self, TaskError> {
         let way = match signing {
             Signing::None => Way::None,
             Signing::PlanetaryComputer { endpoint } => Way::Tokens(Tokens {
@@ -182,6 +182,22 @@ impl Tokens {
         let renew_at = now.checked_add(usable).unwrap_or(answer.expiry);
         Ok(Token { query: answer.token.trim_start_matches('?').to_owned(), renew_at })
     }
+}
+
+/// Whether a signer of this kind gives `href` a signature of its own, once the one that it carries is taken off.
+pub fn signs_anew(signing: &Signing, href: &str) -> bool {
+    match signing {
+        Signing::None => false,
+        Signing::PlanetaryComputer { .. } => is_azure_blob(href),
+        // What the registered signer knows is not told; the user has named it for this catalogue.
+        Signing::Custom(_) => true,
+    }
+}
+
+/// Whether an address lies in the blob storage of Azure, whose signatures Planetary Computer gives out.
+fn is_azure_blob(href: &str) -> bool {
+    let host = Url::parse(href).ok().and_then(|url| url.host_str().map(str::to_owned));
+    host.is_some_and(|host| host.ends_with(".blob.core.windows.net"))
 }
 
 /// Storage account and container of an unsigned Azure blob address.

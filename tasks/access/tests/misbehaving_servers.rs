@@ -117,10 +117,12 @@ async fn keys_do_not_follow_a_redirect_to_another_origin() {
         _ => Reply::status(404),
     });
     let request = Request::post(&server.url("/a"), &serde_json::json!({"limit": 1})).unwrap();
-    client().fetch(request.header("X-API-Key", "SECRET").unwrap()).await.unwrap();
+    let request = request.header("X-API-Key", "SECRET").unwrap().header("Range", "bytes=0-0").unwrap();
+    client().fetch(request).await.unwrap();
     assert!(server.requests().iter().all(|request| request.header("x-api-key") == Some("SECRET")));
     let there = &other.requests()[0];
     assert_eq!((there.method.as_str(), there.header("x-api-key")), ("POST", None));
+    assert_eq!(there.header("range"), Some("bytes=0-0"), "what is asked for goes along");
     assert_eq!(there.json()["limit"], 1, "307 keeps method and body");
 }
 

@@ -8,10 +8,28 @@ use swath_task::{Context, TaskError};
 
 use crate::faults::geo_fault;
 
-/// Waits before the second, third and fourth attempt.
-pub const WAITS: [Duration; 3] = [Duration::from_millis(500), Duration::from_secs(2), Duration::from_secs(6)];
+/// Waits before the second attempt and those after it: an outage of a minute passes within the step.
+pub const WAITS: [Duration; 5] = [
+    Duration::from_millis(500),
+    Duration::from_secs(2),
+    Duration::from_secs(6),
+    Duration::from_secs(15),
+    Duration::from_secs(40),
+];
 /// How often a far file that seems to be no raster, or a damaged one, is opened again.
 const UNFETCHED: usize = 2;
+/// How often a file is opened again whose server refuses access: a new signature is let in at once, or never.
+const DENIED: usize = 3;
+/// A server that asks for a longer pause is left to the engine, which does not hold the machine meanwhile.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// How long to wait after attempt number `attempt` (from 0) that failed so; `None` when it is not to be tried again.
+pub fn wait_after(error: &TaskError, attempt: usize) -> Option<Duration> {
+    let TaskError::Transient { retry_after, .. } = error else { return None };
+    let wait = *WAITS.get(attempt)?;
+    let wait = retry_after.map_or(wait, |asked| asked.max(wait));
+    (wait <= LONGEST_PAUSE).then_some(wait)
+}
 
 /// Open rasters of one thread, the most recently used last.
 pub struct Reader<'a> {
@@ -38,7 +56,18 @@ impl<'a> Reader<'a> {
         let mut attempt = 0;
         loop {
             self.context.check_cancelled()?;
-            let error = match self.take(href, size)? {
+            let opened = match self.take(href, size) {
+                Ok(opened) => opened,
+                // There was no signature to be had.
+                Err(error) => {
+                    let Some(wait) = wait_after(&error, attempt) else { return Err(error) };
+                    tracing::warn!(attempt = attempt + 1, wait_ms = wait.as_millis() as u64, "{error}");
+                    attempt += 1;
+                    pause(self.context, wait)?;
+                    continue;
+                }
+            };
+            let error = match opened {
                 Ok(raster) => match work(&raster) {
                     Ok(value) => {
                         self.keep(href, raster);
@@ -55,12 +84,13 @@ impl<'a> Reader<'a> {
             // of pixels cannot be decoded.
             let seems_bad = matches!(error.kind(), ErrorKind::NotARaster | ErrorKind::Damaged);
             let unfetched = seems_bad && href.contains("://") && attempt < UNFETCHED;
-            let Some(wait) = WAITS.get(attempt).filter(|_| error.is_transient() || unfetched) else {
+            let may_pass = error.is_transient() && (error.kind() != ErrorKind::Denied || attempt < DENIED);
+            let Some(wait) = WAITS.get(attempt).filter(|_| may_pass || unfetched) else {
                 return Err(geo_fault(error));
             };
             tracing::warn!(attempt = attempt + 1, wait_ms = wait.as_millis() as u64, "{error}");
             attempt += 1;
-            self.pause(*wait)?;
+            pause(self.context, *wait)?;
         }
     }
 
@@ -78,13 +108,14 @@ impl<'a> Reader<'a> {
         }
         self.open.push((href.to_owned(), raster));
     }
+}
 
-    fn pause(&self, wait: Duration) -> Result<(), TaskError> {
-        let step = Duration::from_millis(100);
-        for _ in 0..wait.as_millis() / step.as_millis() {
-            self.context.check_cancelled()?;
-            std::thread::sleep(step);
-        }
-        self.context.check_cancelled()
+/// Waits, unless the step is cancelled meanwhile.
+pub fn pause(context: &Context, wait: Duration) -> Result<(), TaskError> {
+    let step = Duration::from_millis(100);
+    for _ in 0..wait.as_millis() / step.as_millis() {
+        context.check_cancelled()?;
+        std::thread::sleep(step);
     }
+    context.check_cancelled()
 }

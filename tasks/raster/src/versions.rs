@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
 use crate::faults::geo_fault;
-use crate::reader::WAITS;
+use crate::reader::{pause, wait_after};
 
 /// Questions under way at a time.
 const AT_ONCE: usize = 16;
@@ -24,12 +24,24 @@ pub struct Versions {
 impl Versions {
     /// Notes the version of a file about to be read for the first time, and forgets what this process had cached of it.
     /// A file that does not answer is left to its reader, whose error says more. Call it from a thread that may wait.
-    pub fn note(&self, href: &str, signer: &Signer, runtime: &Handle) -> Result<(), TaskError> {
+    pub fn note(&self, href: &str, signer: &Signer, runtime: &Handle, ctx: &Context) -> Result<(), TaskError> {
         if !is_http(href) {
             return Ok(());
         }
         swath_geo::forget_remote(href).map_err(geo_fault)?;
-        let (client, address) = (Client::shared()?, signer.sign_blocking(href)?);
+        let client = Client::shared()?;
+        let mut attempt = 0;
+        let address = loop {
+            match signer.sign_blocking(href) {
+                Ok(address) => break address,
+                Err(error) => {
+                    let Some(wait) = wait_after(&error, attempt) else { return Err(error) };
+                    tracing::warn!(attempt = attempt + 1, wait_ms = wait.as_millis() as u64, "{error}");
+                    attempt += 1;
+                    pause(ctx, wait)?;
+                }
+            }
+        };
         match runtime.block_on(FileVersion::of(&client, &address)) {
             Ok(version) => drop(lock(&self.seen).insert(href.to_owned(), version)),
             Err(error) => tracing::debug!("the version of `{}` is not known: {error}", swath_access::redact(href)),
@@ -70,17 +82,19 @@ impl Versions {
 /// The version of a file now; a server that fails is asked again, as the readers do.
 async fn asked_again(href: &str, signer: &Signer) -> Result<FileVersion, TaskError> {
     let client = Client::shared()?;
-    for wait in WAITS {
-        match FileVersion::of(&client, &signer.sign(href).await?).await {
-            Err(TaskError::Transient { fault, .. }) => {
-                tracing::warn!(wait_ms = wait.as_millis() as u64, "{}", fault.message);
-                signer.forget(href);
-                tokio::time::sleep(wait).await;
-            }
-            told => return told,
-        }
+    let mut attempt = 0;
+    loop {
+        let asked = async { FileVersion::of(&client, &signer.sign(href).await?).await };
+        let error = match asked.await {
+            Ok(version) => return Ok(version),
+            Err(error) => error,
+        };
+        let Some(wait) = wait_after(&error, attempt) else { return Err(error) };
+        tracing::warn!(attempt = attempt + 1, wait_ms = wait.as_millis() as u64, "{error}");
+        attempt += 1;
+        signer.forget(href);
+        tokio::time::sleep(wait).await;
     }
-    FileVersion::of(&client, &signer.sign(href).await?).await
 }
 
 fn changed(href: &str, change: &str) -> TaskError {

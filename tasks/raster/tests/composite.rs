@@ -159,6 +159,32 @@ fn a_server_that_fails_now_and_then_costs_time_and_no_pixel() {
 }
 
 #[test]
+fn a_signing_service_that_fails_for_a_moment_costs_time_and_no_composite() {
+    struct Flaky(AtomicUsize);
+    impl swath_access::SignHref for Flaky {
+        fn sign(&self, href: &str) -> Result<String, TaskError> {
+            if self.0.fetch_add(1, Ordering::Relaxed).is_multiple_of(5) {
+                let asked = Some(std::time::Duration::from_millis(700));
+                return Err(swath_task::Fault::new("S104", "the token endpoint answered 503").transient(asked));
+            }
+            Ok(href.to_owned())
+        }
+    }
+    swath_access::register_signing("flaky", Arc::new(Flaky(AtomicUsize::new(0))));
+    let stack = Stack::new("fmask");
+    let server = served(&stack, usize::MAX);
+    let local = stack.scenes();
+    remote(&stack, &server);
+    let mut scenes = stack.scenes();
+    scenes["signing"] = serde_json::json!({ "custom": "flaky" });
+    stack.write(&scenes);
+    let params = serde_json::json!({ "bands": ["red"], "mask": { "asset": "qa", "clear": [0, 1] } });
+    let (cog, ..) = stack.run(params).unwrap();
+    stack.write(&local);
+    stack.agree(&cog);
+}
+
+#[test]
 fn neighbouring_tiles_of_one_acquisition_count_once() {
     let stack = Stack::new("tiles");
     let (cog, ..) = stack.run(serde_json::json!({ "bands": ["B04"] })).unwrap();

@@ -75,7 +75,7 @@ pub(crate) async fn search(
     let mut next_area = 0;
     while next_area < area.len() {
         let first = ask(endpoint, post, paging, found, &area[next_area])?;
-        match pages(source, first, paging, found, ctx).await {
+        match pages(source, first, true, paging, found, ctx).await {
             Ok(()) => next_area += 1,
             Err(error) if post && next_area == 0 && found.funnel.seen == 0 && post_not_offered(&error) => {
                 tracing::info!(search = redact(&endpoint.search), "POST is not offered: searching with GET");
@@ -152,13 +152,16 @@ fn ask(endpoint: &Endpoint, post: bool, paging: &Paging, found: &Collector, area
     Ok(Ask::Get(url.into()))
 }
 
+/// Asks page after page. `placed`: the server was told the area.
 async fn pages(
     source: &Source,
     first: Ask,
+    placed: bool,
     paging: &Paging,
     found: &mut Collector,
     ctx: &Context,
 ) -> Result<(), TaskError> {
+    found.begin_listing();
     let mut asked = HashSet::new();
     let mut empty_pages = 0;
     let mut ask = first;
@@ -174,7 +177,7 @@ async fn pages(
             Ask::Post(address, body) => Request::post(address, body)?,
             Ask::Get(address) => Request::get(address)?,
         };
-        let page = take_in(source.send(request).await?, true, found, ctx).await?;
+        let page = take_in(source.send(request).await?, placed, found, ctx).await?;
         let Some(features) = page.features else { return Err(no_items(&page)) };
         let total = page.members["numberMatched"].as_u64().or_else(|| page.members["context"]["matched"].as_u64());
         ctx.progress(found.funnel.seen, found.funnel.seen.max(total.unwrap_or(0)), "items");
@@ -266,7 +269,7 @@ fn looping(ask: &Ask, why: &str) -> TaskError {
         .permanent()
 }
 
-/// Follows the pages of an item collection that was given directly (the `items` page of a server). A saved page still
+/// Follows the pages of an item collection (the `items` of a collection, on a server). A saved page still
 /// carries the `next` link of the server it came from: a file has no next page.
 pub(crate) async fn further_pages(
     source: &Source,
@@ -279,7 +282,7 @@ pub(crate) async fn further_pages(
         return Ok(());
     }
     match next_ask(page, &Ask::Get(page.href.clone()))? {
-        Some(next) => pages(source, next, paging, found, ctx).await,
+        Some(next) => pages(source, next, false, paging, found, ctx).await,
         None => Ok(()),
     }
 }

@@ -1,4 +1,6 @@
 //! Static catalogues: from the root over children to items, with bounded concurrency and a guard against circles.
+//!
+//! A collection of a server links to its `items`, which come in pages: those are followed when all else was read.
 
 use std::collections::HashSet;
 
@@ -8,6 +10,7 @@ use swath_access::redact;
 use swath_task::{Context, Fault, TaskError};
 use url::Url;
 
+use crate::api::{Paging, further_pages};
 use crate::collector::Collector;
 use crate::document::{Document, not_stac, take_in};
 use crate::href::{is_address, resolve};
@@ -30,12 +33,15 @@ struct Walk {
     visited: HashSet<String>,
     waiting: Vec<Visit>,
     collections: Vec<String>,
+    /// First pages of item collections.
+    paged: Vec<Document>,
 }
 
 /// Walks on from `root`. Returns the collection ids that were met.
 pub(crate) async fn walk(
     source: &Source,
     root: Document,
+    paging: &Paging,
     found: &mut Collector,
     ctx: &Context,
 ) -> Result<Vec<String>, TaskError> {
@@ -45,6 +51,7 @@ pub(crate) async fn walk(
         visited: HashSet::from([address.clone()]),
         waiting: Vec::new(),
         collections: Vec::new(),
+        paged: Vec::new(),
     };
     let mut documents = 1_usize;
     walk.open(root, 0, found)?;
@@ -61,23 +68,32 @@ pub(crate) async fn walk(
             }
             reading.push(async move { (source.read(&visit.href).await, visit.depth) });
         }
-        let Some((text, depth)) = reading.next().await else { return Ok(walk.collections) };
+        let Some((text, depth)) = reading.next().await else { break };
         let document = take_in(text?, false, found, ctx).await?;
         walk.open(document, depth, found)?;
         ctx.progress(documents as u64, (documents + walk.waiting.len() + reading.len()) as u64, "documents");
     }
+    // Enough of one collection is not enough of another.
+    let paging = Paging { enough: paging.enough.filter(|_| walk.paged.len() == 1), ..*paging };
+    for page in &walk.paged {
+        further_pages(source, page, &paging, found, ctx).await?;
+    }
+    Ok(walk.collections)
 }
 
 impl Walk {
     /// Takes in one document: offers an item, queues the children and items of a catalogue.
     fn open(&mut self, document: Document, depth: usize, found: &mut Collector) -> Result<(), TaskError> {
-        let Document { members: document, href, features } = document;
+        if document.features.is_some() && document.members["type"] == "FeatureCollection" {
+            self.paged.push(document);
+            return Ok(());
+        }
+        let Document { members: document, href, .. } = document;
         match document["type"].as_str() {
             Some("Feature") => {
                 found.offer(document, &href, false, false)?;
                 return Ok(());
             }
-            Some("FeatureCollection") if features.is_some() => return Ok(()),
             Some("Catalog" | "Collection") => {}
             // STAC 0.9 catalogues have no `type`; what has links and an id is taken for one.
             None if document["links"].is_array() && document["id"].is_string() => {}

@@ -20,7 +20,9 @@ pub(crate) struct Collector {
     choice: Choice,
     kept: HashMap<String, Vec<(Identity, Scene)>>,
     scenes: usize,
-    ids: std::collections::HashSet<(String, String)>,
+    /// The items told so far, each with the listing that told it last.
+    ids: HashMap<(String, String), u64>,
+    listing: u64,
     /// How many items passed each condition.
     pub funnel: Funnel,
     /// Items told twice, and items that a newer baseline replaced.
@@ -37,7 +39,8 @@ impl Collector {
             choice,
             kept: HashMap::new(),
             scenes: 0,
-            ids: std::collections::HashSet::new(),
+            ids: HashMap::new(),
+            listing: 0,
             funnel: Funnel::default(),
             duplicates: 0,
             twins: 0,
@@ -54,13 +57,19 @@ impl Collector {
         self.scenes
     }
 
-    /// Takes an item in, if it is wanted. `false`: it was told before. `placed`: a server has looked at the area.
+    /// Begins another listing: what it tells first is fresh, though another one has told it.
+    pub fn begin_listing(&mut self) {
+        self.listing += 1;
+    }
+
+    /// Takes an item in, if it is wanted. `false`: this listing has told it before. `placed`: a server has looked at the
+    /// area.
     pub fn offer(&mut self, value: Value, document: &str, embedded: bool, placed: bool) -> Result<bool, TaskError> {
         let candidate = item::read(value, document, embedded, &self.choice)?;
         let id = (candidate.scene.collection.clone().unwrap_or_default(), candidate.scene.id.clone());
-        if !self.ids.insert(id) {
+        if let Some(told_by) = self.ids.insert(id, self.listing) {
             self.duplicates += 1;
-            return Ok(false);
+            return Ok(told_by != self.listing);
         }
         if !self.filter.wants(&candidate, placed, &mut self.funnel) {
             return Ok(true);

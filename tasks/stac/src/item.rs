@@ -6,8 +6,8 @@ use std::os::unix::fs::MetadataExt;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 use stac::{Asset, Bbox, Item};
-use swath_access::redact;
-use swath_kinds::{Scene, SceneAsset};
+use swath_access::{is_signed, redact, signs_anew, unsigned};
+use swath_kinds::{Scene, SceneAsset, Signing};
 use swath_task::{Fault, TaskError};
 
 use crate::href::{is_address, resolve};
@@ -280,6 +280,38 @@ fn scene_asset(asset: &Asset, item: &Map<String, Value>, href: String) -> SceneA
         modified: None,
         href,
     }
+}
+
+/// Hrefs are stored unsigned. S132: an asset's carries a signature that nobody could renew.
+pub(crate) fn take_signatures_off(scene: &mut Scene, signing: &Signing) -> Result<(), TaskError> {
+    // Nothing is read from the item's own address any more: it is lineage.
+    scene.href = scene.href.take().map(|href| unsigned(&href));
+    for (key, asset) in &mut scene.assets {
+        let local = !is_address(&asset.href) && !asset.href.starts_with("/vsi");
+        if local || !is_signed(&asset.href) {
+            continue;
+        }
+        if !signs_anew(signing, &asset.href) {
+            let message = format!(
+                "the asset `{key}` of `{}` is a link that is signed already, `{}`: its signature would be stored, and \
+                 could not be renewed",
+                scene.id,
+                redact(&asset.href)
+            );
+            let azure = Signing::PlanetaryComputer { endpoint: String::new() };
+            let help = match signs_anew(&azure, &asset.href) {
+                true => {
+                    "set `signing: planetary_computer`, if it lies there; else search a catalogue with unsigned links"
+                }
+                false => {
+                    "search a catalogue with unsigned links, name unsigned `assets`, or bring a `signing` of your own"
+                }
+            };
+            return Err(Fault::new("S132", message).help(help).permanent());
+        }
+        asset.href = unsigned(&asset.href);
+    }
+    Ok(())
 }
 
 /// Records size and time of local files, so that a changed file is another scene. S126: a file is missing.

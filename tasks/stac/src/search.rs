@@ -338,7 +338,8 @@ impl Search {
         let explained = found.filter().explain(&funnel);
         tracing::info!(catalogue = redact(&location), "{explained}");
         let signing = self.signing(&location, found.from_planetary_computer);
-        let scenes = found.finish(self.sort, self.max_items.map(|max| max as usize));
+        let mut scenes = found.finish(self.sort, self.max_items.map(|max| max as usize));
+        scenes.iter_mut().try_for_each(|scene| item::take_signatures_off(scene, &signing))?;
         ctx.metric("scenes", scenes.len() as f64);
         if scenes.is_empty() && !self.allow_empty {
             return Err(self.nothing_found(&source, &location, &searched, funnel.in_collections, &explained).await);
@@ -369,7 +370,7 @@ impl Search {
             api::further_pages(source, &document, paging, found, ctx).await?;
             return Ok(Searched::Items);
         }
-        catalogue::walk(source, document, found, ctx).await.map(Searched::Catalogue)
+        catalogue::walk(source, document, paging, found, ctx).await.map(Searched::Catalogue)
     }
 
     async fn filter(&self, ctx: &Context) -> Result<Filter, TaskError> {

@@ -268,7 +268,7 @@ fn open_all(
                 loop {
                     let index = next.fetch_add(1, Ordering::Relaxed);
                     let Some((_, asset)) = jobs.get(index) else { break };
-                    let noted = versions.note(&asset.href, signer, &runtime);
+                    let noted = versions.note(&asset.href, signer, &runtime, ctx);
                     let info = |raster: &Raster| Ok(raster.info().clone());
                     match noted.and_then(|()| reader.with(&asset.href, asset.size, info)) {
                         Ok(info) => lock(&results)[index] = Some(info),

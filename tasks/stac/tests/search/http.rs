@@ -160,6 +160,76 @@ async fn a_box_over_the_antimeridian_is_asked_for_in_two() {
 }
 
 #[tokio::test]
+async fn the_second_side_of_the_antimeridian_may_begin_with_what_the_first_has_told() {
+    let server = api(|request| {
+        let next = |token: &str| {
+            Some(
+                json!({"rel": "next", "method": "POST", "href": "/stac/search", "merge": true, "body": {"token": token}}),
+            )
+        };
+        let both = |id: &str| {
+            let mut item = item(id, "2024-01-01T00:00:00Z", [179.9, -17.0, -179.9, -16.0]);
+            item["geometry"] = Value::Null;
+            item
+        };
+        let body = request.json();
+        let west = body["bbox"][0].as_f64().unwrap();
+        Reply::json(&match (west > 0.0, body["token"].as_str()) {
+            (true, _) => page(vec![both("a"), both("b")], None),
+            (false, None) => page(vec![both("a"), both("b")], next("2")),
+            (false, _) => page(vec![both("c")], None),
+        })
+    });
+    let found = search(json!({"catalog": server.url("/stac"), "area": [179.5, -16.8, -179.5, -16.2]})).await;
+    assert_eq!(found.scenes.iter().map(|scene| scene.id.as_str()).collect::<Vec<_>>(), ["a", "b", "c"]);
+    assert_eq!(found.metric("duplicates"), Some(2.0));
+}
+
+#[tokio::test]
+async fn a_collection_of_a_server_gives_all_pages_of_its_items() {
+    let server = Server::start(|request| match (request.path(), request.query()) {
+        ("/stac/collections/s2", _) => Reply::json(&json!({"type": "Collection", "id": "s2", "stac_version": "1.0.0",
+            "description": "", "license": "other", "extent": {}, "links": [{"rel": "items", "href": "s2/items"}]})),
+        ("/stac/collections/s2/items", "") => {
+            Reply::json(&page(vec![scene("a"), scene("b")], Some(json!({"rel": "next", "href": "items?page=2"}))))
+        }
+        ("/stac/collections/s2/items", "page=2") => {
+            Reply::json(&page(vec![scene("c")], Some(json!({"rel": "next", "href": "items?page=3"}))))
+        }
+        ("/stac/collections/s2/items", "page=3") => Reply::json(&page(vec![scene("d")], None)),
+        other => panic!("{other:?}"),
+    });
+    let found = search(json!({"catalog": server.url("/stac/collections/s2")})).await;
+    assert_eq!(found.scenes.iter().map(|scene| scene.id.as_str()).collect::<Vec<_>>(), ["a", "b", "c", "d"]);
+}
+
+#[tokio::test]
+async fn no_signature_of_an_item_is_stored() {
+    let azure = "https://account.blob.core.windows.net/c/B04.tif";
+    let signed = move |href: &'static str| {
+        api(move |_| {
+            let mut item = scene("a");
+            item["links"] = json!([{"rel": "self", "href": "https://host/items/a?token=SECRET"}]);
+            item["assets"] = json!({"B04": {"href": href, "type": "image/tiff"}});
+            Reply::json(&page(vec![item], None))
+        })
+    };
+    let server = signed("https://account.blob.core.windows.net/c/B04.tif?sv=1&se=2024&sig=SECRET");
+    let found = search(json!({"catalog": server.url("/stac"), "signing": "planetary_computer"})).await;
+    assert_eq!(found.scenes[0].assets["B04"].href, azure);
+    assert_eq!(found.scenes[0].href.as_deref(), Some("https://host/items/a"));
+    for (href, word) in [
+        ("https://account.blob.core.windows.net/c/B04.tif?sv=1&se=2024&sig=SECRET", "planetary_computer"),
+        ("https://b.s3.amazonaws.com/B04.tif?X-Amz-Expires=9&X-Amz-Signature=SECRET", "unsigned"),
+    ] {
+        let server = signed(href);
+        let fault = search_error(json!({"catalog": server.url("/stac")})).await;
+        assert!(fault.code == "S132" && fault.message.contains("`B04` of `a`"), "{fault}");
+        assert!(!fault.message.contains("SECRET") && fault.help.as_deref().unwrap().contains(word), "{fault:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_shape_is_asked_for_as_a_shape_and_checked_again() {
     let folder = tempfile::tempdir().unwrap();
     let area = folder.path().join("area.geojson");
