@@ -87,6 +87,19 @@ impl Crs {
         Self::of(&reference)
     }
 
+    /// Of a reference that belongs to another object of GDAL; `None` when it is null or cannot be told.
+    ///
+    /// # Safety
+    /// `handle` is null or live.
+    pub(crate) unsafe fn of_borrowed(handle: OGRSpatialReferenceH) -> Option<Self> {
+        if handle.is_null() {
+            return None;
+        }
+        // SAFETY: promised by the caller; the copy is owned from the start.
+        let copy = watched(|| unsafe { Reference(gdal_sys::OSRClone(handle)) }).0;
+        Self::of(&copy).ok()
+    }
+
     /// Reads what a live OSR reference says.
     fn of(reference: &Reference) -> Result<Self> {
         let (crs, messages) = watched(|| {

@@ -3,11 +3,11 @@
 
 use std::ffi::{c_int, c_void};
 
-use gdal_sys::{CPLErr, GDALDataType, GDALRWFlag, OGRErr, OGRGeometryH};
+use gdal_sys::{CPLErr, GDALDataType, GDALRWFlag, OGRErr, OGRGeometryH, OGRwkbGeometryType};
 
 use crate::crs::Transform;
 use crate::error::{ErrorKind, GeoError, Result};
-use crate::ffi::{Options, cstring, start, text, told, watched};
+use crate::ffi::{Options, cstring, start, told, watched};
 use crate::grid::{Bounds, Grid};
 
 /// A geometry in some CRS that its owner knows.
@@ -55,19 +55,6 @@ impl Geometry {
         Ok(Self(handle))
     }
 
-    /// As a GeoJSON geometry with 7 decimals (1 cm in degrees).
-    pub fn to_geojson(&self) -> Result<String> {
-        let options = Options::new(["COORDINATE_PRECISION=7"])?;
-        // SAFETY: the handle is live; the string returned is ours, copied and freed once.
-        let (json, messages) = watched(|| unsafe {
-            let pointer = gdal_sys::OGR_G_ExportToJsonEx(self.0, options.as_ptr());
-            let json = text(pointer);
-            gdal_sys::VSIFree(pointer.cast());
-            json
-        });
-        json.ok_or_else(|| GeoError::new(ErrorKind::Geometry, format!("no GeoJSON: {}", told(&messages))))
-    }
-
     /// As little-endian well-known binary (ISO).
     pub fn to_wkb(&self) -> Result<Vec<u8>> {
         // SAFETY: the handle is live and the buffer has the size that OGR asks for.
@@ -96,16 +83,25 @@ impl Geometry {
         unsafe { gdal_sys::OGR_G_IsEmpty(self.0) != 0 }
     }
 
+    /// Its type, without a third dimension.
+    pub(crate) fn kind(&self) -> OGRwkbGeometryType::Type {
+        // SAFETY: the handle is live.
+        unsafe { gdal_sys::OGR_GT_Flatten(gdal_sys::OGR_G_GetGeometryType(self.0)) }
+    }
+
+    /// A polygon as a set of one.
+    pub(crate) fn into_multi_polygon(self) -> Self {
+        let this = std::mem::ManuallyDrop::new(self);
+        // SAFETY: the call consumes the handle, which `this` no longer destroys, and returns one that is ours.
+        Self(watched(|| unsafe { gdal_sys::OGR_G_ForceToMultiPolygon(this.0) }).0)
+    }
+
     /// The same shape in another CRS. Long edges get points in between first: a straight line stays where it was.
     pub fn project(&self, transform: &Transform) -> Result<Self> {
-        let bounds = self.bounds();
-        let longest = (bounds.right - bounds.left).max(bounds.top - bounds.bottom);
         // SAFETY: the handles are live; the copy is owned by the new geometry from the start.
         let ((status, copy), messages) = watched(|| unsafe {
             let copy = Self(gdal_sys::OGR_G_Clone(self.0));
-            if longest > 0.0 {
-                gdal_sys::OGR_G_Segmentize(copy.0, longest / 64.0);
-            }
+            densify(copy.0);
             (gdal_sys::OGR_G_Transform(copy.0, transform.handle()), copy)
         });
         if status != OGRErr::OGRERR_NONE {
@@ -120,22 +116,44 @@ impl Geometry {
     }
 }
 
+/// Puts points into the edges of each part by itself, 64 along its longer side: parts may lie far from each other, as
+/// those on both sides of the antimeridian do.
+///
+/// # Safety
+/// `handle` is live.
+unsafe fn densify(handle: OGRGeometryH) {
+    // SAFETY: promised by the caller; parts belong to the whole and are changed in place; the envelope is written.
+    unsafe {
+        let kind = gdal_sys::OGR_GT_Flatten(gdal_sys::OGR_G_GetGeometryType(handle));
+        let collections = [
+            OGRwkbGeometryType::wkbMultiPolygon,
+            OGRwkbGeometryType::wkbMultiLineString,
+            OGRwkbGeometryType::wkbGeometryCollection,
+        ];
+        if collections.contains(&kind) {
+            for part in 0..gdal_sys::OGR_G_GetGeometryCount(handle) {
+                densify(gdal_sys::OGR_G_GetGeometryRef(handle, part));
+            }
+            return;
+        }
+        let mut envelope = gdal_sys::OGREnvelope { MinX: 0.0, MaxX: 0.0, MinY: 0.0, MaxY: 0.0 };
+        gdal_sys::OGR_G_GetEnvelope(handle, &mut envelope);
+        let longest = (envelope.MaxX - envelope.MinX).max(envelope.MaxY - envelope.MinY);
+        if longest > 0.0 {
+            gdal_sys::OGR_G_Segmentize(handle, longest / 64.0);
+        }
+    }
+}
+
 /// A mask of `grid`: 1 where a pixel's centre (or any of it, with `all_touched`) lies in a geometry, else 0.
 /// The geometries are in the CRS of the grid.
 pub fn rasterize(geometries: &[Geometry], grid: &Grid, all_touched: bool) -> Result<Vec<u8>> {
-    let values = vec![1.0; geometries.len()];
-    rasterize_values(geometries, &values, grid, all_touched)
-}
-
-/// As [`rasterize`], with a value from 0 to 255 for each geometry; later ones lie on top.
-pub fn rasterize_values(geometries: &[Geometry], values: &[f64], grid: &Grid, all_touched: bool) -> Result<Vec<u8>> {
     start()?;
+    let values = vec![1.0_f64; geometries.len()];
     let failure = |messages: &[crate::ffi::Message]| {
         GeoError::new(ErrorKind::Geometry, format!("geometries cannot be rasterized: {}", told(messages)))
     };
-    let (Ok(width), Ok(height), true) =
-        (c_int::try_from(grid.width), c_int::try_from(grid.height), values.len() == geometries.len())
-    else {
+    let (Ok(width), Ok(height)) = (c_int::try_from(grid.width), c_int::try_from(grid.height)) else {
         return Err(failure(&[]));
     };
     let mut mask = vec![0_u8; grid.width * grid.height];
@@ -206,10 +224,19 @@ mod tests {
         let square = r#"{ "type": "Polygon", "coordinates": [ [ [ 15.0, 47.0 ], [ 15.1, 47.0 ], [ 15.1, 47.1 ], [ 15.0, 47.1 ], [ 15.0, 47.0 ] ] ] }"#;
         let geometry = Geometry::from_geojson(square).unwrap();
         let again = Geometry::from_wkb(&geometry.to_wkb().unwrap()).unwrap();
-        assert_eq!(again.to_geojson().unwrap(), square);
+        assert_eq!(again.to_wkb().unwrap(), geometry.to_wkb().unwrap());
+        assert_eq!(again.bounds(), Bounds { left: 15.0, bottom: 47.0, right: 15.1, top: 47.1 });
         let (wgs84, utm) = (Crs::wgs84().unwrap(), Crs::from_epsg(32633).unwrap());
         let projected = geometry.project(&Transform::new(&wgs84, &utm).unwrap()).unwrap();
         assert!((projected.bounds().left - 500_000.0).abs() < 1e-6);
+        // Two boxes at both ends of the globe: the northern edge of each bulges by the same as that of one alone.
+        let part = |west: f64, east: f64| format!("[[[{west},60],[{east},60],[{east},61],[{west},61],[{west},60]]]");
+        let both =
+            format!(r#"{{"type":"MultiPolygon","coordinates":[{},{}]}}"#, part(172.0, 180.0), part(-180.0, -172.0));
+        let alone = format!(r#"{{"type":"Polygon","coordinates":{}}}"#, part(172.0, 180.0));
+        let zone = Transform::new(&wgs84, &Crs::from_epsg(32660).unwrap()).unwrap();
+        let southern = |json: &str| Geometry::from_geojson(json).unwrap().project(&zone).unwrap().bounds().bottom;
+        assert!((southern(&both) - southern(&alone)).abs() < 1.0, "{} {}", southern(&both), southern(&alone));
         for bad in ["", "{", r#"{"type":"Nothing"}"#] {
             assert!(Geometry::from_geojson(bad).is_err(), "{bad}");
         }

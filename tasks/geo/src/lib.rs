@@ -28,7 +28,7 @@ pub use cog::{BandSpec, CogOptions, CogWriter, Overviews, TILE};
 pub use crs::{Crs, Transform, utm_zone};
 pub use error::{ErrorKind, GeoError};
 pub use ffi::{gdal_version, set_block_cache};
-pub use geometry::{Geometry, rasterize, rasterize_values};
+pub use geometry::{Geometry, rasterize};
 pub use grid::{Bounds, Grid, PixelWindow};
 pub use pixel::{DataType, Pixel};
 pub use raster::{BandInfo, OpenOptions, Raster, RasterInfo, Resampling, forget_remote};

@@ -82,8 +82,6 @@ pub struct Layer {
 /// What happens with the rows that a layer has already.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WriteMode {
-    /// They stay; new ones are added.
-    Append,
     /// They go.
     Replace,
     /// A row whose text in this field is the same gets the new values (columns that are not given keep theirs), all
@@ -202,6 +200,7 @@ impl GeoPackage {
     ) -> Result<Written> {
         let handle = self.layer(layer)?;
         let columns = self.columns(handle, layer)?;
+        let kind = self.check_layer(handle, layer)?;
         if *mode == WriteMode::Replace {
             self.clear(handle)?;
         }
@@ -213,12 +212,13 @@ impl GeoPackage {
                 })?;
                 Some((index, self.keys(handle, columns[index])))
             }
-            _ => None,
+            WriteMode::Replace => None,
         };
         let mut known = key;
         let mut written = Written::default();
         for feature in features {
-            let feature = feature?;
+            let mut feature = feature?;
+            feature.geometry = self.fitting(feature.geometry, kind, layer)?;
             if feature.values.len() != columns.len() {
                 let message = format!(
                     "a row of {} values does not fit the {} fields of layer `{}`",
@@ -285,6 +285,36 @@ impl GeoPackage {
             return Err(self.error(&format!("cannot make the layer `{}`", layer.name), &messages));
         }
         Ok(handle)
+    }
+
+    /// The type of geometries of a layer. A layer in another CRS is refused: the same numbers would lie elsewhere.
+    fn check_layer(&self, handle: OGRLayerH, layer: &Layer) -> Result<OGRwkbGeometryType::Type> {
+        // SAFETY: the layer is live; its reference belongs to it and is copied.
+        let (crs, kind) = unsafe {
+            let crs = Crs::of_borrowed(watched(|| gdal_sys::OGR_L_GetSpatialRef(handle)).0);
+            (crs, gdal_sys::OGR_GT_Flatten(gdal_sys::OGR_L_GetGeomType(handle)))
+        };
+        if crs.as_ref() != Some(&layer.crs) {
+            let has = crs.map_or_else(|| "no known CRS".to_owned(), |crs| format!("the CRS {crs}"));
+            let what = format!("layer `{}` has {has} in `{}`", layer.name, self.path.display());
+            return Err(GeoError::new(ErrorKind::Vector, format!("{what}: rows in {} do not fit in", layer.crs)));
+        }
+        Ok(kind)
+    }
+
+    /// A geometry as a layer of this type takes it: a single polygon is one of a set.
+    fn fitting(&self, geometry: Geometry, kind: OGRwkbGeometryType::Type, layer: &Layer) -> Result<Geometry> {
+        let own = geometry.kind();
+        if kind == OGRwkbGeometryType::wkbUnknown || kind == own {
+            return Ok(geometry);
+        }
+        if kind == OGRwkbGeometryType::wkbMultiPolygon && own == OGRwkbGeometryType::wkbPolygon {
+            return Ok(geometry.into_multi_polygon());
+        }
+        // SAFETY: the names are constants of GDAL.
+        let name = |kind| unsafe { text(gdal_sys::OGRGeometryTypeToName(kind)) }.unwrap_or_default();
+        let what = format!("layer `{}` holds {} only in `{}`", layer.name, name(kind), self.path.display());
+        Err(GeoError::new(ErrorKind::Vector, format!("{what}: a {} does not fit in", name(own))))
     }
 
     /// The column of each field; an older layer without one of them is refused.
@@ -459,9 +489,16 @@ mod tests {
         assert!(package.write(&layer(), &WriteMode::Replace, [row("z", 0.1), broken]).is_err());
         assert_eq!(package.count("detections").unwrap(), Some(3), "rolled back");
         package.write(&layer(), &WriteMode::Replace, [row("z", 0.1)]).unwrap();
-        package.write(&layer(), &WriteMode::Append, [row("z", 0.1)]).unwrap();
-        assert_eq!(package.count("detections").unwrap(), Some(2));
+        assert_eq!(package.count("detections").unwrap(), Some(1));
         assert_eq!(package.count("other").unwrap(), None);
+        package.finish().unwrap();
+
+        let mut package = GeoPackage::open_or_create(&path).unwrap();
+        let metres = Layer { crs: Crs::from_epsg(32633).unwrap(), ..layer() };
+        let error = package.write(&metres, &key, [row("a", 0.9)]).unwrap_err();
+        let (has, gives) = (error.message().contains("the CRS EPSG:4326"), error.message().contains("EPSG:32633"));
+        assert!(has && gives, "{error}");
+        assert_eq!(package.count("detections").unwrap(), Some(1), "left as it was");
         package.finish().unwrap();
 
         std::fs::write(&path, "not a GeoPackage").unwrap();

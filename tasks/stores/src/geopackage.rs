@@ -197,8 +197,8 @@ fn geopackage_fault(path: &Path, error: &GeoError) -> TaskError {
     if said.contains("readonly") || said.contains("read-only") || said.contains("unable to open") {
         return Fault::new("D114", message).help("give `path` a place that may be written").permanent();
     }
-    if said.contains("has no field") {
-        let help = "the layer was made for other columns: choose another `layer`, or remove it from the file";
+    if said.contains("has no field") || said.contains("not fit in") {
+        let help = "the layer was made for other rows: choose another `layer`, or remove it from the file";
         return Fault::new("D116", message).help(help).permanent();
     }
     Fault::new("D117", message).help("look at the file with `ogrinfo`; it was left as it was").permanent()

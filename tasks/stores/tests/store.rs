@@ -227,6 +227,29 @@ async fn a_layer_of_other_columns_is_refused_untouched() {
 }
 
 #[tokio::test]
+async fn a_layer_in_another_reference_system_is_refused_untouched() {
+    let bench = Bench::new();
+    let path = bench.path("found.gpkg");
+    let mut package = swath_geo::GeoPackage::open_or_create(&path).unwrap();
+    let crs = swath_geo::Crs::from_epsg(32633).unwrap();
+    let layer = swath_geo::Layer { name: "detections".into(), crs, fields: all_columns() };
+    package.write(&layer, &swath_geo::WriteMode::Replace, []).unwrap();
+    package.finish().unwrap();
+    let before = std::fs::read(&path).unwrap();
+    let error = bench.store(json!({ "path": path }), bench.inputs(&[detection("b", 11.0, 0.9)])).await.unwrap_err();
+    let told = fault(error);
+    assert!(told.code == "D116" && told.message.contains("EPSG:32633") && told.message.contains("EPSG:4326"), "{told}");
+    assert!(std::fs::read(&path).unwrap() == before);
+}
+
+/// Columns of every type that a detection may have, more than needed.
+fn all_columns() -> Vec<swath_geo::Field> {
+    let fields = swath_kinds::DetectionProperties::FIELDS.iter();
+    let names = std::iter::once("id").chain(fields.map(|(name, _)| *name)).chain(["site"]);
+    names.map(|name| swath_geo::Field::new(name, swath_geo::FieldType::Text)).collect()
+}
+
+#[tokio::test]
 async fn what_are_no_detections_is_told_and_makes_no_file() {
     let bench = Bench::new();
     let path = bench.path("found.gpkg");
