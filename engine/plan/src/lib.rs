@@ -5,6 +5,7 @@
 //! parameters have no value yet. Pure: files are read by the caller's `load`, the time is an argument.
 
 mod absolute;
+mod bind_params;
 mod catalogue;
 mod compile;
 mod draw;
@@ -17,13 +18,14 @@ mod planner;
 mod reference;
 mod schema;
 mod steps;
+mod sub_flow;
 mod template;
 
 pub use catalogue::{Catalogue, Known};
 pub use draw::{dot, mermaid, terminal};
 pub use plan::{
-    Action, Backoff, Cache, Each, InputSource, Link, NeedsOverride, OnFailure, Output, OutputSource, Plan,
-    PlannedInput, PlannedOutput, PlannedStep, Retry, borrowed,
+    Action, Backoff, Cache, Each, InputSource, NeedsOverride, OnFailure, Output, OutputSource, Plan, PlannedInput,
+    PlannedOutput, PlannedStep, Retry, borrowed,
 };
 pub use planner::{Given, PlanInput, check, plan, sketch};
 pub use reference::reference_pages;

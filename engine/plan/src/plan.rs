@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use jiff::Timestamp;
-use petgraph::graph::DiGraph;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use swath_flow::{ExpressionError, ParameterSpec, Refusal, Scope, Surroundings};
@@ -218,30 +217,7 @@ impl NeedsOverride {
     }
 }
 
-/// Why one step comes after another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Link {
-    /// It reads an output.
-    Reads,
-    /// `after`.
-    After,
-}
-
 impl Plan {
-    /// The steps as a graph: nodes are positions in [`Plan::steps`], in that order.
-    pub fn graph(&self) -> DiGraph<usize, Link> {
-        let mut graph = DiGraph::with_capacity(self.steps.len(), self.steps.len());
-        let nodes: Vec<_> = (0..self.steps.len()).map(|step| graph.add_node(step)).collect();
-        for (at, step) in self.steps.iter().enumerate() {
-            for (links, link) in [(&step.reads, Link::Reads), (&step.after, Link::After)] {
-                for from in links {
-                    graph.add_edge(nodes[*from], nodes[at], link);
-                }
-            }
-        }
-        graph
-    }
-
     /// Values of a sub-flow's parameters: those known, and those its step gives. The name of the parameter stands
     /// before each refusal.
     pub fn bind(

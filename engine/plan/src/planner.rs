@@ -3,24 +3,19 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 use swath_flow::{
-    Action as Written, Diagnostic, Diagnostics, Flow, MAX_STEPS, ParameterType, Refusal, Source, Span, Surroundings,
-    Yields, absolute, did_you_mean, nearest,
+    Action as Written, Diagnostic, Diagnostics, Flow, ParameterType, Span, Yields, did_you_mean, nearest,
 };
 use swath_task::{Digest, PortType};
 
 use crate::Catalogue;
+use crate::bind_params::Offer;
 use crate::compile::{Place, Read};
 use crate::order;
-use crate::plan::{Action, Output, OutputSource, Plan, PlannedOutput, PlannedStep};
-use crate::template::Template;
-
-/// Deepest nesting of flows in flows.
-const MAX_NESTING: usize = 16;
+use crate::plan::{Output, OutputSource, Plan, PlannedOutput, PlannedStep};
 
 /// What a flow is planned with. Nothing is asked of the machine but what `load` reads.
 #[derive(Clone, Copy)]
@@ -75,8 +70,8 @@ pub fn sketch(flow: &Flow, input: PlanInput<'_>) -> Result<Plan, Vec<Diagnostic>
 /// What a flow and its sub-flows share.
 pub(crate) struct Shared<'a> {
     pub input: PlanInput<'a>,
-    steps: Cell<usize>,
-    loads: Cell<usize>,
+    pub steps: Cell<usize>,
+    pub loads: Cell<usize>,
     /// Items of known lists that were looked at.
     pub items: Cell<usize>,
 }
@@ -95,22 +90,6 @@ pub(crate) struct Parameter {
     pub value: Option<Value>,
 }
 
-/// A value on its way into a parameter.
-struct Offer {
-    name: String,
-    value: Offered,
-    source: Arc<Source>,
-    name_span: Span,
-    span: Span,
-    folder: PathBuf,
-}
-
-enum Offered {
-    Text(String),
-    Value(Value),
-    Later(Yields),
-}
-
 /// Steps whose condition may skip a step; `None`: too many to tell.
 type Conditions = Option<Vec<usize>>;
 /// Most conditions that are followed.
@@ -120,8 +99,10 @@ pub(crate) struct Planner<'a> {
     pub flow: &'a Flow,
     pub shared: &'a Shared<'a>,
     pub folder: PathBuf,
-    ancestors: Vec<PathBuf>,
-    offers: Vec<Offer>,
+    pub ancestors: Vec<PathBuf>,
+    /// How much longer the id of this flow's run is than that of the run the user started.
+    pub below: usize,
+    pub offers: Vec<Offer>,
     pub params: HashMap<String, Parameter>,
     pub index: HashMap<String, usize>,
     /// Steps in the order they are planned in: before a step stand those it may read.
@@ -133,12 +114,13 @@ pub(crate) struct Planner<'a> {
 }
 
 impl<'a> Planner<'a> {
-    fn new(flow: &'a Flow, shared: &'a Shared<'a>, folder: PathBuf, ancestors: Vec<PathBuf>) -> Self {
+    pub(crate) fn new(flow: &'a Flow, shared: &'a Shared<'a>, folder: PathBuf, ancestors: Vec<PathBuf>) -> Self {
         Self {
             flow,
             shared,
             folder,
             ancestors,
+            below: 0,
             offers: Vec::new(),
             params: HashMap::new(),
             order: Vec::new(),
@@ -158,25 +140,7 @@ impl<'a> Planner<'a> {
         planner
     }
 
-    fn given(&mut self, params: &[(String, Given)]) {
-        for (name, given) in params {
-            let (text, value) = match given {
-                Given::Text(text) => (text.clone(), Offered::Text(text.clone())),
-                Given::Value(value) => (swath_flow::as_text(value), Offered::Value(value.clone())),
-            };
-            // A value given for a secret must not be shown again, whatever it is.
-            let secret =
-                self.flow.params.iter().any(|one| one.spec.name == *name && one.spec.of == ParameterType::Secret);
-            let shown = if secret { "***" } else { &text };
-            let source = Arc::new(Source::new("--param", format!("{name}={shown}")));
-            let start = name.len() + 1;
-            let (name_span, span) = (Span::new(0, name.len()), Span::new(start, start + shown.len()));
-            let folder = self.shared.input.params_folder.to_owned();
-            self.offers.push(Offer { name: name.clone(), value, source, name_span, span, folder });
-        }
-    }
-
-    fn run(&mut self, open: bool) -> Plan {
+    pub(crate) fn run(&mut self, open: bool) -> Plan {
         let total = self.shared.steps.get() + self.flow.steps.len();
         self.shared.steps.set(total);
         self.bind_params(open);
@@ -208,74 +172,6 @@ impl<'a> Planner<'a> {
             params: params.collect::<Map<_, _>>(),
             steps,
             outputs,
-        }
-    }
-
-    fn bind_params(&mut self, open: bool) {
-        let known: Vec<&str> = self.flow.params.iter().map(|one| one.spec.name.as_str()).collect();
-        let mut offers: HashMap<String, Offer> = HashMap::new();
-        for offer in std::mem::take(&mut self.offers) {
-            if self.flow.unread_params.contains(&offer.name) {
-                continue;
-            }
-            if !known.contains(&offer.name.as_str()) {
-                let help = match nearest(&offer.name, known.iter().copied()) {
-                    Some(near) => Some(format!("did you mean `{near}`?")),
-                    None if known.is_empty() => Some("the flow has none".to_owned()),
-                    None => did_you_mean(&offer.name, &known, "the parameters are"),
-                };
-                let message = format!("the flow `{}` has no parameter `{}`", self.flow.name.value, offer.name);
-                let diagnostic = Diagnostic::at("F205", &offer.source, offer.name_span, message);
-                self.diagnostics.push(diagnostic.maybe_help(help));
-                continue;
-            }
-            offers.insert(offer.name.clone(), offer);
-        }
-        for parameter in &self.flow.params {
-            let spec = &parameter.spec;
-            let around = Surroundings { folder: &self.folder, now: self.shared.input.now };
-            let default = parameter.default.as_ref().map(|node| (node.span, spec.read(&node.to_json(), around)));
-            let mut value = match default {
-                Some((_, Ok(value))) => Some(value),
-                Some((span, Err(refusal))) => {
-                    let message = format!("the default of the parameter `{}` {}", spec.name, refusal.message);
-                    self.wrong("F202", span, message, refusal.help);
-                    None
-                }
-                None if !spec.required => Some(Value::Null),
-                None => None,
-            };
-            let broken = parameter.default.is_some() && value.is_none();
-            match offers.remove(&spec.name) {
-                Some(offer) => {
-                    let around = Surroundings { folder: &offer.folder, now: self.shared.input.now };
-                    let read = match &offer.value {
-                        Offered::Text(text) => spec.read_text(text, around).map(Some),
-                        Offered::Value(value) => spec.read(value, around).map(Some),
-                        Offered::Later(yields) if later_fits(spec.of, *yields) => Ok(None),
-                        Offered::Later(yields) => {
-                            let message = format!("expects a {}, this yields {}", spec.of.name(), yields.name());
-                            Err(Refusal { message, help: None })
-                        }
-                    };
-                    match read {
-                        Ok(read) => value = read,
-                        Err(refusal) => {
-                            let message = format!("the parameter `{}` {}", spec.name, refusal.message);
-                            let diagnostic = Diagnostic::at("F203", &offer.source, offer.span, message);
-                            self.diagnostics.push(diagnostic.maybe_help(refusal.help));
-                            value = None;
-                        }
-                    }
-                }
-                None if value.is_none() && !open && !broken => {
-                    let help = format!("give it: `-p {}=...`, or write a `default`", spec.name);
-                    let message = format!("the parameter `{}` ({}) has no value", spec.name, spec.of.name());
-                    self.wrong("F204", parameter.span, message, Some(help));
-                }
-                None => {}
-            }
-            self.params.insert(spec.name.clone(), Parameter { of: spec.of, value });
         }
     }
 
@@ -445,150 +341,10 @@ impl<'a> Planner<'a> {
         planned
     }
 
-    /// Plans the flow that a step runs. Also what the step gives it, with paths and periods as this flow means them.
-    pub(crate) fn sub_flow(
-        &mut self,
-        path: &str,
-        span: Span,
-        with: Option<&swath_flow::Node>,
-        template: &Template,
-    ) -> Option<(Plan, Template)> {
-        let absolute = PathBuf::from(absolute(path, &self.folder));
-        let shared = self.shared;
-        let fail = |planner: &mut Self, message: String, help: Option<String>| {
-            planner.wrong("F310", span, message, help);
-            None
-        };
-        if self.ancestors.contains(&absolute) || self.ancestors.len() >= MAX_NESTING {
-            let why = if self.ancestors.contains(&absolute) {
-                format!("the flow `{path}` runs itself")
-            } else {
-                format!("flows are nested more than {MAX_NESTING} deep")
-            };
-            return fail(self, why, Some("a flow is finite: lift a step over a list with `each` instead".to_owned()));
-        }
-        shared.loads.set(shared.loads.get() + 1);
-        if shared.loads.get() > 1_000 || shared.steps.get() > MAX_STEPS {
-            let help = "run the flow once, lifted over a list with `each`".to_owned();
-            return fail(self, format!("flows in flows hold more than {MAX_STEPS} steps or 1000 flows"), Some(help));
-        }
-        let bytes = match (shared.input.load)(&absolute) {
-            Ok(bytes) => bytes,
-            Err(reason) => {
-                let help =
-                    format!("paths are relative to the flow that names them; looked for `{}`", absolute.display());
-                return fail(self, format!("the flow `{path}` cannot be read: {reason}"), Some(help));
-            }
-        };
-        let name = match self.flow.source.name().rsplit_once('/') {
-            Some((folder, _)) if !path.starts_with('/') => format!("{folder}/{path}"),
-            _ => path.to_owned(),
-        };
-        let reading = swath_flow::read(&name, &bytes);
-        reading.diagnostics.into_iter().for_each(|one| self.diagnostics.push(one));
-        let flow = reading.flow?;
-        let folder = absolute.parent().unwrap_or(Path::new("/")).to_owned();
-        let mut ancestors = self.ancestors.clone();
-        ancestors.push(absolute.clone());
-        let mut planner = Planner::new(&flow, shared, folder, ancestors);
-        let entries = template.entries();
-        for (name, value) in &entries {
-            let name = name.clone();
-            let pointer = format!("/{}", name.replace('~', "~0").replace('/', "~1"));
-            let name_span = with.map_or(span, |with| with.key_span_at(&pointer));
-            let value_span = with.map_or(span, |with| with.span_at(&pointer));
-            let value = match value {
-                Template::Value(value) => Offered::Value(value.clone()),
-                other => Offered::Later(self.yields(other)),
-            };
-            let source = self.flow.source.clone();
-            planner.offers.push(Offer {
-                name,
-                value,
-                source,
-                name_span,
-                span: value_span,
-                folder: self.folder.clone(),
-            });
-        }
-        for parameter in &flow.params {
-            let missing =
-                parameter.spec.required && !planner.offers.iter().any(|offer| offer.name == parameter.spec.name);
-            if missing {
-                let message = format!(
-                    "the flow `{path}` needs the parameter `{}` ({})",
-                    parameter.spec.name,
-                    parameter.spec.of.name()
-                );
-                let help = format!("add `with: {{ {}: ... }}`", parameter.spec.name);
-                let diagnostic = Diagnostic::at("F204", &self.flow.source, span, message);
-                self.diagnostics.push(diagnostic.help(help));
-            }
-        }
-        let plan = planner.run(true);
-        // Outputs are known even when parts of the flow are wrong: edges from them can be checked.
-        planner.diagnostics.into_vec().into_iter().for_each(|one| self.diagnostics.push(one));
-        let given = entries.into_iter().map(|(name, value)| {
-            let value = self.given_below(&plan, &name, value);
-            (name, value)
-        });
-        let given = Template::mapping(given.collect());
-        Some((plan, given))
-    }
-
-    /// What is known was read already; what is not will be, with the folder and the time of this flow.
-    fn given_below(&self, plan: &Plan, name: &str, value: Template) -> Template {
-        let Some(spec) = plan.parameters.iter().find(|spec| spec.name == name) else { return value };
-        if let Template::Value(_) = value {
-            return plan.params.get(name).cloned().map_or(value, Template::Value);
-        }
-        match spec.of {
-            ParameterType::Path | ParameterType::Model | ParameterType::Aoi | ParameterType::Uri => {
-                Template::Path { folder: self.folder.to_string_lossy().into_owned(), of: Box::new(value) }
-            }
-            ParameterType::Period => Template::Period { now: self.shared.input.now.to_string(), of: Box::new(value) },
-            _ => value,
-        }
-    }
-
-    /// The ports a step that runs a flow shows.
-    pub(crate) fn sub_outputs(plan: &Plan) -> Vec<Output> {
-        let output = |one: &PlannedOutput| Output {
-            name: one.name.clone(),
-            of: one.of.clone(),
-            lists: one.lists,
-            about: String::new(),
-        };
-        plan.outputs.iter().map(output).collect()
-    }
-
-    pub(crate) fn action_of(plan: Option<Plan>) -> Action {
-        match plan {
-            Some(plan) => Action::Flow(Box::new(plan)),
-            None => Action::Task { name: String::new(), version: 0 },
-        }
-    }
-
     fn step(&mut self, at: usize, position: &[usize]) -> PlannedStep {
         let planned = self.plan_step(at, position);
         self.outputs[at] = planned.1;
         planned.0
-    }
-}
-
-/// Whether what is computed later may be a value of a type.
-fn later_fits(of: ParameterType, yields: Yields) -> bool {
-    match yields {
-        Yields::Unknown => true,
-        Yields::Text => {
-            !matches!(of, ParameterType::Integer | ParameterType::Number | ParameterType::Boolean | ParameterType::Bbox)
-        }
-        Yields::Integer | Yields::Number => {
-            matches!(of, ParameterType::Integer | ParameterType::Number | ParameterType::Enum)
-        }
-        Yields::Boolean => of == ParameterType::Boolean,
-        Yields::List => matches!(of, ParameterType::Bbox | ParameterType::Aoi),
-        Yields::Mapping => false,
     }
 }
 

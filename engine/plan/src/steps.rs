@@ -52,7 +52,7 @@ impl Planner<'_> {
                 }
             },
             Written::Flow(path) => {
-                let (plan, with) = match self.sub_flow(path, path.span, step.with.as_ref(), &with) {
+                let (plan, with) = match self.sub_flow(step, path, path.span, &with) {
                     Some((plan, with)) => (Some(plan), with),
                     None => (None, with),
                 };

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use swath_flow::{Expression, ExpressionError, Reference, Scope, absolute, as_text, resolve_period};
+use swath_flow::{Expression, ExpressionError, Scope, absolute, as_text, resolve_period};
 
 /// A value, parts of which are computed when the steps before have run. It serialises without loss.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -121,38 +121,6 @@ impl Template {
                 let entries = entries.iter().map(|(key, value)| Ok((key.clone(), value.evaluate(scope)?)));
                 entries.collect::<Result<Map<_, _>, _>>().map(Value::Object)
             }
-        }
-    }
-
-    /// What its expressions read.
-    pub fn references(&self) -> Vec<Reference> {
-        let mut found = Vec::new();
-        self.visit(&mut |text| {
-            if let Ok(expression) = Expression::parse(text) {
-                for reference in expression.references() {
-                    if !found.contains(&reference) {
-                        found.push(reference);
-                    }
-                }
-            }
-        });
-        found
-    }
-
-    fn visit(&self, see: &mut dyn FnMut(&str)) {
-        match self {
-            Self::Value(_) => {}
-            Self::Expression(text) => see(text),
-            Self::Text(parts) => {
-                for part in parts {
-                    if let TextPart::Expression(text) = part {
-                        see(text);
-                    }
-                }
-            }
-            Self::Path { of, .. } | Self::Period { of, .. } => of.visit(see),
-            Self::List(items) => items.iter().for_each(|item| item.visit(see)),
-            Self::Mapping(entries) => entries.iter().for_each(|(_, value)| value.visit(see)),
         }
     }
 }

@@ -92,7 +92,6 @@ fn every_valid_flow_is_planned() {
         // What is pinned in the store is what was planned.
         let again: swath_plan::Plan = serde_json::from_str(&serde_json::to_string(&plan).unwrap()).unwrap();
         assert_eq!(again, plan, "{name}");
-        assert!(petgraph::algo::toposort(&plan.graph(), None).is_ok());
         for (at, step) in plan.steps.iter().enumerate() {
             assert!(step.reads.iter().chain(&step.after).all(|from| *from < at), "{name}: {}", step.id);
         }
@@ -309,6 +308,32 @@ outputs:
     assert_eq!(codes(text), ["F013", "F013", "F110", "F103"]);
     let large = codes(b"flow: t\nparams: { n: { type: integer, default: 18446744073709551615 } }\nsteps: { s: { task: run.command, with: { command: [x] } } }\n");
     assert_eq!(large, ["F202"]);
+}
+
+#[test]
+fn a_run_below_another_has_an_id_that_the_store_takes() {
+    let nested = |steps: &str| {
+        let text = format!("flow: deep\nsteps: {{ {steps}: {{ flow: next.yaml }} }}\n");
+        let last = b"flow: last\nsteps: { a: { task: run.command, with: { command: [x] } } }\n".to_vec();
+        let flow = swath_flow::read("deep.yaml", text.as_bytes()).flow.unwrap();
+        let catalogue = Catalogue::new(&[fixture::TASKS]);
+        // Each flow names the next in a folder of its own, twelve deep.
+        let load = |path: &Path| {
+            let deep = path.components().count();
+            Ok(if deep > 12 { last.clone() } else { text.replace("next.yaml", "in/next.yaml").into_bytes() })
+        };
+        let input = PlanInput {
+            catalogue: &catalogue,
+            params: &[],
+            params_folder: Path::new("/"),
+            folder: Path::new("/flows"),
+            now: "2024-08-15T00:00:00Z".parse().unwrap(),
+            load: &load,
+        };
+        check(&flow, input).iter().map(|one| one.code).collect::<Vec<_>>()
+    };
+    assert_eq!(nested("lake"), Vec::<&str>::new());
+    assert_eq!(nested("a_step_whose_id_is_rather_long"), ["F310"]);
 }
 
 fn plan_text(text: &str, params: &[(&str, &str)]) -> Result<swath_plan::Plan, String> {
