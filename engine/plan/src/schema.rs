@@ -105,6 +105,7 @@ pub fn flow_schema(catalogue: &Catalogue) -> Value {
                 "properties": step,
                 "additionalProperties": false,
                 "oneOf": [{ "required": ["task"] }, { "required": ["flow"] }],
+                "dependentSchemas": { "flow": { "properties": { "needs": false } } },
                 "allOf": cases,
             },
             "edge": {

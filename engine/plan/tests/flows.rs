@@ -583,6 +583,8 @@ fn the_schema_accepts_valid_flows_and_the_reference_has_a_page_a_task() {
     }
     let wrong = json!({ "flow": "x", "steps": { "a": { "task": "raster.indices", "with": { "index": [] } } } });
     assert!(!validator.is_valid(&wrong));
+    let flow = |needs: &str| json!({ "flow": "x", "steps": { "a": { "flow": "y.yaml", needs: {} } } });
+    assert!(!validator.is_valid(&flow("needs")) && validator.is_valid(&flow("with")));
     let pages = reference_pages(&catalogue);
     assert_eq!(pages.len(), fixture::TASKS.len() + 1);
     let page = &pages.iter().find(|(name, _)| name == "stac.search.md").unwrap().1;
