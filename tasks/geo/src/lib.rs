@@ -33,4 +33,4 @@ pub use grid::{Bounds, Grid, PixelWindow};
 pub use pixel::{DataType, Pixel};
 pub use raster::{BandInfo, OpenOptions, Raster, RasterInfo, Resampling, forget_remote};
 pub use vector::{Feature, Field, FieldType, GeoPackage, Layer, Value, WriteMode, Written};
-pub use warp::WarpMap;
+pub use warp::{WarpMap, WarpResampling};

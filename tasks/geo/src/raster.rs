@@ -21,16 +21,12 @@ const MOST_BANDS: usize = 4096;
 const OPEN_RASTER: u32 = 0x02;
 const OPEN_VERBOSE_ERROR: u32 = 0x40;
 
-/// How pixels are resampled where grids differ.
+/// How a window is read at another size.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Resampling {
     /// The pixel whose centre is nearest. The only one for classes and masks.
     #[default]
     Nearest,
-    /// Linear in both directions between four pixels.
-    Bilinear,
-    /// Cubic convolution over sixteen pixels.
-    Cubic,
     /// The mean of all pixels that fall together.
     Average,
 }
@@ -39,8 +35,6 @@ impl Resampling {
     fn code(self) -> GDALRIOResampleAlg::Type {
         match self {
             Self::Nearest => GDALRIOResampleAlg::GRIORA_NearestNeighbour,
-            Self::Bilinear => GDALRIOResampleAlg::GRIORA_Bilinear,
-            Self::Cubic => GDALRIOResampleAlg::GRIORA_Cubic,
             Self::Average => GDALRIOResampleAlg::GRIORA_Average,
         }
     }

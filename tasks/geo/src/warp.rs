@@ -2,19 +2,27 @@
 //!
 //! A [`WarpMap`] holds, for every pixel of a target window, where its centre lies in the source grid. It is computed
 //! once and serves all bands and files on that source grid. Coordinates are projected exactly on a lattice of 16
-//! pixels and interpolated between: within a UTM zone's extent the error stays below a thousandth of a pixel, which
-//! [`WarpMap::new`] checks at the middle of the lattice's cells.
+//! pixels and interpolated between: the error stays below a hundredth of a source pixel, which [`WarpMap::new`] checks
+//! in the middle of every fourth of the lattice's cells, taking a finer lattice where it does not.
 
 use crate::crs::Transform;
 use crate::error::{ErrorKind, GeoError, Result};
 use crate::grid::{Grid, PixelWindow};
 use crate::pixel::Pixel;
-use crate::raster::Resampling;
 
 /// Pixels between exactly projected points.
 const LATTICE: usize = 16;
 /// Largest error of interpolated coordinates, in source pixels.
 const TOLERANCE: f64 = 0.01;
+
+/// How a warp makes a pixel of those around its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WarpResampling {
+    /// The pixel that the place lies in. The only one for classes and masks.
+    Nearest,
+    /// Linear in both directions between four pixels.
+    Bilinear,
+}
 
 /// Where the pixel centres of a target grid lie in a source grid.
 pub struct WarpMap {
@@ -26,6 +34,9 @@ pub struct WarpMap {
 }
 
 impl WarpMap {
+    /// Memory that a map takes for each pixel of its target.
+    pub const BYTES: usize = 2 * size_of::<f64>();
+
     /// For all of `target` (a window of a larger grid, usually). `None` when it does not touch `source`.
     pub fn new(source: &Grid, target: &Grid) -> Result<Option<Self>> {
         let transform = Transform::new(&target.crs, &source.crs)?;
@@ -89,7 +100,7 @@ impl WarpMap {
         if reach[0] > reach[2] {
             return Ok(None);
         }
-        // Two pixels more on each side serve the neighbours of bilinear and cubic resampling.
+        // Two pixels more on each side serve the neighbours of bilinear resampling.
         let low = |value: f64| (value.floor() as usize).saturating_sub(2);
         let high = |value: f64, limit: usize| (value.floor() as usize + 3).min(limit);
         let (left, top) = (low(reach[0]), low(reach[1]));
@@ -110,7 +121,7 @@ impl WarpMap {
         &self,
         pixels: &[T],
         nodata: Option<f64>,
-        resampling: Resampling,
+        how: WarpResampling,
         fill: T,
         out: &mut [T],
     ) -> Result<()> {
@@ -133,9 +144,9 @@ impl WarpMap {
             if !valid(nearest.to_f64()) {
                 continue;
             }
-            *out = match resampling {
-                Resampling::Nearest => nearest,
-                _ => {
+            *out = match how {
+                WarpResampling::Nearest => nearest,
+                WarpResampling::Bilinear => {
                     let (u, v) = (column - left - 0.5, row - top - 0.5);
                     let (mut sum, mut weights) = (0.0, 0.0);
                     for (dy, wy) in [(0, 1.0 - (v - v.floor())), (1, v - v.floor())] {
@@ -204,7 +215,7 @@ mod tests {
         for row in window.row..window.row + window.height {
             pixels.extend((window.column..window.column + window.width).map(|column| value(column, row)));
         }
-        for how in [Resampling::Nearest, Resampling::Bilinear] {
+        for how in [WarpResampling::Nearest, WarpResampling::Bilinear] {
             let mut out = vec![0_u16; target.width * target.height];
             map.resample(&pixels, Some(0.0), how, 0, &mut out).unwrap();
             for (i, got) in out.iter().enumerate() {
@@ -239,7 +250,7 @@ mod tests {
             Grid { left: 2.0, top: 18.0, pixel_width: 16.0, pixel_height: 16.0, width: 1, height: 1, ..source.clone() };
         let map = WarpMap::new(&source, &target).unwrap().unwrap();
         let mut out = [0_u16];
-        map.resample(&[0_u16, 10, 20, 40], Some(0.0), Resampling::Bilinear, 7, &mut out).unwrap();
+        map.resample(&[0_u16, 10, 20, 40], Some(0.0), WarpResampling::Bilinear, 7, &mut out).unwrap();
         // The centre is the corner of all four: its nearest pixel is the lower right one.
         assert_eq!(out, [23]);
     }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use swath_geo::{Grid, Pixel, PixelWindow, Resampling, WarpMap};
+use swath_geo::{Grid, Pixel, PixelWindow, WarpMap, WarpResampling};
 use swath_task::TaskError;
 
 use crate::composite::Source;
@@ -31,6 +31,11 @@ impl Rectangle {
 
     pub fn len(&self) -> usize {
         self.width * self.height
+    }
+
+    /// As a window of a grid, which it lies in.
+    pub fn window(&self) -> PixelWindow {
+        PixelWindow::new(self.column as usize, self.row as usize, self.width, self.height)
     }
 
     /// With a margin on all sides.
@@ -105,8 +110,6 @@ impl Rectangle {
 pub enum Fit {
     /// A source pixel covers exactly `factor` by `factor` output pixels; its grid begins at this output pixel.
     Aligned { factor: usize, column: i64, row: i64 },
-    /// An output pixel covers exactly `count` by `count` source pixels; the output begins at this source pixel.
-    Finer { count: usize, column: i64, row: i64 },
     /// Anything else: pixels are warped.
     Warped,
 }
@@ -136,21 +139,6 @@ impl Fit {
                 return Self::Aligned { factor: x, column, row };
             }
         }
-        if let (Some(x), Some(y)) =
-            (whole(output.pixel_width / source.pixel_width), whole(output.pixel_height / source.pixel_height))
-            && x == y
-        {
-            let like_source = Grid {
-                pixel_width: output.pixel_width / x as f64,
-                pixel_height: output.pixel_height / x as f64,
-                width: output.width * x,
-                height: output.height * x,
-                ..output.clone()
-            };
-            if let Some((column, row)) = like_source.offset_in(source) {
-                return Self::Finer { count: x, column, row };
-            }
-        }
         Self::Warped
     }
 
@@ -178,25 +166,71 @@ impl Fit {
                 reaches(*column, source.width * factor, output.width)
                     && reaches(*row, source.height * factor, output.height)
             }
-            Self::Finer { .. } | Self::Warped => false,
+            Self::Warped => false,
         }
     }
 }
 
-/// Warp maps kept: two grids (bands and mask, or two resolutions) of a few tiles.
-const MAPS: usize = 6;
+/// A source on an output whose pixels may be coarser: they are cells of `fine` by `fine` pixels of a finer grid then.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Placement {
+    /// Pixels of the finer grid along a side of an output pixel; 1 where the source is not that much finer.
+    pub fine: usize,
+    /// How the source lies on that finer grid.
+    pub fit: Fit,
+}
+
+impl Placement {
+    /// `nearest`: where grids differ one pixel is taken, however many there are.
+    pub fn of(source: &Grid, output: &Grid, nearest: bool) -> Self {
+        let ratio = if source.crs == output.crs {
+            let (x, y) = (output.pixel_width / source.pixel_width, output.pixel_height / source.pixel_height);
+            x.min(y) * (1.0 + 1e-6)
+        } else {
+            // The same pixels are a little smaller or larger in each projection.
+            let (to, from) = (output.metres(), source.metres());
+            (to.0 / from.0).min(to.1 / from.1) * 1.02
+        };
+        let fine = (ratio.floor() as usize).max(1);
+        let fit = Fit::of(source, &finer(output, fine));
+        if fine > 1 && nearest && fit == Fit::Warped {
+            return Self { fine: 1, fit: Fit::Warped };
+        }
+        Self { fine, fit }
+    }
+
+    /// See [`Fit::factor`].
+    pub fn factor(&self) -> usize {
+        if self.fine > 1 { 1 } else { self.fit.factor() }
+    }
+}
+
+/// The grid with `fine` by `fine` pixels in place of each.
+pub fn finer(grid: &Grid, fine: usize) -> Grid {
+    Grid {
+        pixel_width: grid.pixel_width / fine as f64,
+        pixel_height: grid.pixel_height / fine as f64,
+        width: grid.width * fine,
+        height: grid.height * fine,
+        ..grid.clone()
+    }
+}
 
 /// Reads sources onto rectangles of the output.
 pub struct Sampler<'a> {
     reader: Reader<'a>,
     nearest: bool,
-    maps: VecDeque<(Grid, Rectangle, Option<WarpMap>)>,
+    /// By source grid and target grid, the oldest first.
+    maps: VecDeque<(Grid, Grid, Option<WarpMap>)>,
+    /// Pixels of the targets of all maps kept, at most; one is kept in any case.
+    most: usize,
 }
 
 impl<'a> Sampler<'a> {
-    /// `nearest`: also bands are taken from the nearest pixel where grids differ.
-    pub fn new(reader: Reader<'a>, nearest: bool) -> Self {
-        Self { reader, nearest, maps: VecDeque::new() }
+    /// `nearest`: also bands are taken from the nearest pixel where grids differ. `most`: pixels whose ways from grid to
+    /// grid are kept, [`WarpMap::BYTES`] each.
+    pub fn new(reader: Reader<'a>, nearest: bool, most: usize) -> Self {
+        Self { reader, nearest, maps: VecDeque::new(), most }
     }
 
     /// Fills `out` with the pixels of `area` (in pixels `factor` output pixels wide). Returns the part of `area` that
@@ -216,7 +250,6 @@ impl<'a> Sampler<'a> {
             Fit::Aligned { factor: own, column, row } => {
                 self.read_aligned(source, (*own, *column, *row), factor, area, out)
             }
-            Fit::Finer { count, column, row } => self.read_finer(source, (*count, *column, *row), area, out),
             Fit::Warped => self.read_warped(source, area, fill, output, out),
         }
     }
@@ -270,44 +303,6 @@ impl<'a> Sampler<'a> {
         Ok(Some(common))
     }
 
-    fn read_finer<T: Pixel>(
-        &mut self,
-        source: &Source,
-        (count, column, row): (usize, i64, i64),
-        area: &Rectangle,
-        out: &mut [T],
-    ) -> Result<Option<Rectangle>, TaskError> {
-        let times = count as i64;
-        // Output pixels that lie in the source with all of theirs.
-        let first = |origin: i64| ((-origin).max(0) + times - 1).div_euclid(times);
-        let end = |origin: i64, length: usize| (length as i64 - origin).div_euclid(times);
-        let (left, top) = (first(column), first(row));
-        let (right, bottom) = (end(column, source.grid.width), end(row, source.grid.height));
-        if right <= left || bottom <= top {
-            return Ok(None);
-        }
-        let extent =
-            Rectangle { column: left, row: top, width: (right - left) as usize, height: (bottom - top) as usize };
-        let Some(common) = area.intersection(&extent) else { return Ok(None) };
-        let window = PixelWindow::new(
-            (column + common.column * times) as usize,
-            (row + common.row * times) as usize,
-            common.width * count,
-            common.height * count,
-        );
-        let size = (common.width, common.height);
-        let how = if self.nearest { Resampling::Nearest } else { Resampling::Average };
-        let mut pixels = vec![T::default(); common.len()];
-        self.reader.with(&source.href, source.size, |raster| {
-            raster.read_resampled(source.band, &window, size, how, &mut pixels)
-        })?;
-        for (line, from) in pixels.chunks_exact(common.width).enumerate() {
-            let at = (common.row - area.row) as usize + line;
-            out[at * area.width + (common.column - area.column) as usize..][..common.width].copy_from_slice(from);
-        }
-        Ok(Some(common))
-    }
-
     fn read_warped<T: Pixel>(
         &mut self,
         source: &Source,
@@ -316,7 +311,7 @@ impl<'a> Sampler<'a> {
         output: &Grid,
         out: &mut [T],
     ) -> Result<Option<Rectangle>, TaskError> {
-        let how = if self.nearest { Resampling::Nearest } else { Resampling::Bilinear };
+        let how = if self.nearest { WarpResampling::Nearest } else { WarpResampling::Bilinear };
         let Some((map, pixels)) = self.warp_window(source, area, output)? else { return Ok(None) };
         map.resample(&pixels, source.nodata, how, fill, out).map_err(geo_fault)?;
         Ok(Some(*area))
@@ -329,20 +324,24 @@ impl<'a> Sampler<'a> {
         area: &Rectangle,
         output: &Grid,
     ) -> Result<Option<(&WarpMap, Vec<T>)>, TaskError> {
-        let known = self.maps.iter().position(|(grid, place, _)| place == area && *grid == source.grid);
+        let target = Grid {
+            left: output.left + area.column as f64 * output.pixel_width,
+            top: output.top - area.row as f64 * output.pixel_height,
+            width: area.width,
+            height: area.height,
+            ..output.clone()
+        };
+        let known = self.maps.iter().position(|(grid, place, _)| *place == target && *grid == source.grid);
         if known.is_none() {
-            let target = Grid {
-                left: output.left + area.column as f64 * output.pixel_width,
-                top: output.top - area.row as f64 * output.pixel_height,
-                width: area.width,
-                height: area.height,
-                ..output.clone()
-            };
-            let map = WarpMap::new(&source.grid, &target).map_err(geo_fault)?;
-            if self.maps.len() == MAPS {
-                self.maps.pop_front();
+            let pixels = |target: &Grid| target.width * target.height;
+            let mut held: usize = self.maps.iter().map(|(_, target, _)| pixels(target)).sum();
+            while held + pixels(&target) > self.most
+                && let Some((_, oldest, _)) = self.maps.pop_front()
+            {
+                held -= pixels(&oldest);
             }
-            self.maps.push_back((source.grid.clone(), *area, map));
+            let map = WarpMap::new(&source.grid, &target).map_err(geo_fault)?;
+            self.maps.push_back((source.grid.clone(), target, map));
         }
         let index = known.unwrap_or(self.maps.len() - 1);
         let Some((_, _, Some(map))) = self.maps.get(index) else { return Ok(None) };
@@ -376,7 +375,7 @@ impl<'a> Sampler<'a> {
         }
         let Some((map, values)) = self.warp_window::<T>(source, area, output)? else { return Ok(None) };
         let mut classes = vec![outside; area.len()];
-        map.resample(&classify(&values), None, Resampling::Nearest, outside, &mut classes).map_err(geo_fault)?;
+        map.resample(&classify(&values), None, WarpResampling::Nearest, outside, &mut classes).map_err(geo_fault)?;
         Ok(Some(classes))
     }
 }

@@ -77,6 +77,12 @@ fn the_composite_does_not_depend_on_memory() {
     let (wide, ..) = stack.run(serde_json::json!({ "bands": ["B04", "B11"] })).unwrap();
     let (narrow, ..) = stack.run(serde_json::json!({ "bands": ["B04", "B11"], "memory": "64 MiB" })).unwrap();
     assert_eq!(wide, narrow, "the path holds the digest");
+    let coarse = |memory: &str| {
+        let params =
+            serde_json::json!({ "bands": ["B04", "B11"], "resolution": 30, "cloud_dilation": 50, "memory": memory });
+        stack.run(params).unwrap().0
+    };
+    assert_eq!(coarse("256 MiB"), coarse("64 MiB"));
 }
 
 #[test]
@@ -119,6 +125,27 @@ fn both_sides_of_the_antimeridian_come_to_one_grid() {
         crs.into_iter().for_each(|crs| params["crs"] = crs.into());
         let (cog, scenes, _) = stack.run(params).unwrap();
         assert_eq!(scenes, 2);
+        stack.agree(&cog);
+    }
+}
+
+#[test]
+fn coarser_pixels_are_means_of_what_is_clear_and_valid_whatever_overviews_say() {
+    let stack = Stack::new("coarse");
+    let (cog, ..) = stack.run(serde_json::json!({ "bands": ["B04", "B11", "B09"], "resolution": 40 })).unwrap();
+    stack.agree(&cog);
+    let stack = Stack::new("middle");
+    let params = serde_json::json!({ "bands": ["B04", "B11", "B09"], "resolution": 40, "resampling": "nearest" });
+    let (cog, ..) = stack.run(params).unwrap();
+    stack.agree(&cog);
+}
+
+#[test]
+fn scenes_of_another_zone_come_to_coarser_pixels_as_means_too() {
+    let stack = Stack::new("coarse_zones");
+    for crs in ["EPSG:32633", "EPSG:32632"] {
+        let params = serde_json::json!({ "bands": ["B04"], "mask": "none", "crs": crs, "resolution": 40 });
+        let (cog, ..) = stack.run(params).unwrap();
         stack.agree(&cog);
     }
 }

@@ -98,9 +98,21 @@ def make(case, folder):
         scenes = stack(folder, 7, 701, 1303, 7)
     elif case == "extents":
         scenes = stack(folder, 3, 400, 400, 1) + stack(folder, 2, 300, 500, 2, x0=X0 + 2000, y0=Y0 - 1000, first=3)
-    elif case in ("zones", "ends"):
+    elif case in ("coarse", "middle"):
+        # No file tells of no-data, and each carries overviews that hold nothing but lies.
+        scenes = stack(folder, 5, 408, 520, 31); rng = np.random.default_rng(32)
+        for s in scenes:
+            s["assets"]["B09"] = dict(href=s["assets"]["B04"]["href"].replace("B04", "B09"))
+            b09 = rng.integers(1, 9000, (51, 65)).astype("u2"); b09[rng.random(b09.shape) < .1] = 0
+            write(s["assets"]["B09"]["href"], b09, 80)
+            for name, asset in s["assets"].items():
+                asset.pop("offset", None); asset.pop("scale", None)
+                with rasterio.open(asset["href"], "r+") as d:
+                    d.nodata = None
+                    d.build_overviews([2, 4], rasterio.enums.Resampling.mode)
+    elif case in ("zones", "ends", "coarse_zones"):
         scenes = []
-        for i, (epsg, x0, y0) in enumerate(ZONES if case == "zones" else ENDS):
+        for i, (epsg, x0, y0) in enumerate(ENDS if case == "ends" else ZONES):
             lon, lat = lonlat(x0, y0, 600, 600, epsg)
             write(f"{folder}/z{i}.tif", field(lon, lat).astype("f4"), 10, x0, y0, epsg, nodata=float("nan"))
             scenes.append(scene(folder, f"Z{i}", "2024-05-01T10:00:00Z", {"B04": (f"z{i}.tif", None)}))
@@ -220,6 +232,44 @@ def check(case, folder, cog):
         assert (valid & (lon > 0)).sum() > 20000 and (valid & (lon < 0)).sum() > 20000, "both sides hold pixels"
         error = np.abs(got["B04"] - field(lon, lat))[valid]
         assert (error > 5).mean() < .01 and error.max() < 150, ((error > 5).mean(), error.max())
+    elif case in ("coarse", "middle"):
+        assert (transform.c, transform.f, transform.a, H, W) == (X0, Y0, 40, 102, 130), (transform, H, W)
+        def cells(values, ok, n):
+            if case == "middle":
+                return np.where(ok, values, np.nan)[n // 2::n, n // 2::n]
+            split = lambda a: a.reshape(H, n, W, n).swapaxes(1, 2).reshape(H, W, n * n)
+            count = split(ok).sum(2)
+            with np.errstate(invalid="ignore"):
+                return np.where(2 * count >= n * n, split(np.where(ok, values, 0.0)).sum(2) / count, np.nan)
+        counts = []
+        for band in ("B04", "B11", "B09"):
+            v = []
+            for s in scenes:
+                dn = read(s["assets"][band]["href"]).astype("f8")
+                value = (dn - (1000 if s["processing_baseline"] >= "04.00" else 0)) * 1e-4
+                scl = np.isin(read(s["assets"]["SCL"]["href"]), (4, 5, 6, 7))
+                up = lambda a: a.repeat(2, 0).repeat(2, 1)
+                if band == "B04":
+                    v.append(cells(value, up(scl) & (dn != 0), 4))
+                elif band == "B11":
+                    v.append(cells(value, scl & (dn != 0), 2))
+                else:
+                    clear = ~np.isnan(cells(np.ones(scl.shape), scl, 2))
+                    v.append(np.where(clear & (up(dn)[:H, :W] != 0), up(value)[:H, :W], np.nan))
+            v = np.stack(v)
+            counts.append((~np.isnan(v)).sum(0))
+            same(got[band], np.nanmedian(v, 0), band)
+        assert np.array_equal(got["count"], np.minimum.reduce(counts))
+        assert {0, 1, 2} <= set(np.unique(got["count"]).astype(int))
+    elif case == "coarse_zones":
+        lon, lat = lonlat(transform.c, transform.f, 4 * H, 4 * W, crs)
+        want = field(lon, lat).reshape(H, 4, W, 4).mean((1, 3))
+        valid = ~np.isnan(got["B04"])
+        error = np.abs(got["B04"] - want)[valid]
+        print(crs, H, W, float(valid.mean()), float(error.max()))
+        assert transform.a == 40 and valid.mean() > .5
+        # At the edge of a scene cells hold fewer pixels than the mean of all.
+        assert (error > 5).mean() < .03 and error.max() < 500, ((error > 5).mean(), error.max())
     elif case == "clip":
         from rasterio.features import geometry_mask
         from rasterio.warp import transform_geom

@@ -6,12 +6,14 @@
 //!
 //! Invariants:
 //! 1. A pixel enters the median only when its scene's mask says clear, the scene covers it, and it is not no-data.
+//!    Where the output is coarser than the scene this holds for each of the scene's own pixels (see `coarse`).
 //! 2. Scenes on the output's grid contribute untouched pixels; others are warped, masks always by nearest neighbour.
 //! 3. Bands are found by name in every scene; a scene that lacks one is an error (or left out, when asked), never
 //!    a shift of bands.
 //! 4. An acquisition that comes as several items (neighbouring tiles) counts once in each pixel.
 //! 5. Memory follows from the number of scenes and `memory`, not from the size of the area.
 
+mod coarse;
 mod grid;
 mod mask;
 mod plan;

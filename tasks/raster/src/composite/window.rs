@@ -5,15 +5,17 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use swath_geo::{
-    BandSpec, CogOptions, CogWriter, DataType, Geometry, Overviews, PixelWindow, TILE, rasterize, set_block_cache,
+    BandSpec, CogOptions, CogWriter, DataType, Geometry, Grid, Overviews, PixelWindow, TILE, WarpMap, rasterize,
+    set_block_cache,
 };
 use swath_task::{Context, Fault, TaskError};
 
+use super::coarse::{BLOCK, Cells};
 use super::plan::{Plan, PlannedScene, Source};
 use super::reduce::{Reducer, Sample, Slot};
 use super::{COUNT_BAND, Method};
 use crate::faults::geo_fault;
-use crate::fit::{Fit, Rectangle, Sampler};
+use crate::fit::{Fit, Placement, Rectangle, Sampler, finer};
 use crate::reader::Reader;
 
 /// What a finished composite tells.
@@ -31,7 +33,9 @@ struct BandPlan {
     /// Common scale of all scenes, when their offsets are whole numbers of pixel steps: then integers are reduced.
     scale: Option<f64>,
     /// How each scene's pixels lie on the output's.
-    fits: Vec<Fit>,
+    places: Vec<Placement>,
+    /// How the mask of a scene lies on the finer grid of its band, where there is one.
+    fine_masks: Vec<Option<Fit>>,
 }
 
 /// Sizes that follow from the memory the step may take.
@@ -40,15 +44,20 @@ struct Sizes {
     unit: usize,
     /// Side of the part of it whose observations are held together.
     part: usize,
+    /// Pixels whose ways to other grids are kept.
+    warped: usize,
     threads: usize,
 }
 
+/// Ways from grid to grid that are kept, of the largest size: of two tiles for masks and for bands.
+const KEPT_WAYS: u64 = 4;
+
 /// Reads, reduces and writes everything.
 pub fn run(plan: &Plan, path: &Path, ctx: &Context) -> Result<Made, TaskError> {
-    let mask_fits: Vec<Option<Fit>> =
-        plan.scenes.iter().map(|scene| scene.mask.as_ref().map(|mask| Fit::of(&mask.grid, &plan.grid))).collect();
-    let bands: Vec<BandPlan> = (0..plan.names.len()).map(|band| plan_band(plan, band, &mask_fits)).collect();
-    let sizes = sizes(plan, &bands, ctx.cpus());
+    let place = |source: &Source| Placement::of(&source.grid, &plan.grid, plan.nearest);
+    let masks: Vec<Option<Placement>> = plan.scenes.iter().map(|scene| scene.mask.as_ref().map(place)).collect();
+    let bands: Vec<BandPlan> = (0..plan.names.len()).map(|band| plan_band(plan, band, &masks)).collect();
+    let sizes = sizes(plan, &bands, &masks, ctx.cpus());
     set_block_cache(plan.memory / 16).map_err(geo_fault)?;
     tracing::debug!(
         unit = sizes.unit,
@@ -66,9 +75,14 @@ pub fn run(plan: &Plan, path: &Path, ctx: &Context) -> Result<Made, TaskError> {
         let mut worker = Worker {
             plan,
             bands: &bands,
-            mask_fits: &mask_fits,
+            mask_places: &masks,
             part: sizes.part,
-            sampler: Sampler::new(Reader::new(&plan.signer, ctx, (512 / sizes.threads).max(16)), plan.nearest),
+            here: Vec::new(),
+            sampler: Sampler::new(
+                Reader::new(&plan.signer, ctx, (512 / sizes.threads).max(16)),
+                plan.nearest,
+                sizes.warped,
+            ),
             reducer: Reducer::new(plan.method),
         };
         loop {
@@ -114,9 +128,10 @@ fn options(plan: &Plan) -> CogOptions {
     options
 }
 
-fn plan_band(plan: &Plan, band: usize, mask_fits: &[Option<Fit>]) -> BandPlan {
+fn plan_band(plan: &Plan, band: usize, masks: &[Option<Placement>]) -> BandPlan {
     let sources: Vec<&Source> = plan.scenes.iter().map(|scene| &scene.bands[band]).collect();
-    let fits: Vec<Fit> = sources.iter().map(|source| Fit::of(&source.grid, &plan.grid)).collect();
+    let places: Vec<Placement> =
+        sources.iter().map(|source| Placement::of(&source.grid, &plan.grid, plan.nearest)).collect();
     let all = |types: &[DataType]| sources.iter().all(|source| types.contains(&source.data_type));
     let mut depth = match () {
         () if all(&[DataType::U8]) => DataType::U8,
@@ -129,7 +144,7 @@ fn plan_band(plan: &Plan, band: usize, mask_fits: &[Option<Fit>]) -> BandPlan {
         let group = plan.scenes[index].group;
         plan.scenes.iter().filter(|scene| scene.group == group).count() == 1
     };
-    let complete = |index: usize| alone(index) && fits[index].covers(&sources[index].grid, &plan.grid);
+    let complete = |index: usize| alone(index) && places[index].fit.covers(&sources[index].grid, &plan.grid);
     if (0..sources.len()).any(|i| nodata_in(sources[i].nodata, depth).is_none() && !complete(i)) {
         depth = DataType::F32;
     }
@@ -138,7 +153,9 @@ fn plan_band(plan: &Plan, band: usize, mask_fits: &[Option<Fit>]) -> BandPlan {
         plan.scenes[pair[0]].group == plan.scenes[pair[1]].group && !same_meaning(sources[pair[0]], sources[pair[1]])
     };
     let indices: Vec<usize> = (0..sources.len()).collect();
-    if indices.windows(2).any(mixed) {
+    // Means have fractions.
+    let coarse = places.iter().any(|place| place.fine > 1);
+    if coarse || indices.windows(2).any(mixed) {
         depth = DataType::F32;
     }
     let scale = sources[0].scale;
@@ -147,8 +164,13 @@ fn plan_band(plan: &Plan, band: usize, mask_fits: &[Option<Fit>]) -> BandPlan {
             let steps = source.offset / source.scale;
             (source.scale / scale - 1.0).abs() < 1e-9 && (steps - steps.round()).abs() < 1e-6
         });
-    let factors = fits.iter().map(|fit| fit.factor()).chain(mask_fits.iter().flatten().map(|fit| fit.factor()));
-    BandPlan { depth, factor: factors.fold(0, gcd).max(1), scale: common.then_some(scale), fits }
+    let factor = places.iter().chain(masks.iter().flatten()).map(Placement::factor).fold(0, gcd).max(1);
+    let fine_mask = |(scene, place): (&PlannedScene, &Placement)| {
+        let mask = scene.mask.as_ref().filter(|_| place.fine > 1)?;
+        Some(Fit::of(&mask.grid, &finer(&plan.grid, place.fine)))
+    };
+    let fine_masks = plan.scenes.iter().zip(&places).map(fine_mask).collect();
+    BandPlan { depth, factor, scale: common.then_some(scale), places, fine_masks }
 }
 
 /// Whether equal pixels of both are equal values.
@@ -191,20 +213,53 @@ fn busiest(plan: &Plan) -> (u64, u64) {
 }
 
 /// The largest windows whose buffers stay within the memory of the step.
-fn sizes(plan: &Plan, bands: &[BandPlan], cpus: usize) -> Sizes {
+fn sizes(plan: &Plan, bands: &[BandPlan], masks: &[Option<Placement>], cpus: usize) -> Sizes {
     // Code, GDAL, files, overview tiles that wait, and what the allocator holds back.
     let fixed = (48 << 20) + plan.memory / 16 + plan.memory / 8;
     let budget = plan.memory.saturating_sub(fixed).max(plan.memory / 4);
     let pixel = bands.iter().map(|band| band.depth.size()).max().unwrap_or(4) as u64;
     let (scenes, groups) = busiest(plan);
     let planes = bands.len() as u64 + 1;
+    let places = || bands.iter().flat_map(|band| &band.places);
+    let coarse: Vec<usize> = places().map(|place| place.fine).filter(|fine| *fine > 1).collect();
+    let warped = |place: &Placement| place.fit == Fit::Warped;
+    let mask_is_warped = masks.iter().flatten().any(warped);
+    let fine_is_warped = places().any(|place| place.fine > 1 && warped(place))
+        || bands.iter().flat_map(|band| &band.fine_masks).any(|fit| *fit == Some(Fit::Warped));
+    // A mask of pixels as wide as two of the output takes a quarter.
+    let mask_factor = masks.iter().flatten().map(Placement::factor).min().unwrap_or(1) as u64;
+    let metres = plan.grid.metres();
+    // A window of output pixels (or `fine` finer ones) with the margin that dilation looks at.
+    let wide = |side: usize, fine: usize| {
+        let margin = |size: f64| (plan.rule.dilation * fine as f64 / size).ceil() as u64;
+        (side as u64 + 2 * margin(metres.0)) * (side as u64 + 2 * margin(metres.1))
+    };
+    let block = if fine_is_warped { BLOCK / 2 } else { BLOCK };
+    let widest_block = coarse.iter().map(|fine| wide(block, *fine)).max().unwrap_or(0);
+    // Ways from grid to grid: of the part for bands, of the unit for masks, of the block.
+    let ways = |unit: usize, part: usize| {
+        let of_bands = if places().any(|place| place.fine == 1 && warped(place)) { (part * part) as u64 } else { 0 };
+        let of_masks = if mask_is_warped { wide(unit, 1) } else { 0 };
+        let of_blocks = if fine_is_warped { widest_block } else { 0 };
+        KEPT_WAYS * of_bands.max(of_masks).max(of_blocks)
+    };
     let cost = |unit: usize, part: usize| {
-        let (unit, part) = ((unit * unit) as u64, (part * part) as u64);
+        let (units, parts) = ((unit * unit) as u64, (part * part) as u64);
         // Masks of the unit and the part; observations, what is being read and reduced; results, one tile apart.
-        scenes * (unit / 4 + part) + groups * part * pixel + part * 24 + unit * 4 * planes + unit * 4 + (8 << 20)
+        let kept = scenes * (units / (mask_factor * mask_factor) + parts) + groups * parts * pixel;
+        let results = parts * 24 + units * 4 * planes + units * 4 + (8 << 20);
+        // One mask while it is read and dilated: values, classes, counts along rows, the result and its inner part.
+        let mask = 9 * wide(unit, 1) / (mask_factor * mask_factor);
+        // One block at its own size, its mask, and the sums of the cells.
+        let blocks = if coarse.is_empty() { 0 } else { (block * block) as u64 * 8 + 9 * widest_block + parts * 20 };
+        // What is warped is read on the source's grid first.
+        let warps = ways(unit, part);
+        kept + results + mask + blocks + warps * WarpMap::BYTES as u64 + warps / KEPT_WAYS * 8
     };
     let widest = bands.iter().map(|band| band.factor).max().unwrap_or(1);
     let largest = if widest > 1 { 2 * TILE } else { TILE };
+    let sizes =
+        |unit: usize, part: usize, threads: usize| Sizes { unit, part, warped: ways(unit, part) as usize, threads };
     for threads in (1..=cpus).rev() {
         let mut unit = largest;
         while unit >= TILE {
@@ -212,13 +267,13 @@ fn sizes(plan: &Plan, bands: &[BandPlan], cpus: usize) -> Sizes {
             // at its edges again. Threads are given up before parts become narrow for the same reason.
             for part in [unit, 512, 256].into_iter().filter(|part| *part <= unit) {
                 if threads as u64 * cost(unit, part) <= budget {
-                    return Sizes { unit, part, threads };
+                    return sizes(unit, part, threads);
                 }
             }
             unit /= 2;
         }
     }
-    Sizes { unit: TILE, part: 128, threads: 1 }
+    sizes(TILE, 128, 1)
 }
 
 /// The windows of `unit` pixels, on a Z-curve: those that wait for a common overview tile come close together.
@@ -256,8 +311,10 @@ struct MaskPlane {
 struct Worker<'a> {
     plan: &'a Plan,
     bands: &'a [BandPlan],
-    mask_fits: &'a [Option<Fit>],
+    mask_places: &'a [Option<Placement>],
     part: usize,
+    /// Which scenes touch the unit.
+    here: Vec<bool>,
     sampler: Sampler<'a>,
     reducer: Reducer,
 }
@@ -273,6 +330,8 @@ struct UnitResult {
 impl Worker<'_> {
     /// Makes and writes one unit; returns how many of its pixels have an observation.
     fn unit(&mut self, unit: &PixelWindow, writer: &CogWriter<f32>) -> Result<u64, TaskError> {
+        self.here = vec![false; self.plan.scenes.len()];
+        touching(self.plan, unit).into_iter().for_each(|index| self.here[index] = true);
         let masks = self.masks(unit)?;
         let pixels = unit.len();
         let mut result = UnitResult {
@@ -307,33 +366,141 @@ impl Worker<'_> {
         write(unit, &result, writer)
     }
 
-    /// Masks of all scenes in a unit.
+    /// Masks in a unit of the scenes that have a band of its pixels, or of coarser ones.
     fn masks(&mut self, unit: &PixelWindow) -> Result<Vec<Clear<MaskPlane>>, TaskError> {
-        let mut masks: Vec<Clear<MaskPlane>> = self.plan.scenes.iter().map(|_| Clear::Nothing).collect();
-        for index in touching(self.plan, unit) {
-            let scene = &self.plan.scenes[index];
-            let (Some(source), Some(fit)) = (&scene.mask, &self.mask_fits[index]) else {
-                masks[index] = Clear::All;
-                continue;
+        let scenes = 0..self.plan.scenes.len();
+        let one = |index: usize| -> Result<Clear<MaskPlane>, TaskError> {
+            if !self.here[index] || self.bands.iter().all(|band| band.places[index].fine > 1) {
+                return Ok(Clear::Nothing);
+            }
+            let Some(place) = self.mask_places[index] else { return Ok(Clear::All) };
+            let plane = if place.fine > 1 {
+                self.coarse_mask(index, &place, unit)?
+            } else {
+                self.mask(index, &place.fit, &self.plan.grid, unit)?
             };
-            let factor = fit.factor();
-            let area = Rectangle::of(unit, factor);
-            let metres = self.plan.grid.metres();
-            let radius = |size: f64| self.plan.rule.dilation / (size * factor as f64);
-            let radius = (radius(metres.0), radius(metres.1));
-            let wide = area.grown(radius.0.ceil() as i64, radius.1.ceil() as i64);
-            let classes = match source.data_type {
-                DataType::U8 => self.classes::<u8>(source, fit, &wide),
-                _ => self.classes::<u16>(source, fit, &wide),
-            };
-            let Some(classes) = classes.map_err(|error| told_of(error, &scene.id, "mask"))? else { continue };
-            let clear = super::mask::dilate(&classes, wide.width, wide.height, radius);
-            if clear.contains(&1) {
-                let clear = if wide == area { clear } else { wide.copy_part(&clear, &area) };
-                masks[index] = Clear::Masked(MaskPlane { factor, area, clear });
+            Ok(plane.map_or(Clear::Nothing, Clear::Masked))
+        };
+        scenes.map(one).collect()
+    }
+
+    /// The mask of a scene in a window of a grid; `None` when no pixel is clear.
+    fn mask(
+        &mut self,
+        scene: usize,
+        fit: &Fit,
+        grid: &Grid,
+        window: &PixelWindow,
+    ) -> Result<Option<MaskPlane>, TaskError> {
+        let scene = &self.plan.scenes[scene];
+        let Some(source) = &scene.mask else { return Ok(None) };
+        let factor = fit.factor();
+        let area = Rectangle::of(window, factor);
+        let metres = grid.metres();
+        let radius = |size: f64| self.plan.rule.dilation / (size * factor as f64);
+        let radius = (radius(metres.0), radius(metres.1));
+        let wide = area.grown(radius.0.ceil() as i64, radius.1.ceil() as i64);
+        let classes = match source.data_type {
+            DataType::U8 => self.classes::<u8>(source, fit, grid, &wide),
+            _ => self.classes::<u16>(source, fit, grid, &wide),
+        };
+        let Some(classes) = classes.map_err(|error| told_of(error, &scene.id, "mask"))? else { return Ok(None) };
+        let clear = super::mask::dilate(&classes, wide.width, wide.height, radius);
+        if !clear.contains(&1) {
+            return Ok(None);
+        }
+        let clear = if wide == area { clear } else { wide.copy_part(&clear, &area) };
+        Ok(Some(MaskPlane { factor, area, clear }))
+    }
+
+    /// A mask of finer pixels than the output's: a pixel is clear when at least half of its mask's are.
+    fn coarse_mask(
+        &mut self,
+        scene: usize,
+        place: &Placement,
+        unit: &PixelWindow,
+    ) -> Result<Option<MaskPlane>, TaskError> {
+        let grid = finer(&self.plan.grid, place.fine);
+        let area = Rectangle::of(unit, 1);
+        let mut cells = Cells::new(area, place.fine, self.plan.nearest);
+        for block in cells.blocks(BLOCK, (0, 0)) {
+            let Some(mask) = self.mask(scene, &place.fit, &grid, &block.window())? else { continue };
+            let clear = cut(&mask, &block, 1);
+            for (line, clear) in clear.chunks_exact(block.width).enumerate() {
+                let clear = clear.iter().map(|clear| (*clear == 1).then_some(1.0));
+                cells.add(block.row + line as i64, block.column, clear);
             }
         }
-        Ok(masks)
+        let clear: Vec<u8> = cells.means().map(|mean| u8::from(mean.is_some())).collect();
+        Ok(clear.contains(&1).then_some(MaskPlane { factor: 1, area, clear }))
+    }
+
+    /// The means over the clear pixels of a scene that is finer than the output; NaN where there is none. `None` when
+    /// no pixel of `area` has one.
+    fn means(&mut self, scene: usize, band: usize, area: &Rectangle) -> Result<Option<Vec<f32>>, TaskError> {
+        let source = &self.plan.scenes[scene].bands[band];
+        let place = self.bands[band].places[scene];
+        match (place.fit, source.data_type) {
+            (Fit::Aligned { .. }, DataType::U8) => self.means_of::<u8>(scene, band, area),
+            (Fit::Aligned { .. }, DataType::U16) => self.means_of::<u16>(scene, band, area),
+            (Fit::Aligned { .. }, DataType::I16) => self.means_of::<i16>(scene, band, area),
+            // Warped pixels hold NaN where the source has nothing.
+            _ => self.means_of::<f32>(scene, band, area),
+        }
+    }
+
+    fn means_of<T: Sample>(
+        &mut self,
+        index: usize,
+        band: usize,
+        area: &Rectangle,
+    ) -> Result<Option<Vec<f32>>, TaskError> {
+        let plan = &self.bands[band];
+        let (scene, place) = (&self.plan.scenes[index], &plan.places[index]);
+        let source = &scene.bands[band];
+        let grid = finer(&self.plan.grid, place.fine);
+        let nodata = nodata_in(source.nodata, T::TYPE).map(T::from_f64);
+        let fill = T::from_f64(f64::NAN);
+        let mut cells = Cells::new(*area, place.fine, self.plan.nearest);
+        let warped = place.fit == Fit::Warped || plan.fine_masks[index] == Some(Fit::Warped);
+        let (side, origin) = match place.fit {
+            // Blocks of files are mostly as wide, or fit in: each is read once.
+            Fit::Aligned { column, row, .. } if !warped => (BLOCK, (column, row)),
+            _ => (BLOCK / 2, (0, 0)),
+        };
+        let mut any = false;
+        for block in cells.blocks(side, origin) {
+            let clear = match &plan.fine_masks[index] {
+                None => None,
+                Some(fit) => match self.mask(index, fit, &grid, &block.window())? {
+                    Some(mask) => Some(cut(&mask, &block, 1)),
+                    None => continue,
+                },
+            };
+            let mut pixels = vec![fill; block.len()];
+            let read = self.sampler.read(source, &place.fit, 1, &block, fill, &grid, &mut pixels);
+            let Some(covered) = read.map_err(|error| told_of(error, &scene.id, &self.plan.names[band]))? else {
+                continue;
+            };
+            any = true;
+            for row in covered.row..covered.row + covered.height as i64 {
+                let at = (row - block.row) as usize * block.width + (covered.column - block.column) as usize;
+                let line = &pixels[at..at + covered.width];
+                let valid = |pixel: &T| {
+                    let value = pixel.to_f64();
+                    (Some(*pixel) != nodata && value.is_finite()).then_some(value)
+                };
+                match &clear {
+                    None => cells.add(row, covered.column, line.iter().map(valid)),
+                    Some(clear) => {
+                        let clear = &clear[at..at + covered.width];
+                        let both = line.iter().zip(clear).map(|(pixel, clear)| valid(pixel).filter(|_| *clear == 1));
+                        cells.add(row, covered.column, both);
+                    }
+                }
+            }
+        }
+        Ok(any.then(|| cells.means().map(|mean| mean.map_or(f32::NAN, |mean| mean as f32)).collect()))
     }
 
     /// What a mask says in `area`, see [`super::mask::Rule::classify`]; `None` when it has no pixel there.
@@ -341,11 +508,12 @@ impl Worker<'_> {
         &mut self,
         source: &Source,
         fit: &Fit,
+        grid: &Grid,
         area: &Rectangle,
     ) -> Result<Option<Vec<u8>>, TaskError> {
         let nodata = nodata_in(source.nodata, T::TYPE).map(|value| value as u16);
         let classify = |values: &[T]| self.plan.rule.classify(values, nodata);
-        self.sampler.read_classes(source, fit, fit.factor(), area, &self.plan.grid, 2, classify)
+        self.sampler.read_classes(source, fit, fit.factor(), area, grid, 2, classify)
     }
 
     /// Reduces one band in `area` (in pixels of its factor) and lays it into the result.
@@ -365,21 +533,35 @@ impl Worker<'_> {
             merged: bool,
         }
         let mut held: Vec<Held<T>> = Vec::new();
-        let nodata_of = |scene: usize| nodata_in(scenes[scene].bands[band].nodata, plan.depth).map(T::from_f64);
+        // Means of finer pixels are of clear and valid ones only, and NaN where there is none.
+        let nodata_of = |scene: usize| {
+            let nodata = scenes[scene].bands[band].nodata.filter(|_| plan.places[scene].fine == 1);
+            nodata_in(nodata, plan.depth).map(T::from_f64)
+        };
+        let clear_of = |scene: usize| match &clear[scene] {
+            Clear::Masked(clear) if plan.places[scene].fine == 1 => Some(clear),
+            _ => None,
+        };
         for (index, scene) in scenes.iter().enumerate() {
-            let own_clear = match &clear[index] {
-                Clear::Nothing => continue,
-                Clear::All => None,
-                Clear::Masked(clear) => Some(clear),
-            };
+            let place = &plan.places[index];
             let source = &scene.bands[band];
             let fill = if T::TYPE.is_float() { T::from_f64(f64::NAN) } else { nodata_of(index).unwrap_or_default() };
-            let mut pixels = vec![fill; area.len()];
-            let fit = &plan.fits[index];
-            let read = self.sampler.read(source, fit, plan.factor, area, fill, &self.plan.grid, &mut pixels);
-            if read.map_err(|error| told_of(error, &scene.id, &self.plan.names[band]))?.is_none() {
-                continue;
+            let mut pixels;
+            if place.fine > 1 {
+                let means = if self.here[index] { self.means(index, band, area)? } else { None };
+                let Some(means) = means else { continue };
+                pixels = means.into_iter().map(|mean| T::from_f64(mean.into())).collect();
+            } else {
+                if matches!(clear[index], Clear::Nothing) {
+                    continue;
+                }
+                pixels = vec![fill; area.len()];
+                let read = self.sampler.read(source, &place.fit, plan.factor, area, fill, &self.plan.grid, &mut pixels);
+                if read.map_err(|error| told_of(error, &scene.id, &self.plan.names[band]))?.is_none() {
+                    continue;
+                }
             }
+            let own_clear = clear_of(index);
             let same = held.last().is_some_and(|last| scenes[last.scene].group == scene.group);
             match held.last_mut() {
                 // A second item of the same acquisition fills what the first left open.
@@ -389,10 +571,7 @@ impl Worker<'_> {
                     let nodata = nodata_of(first);
                     let hole = if T::TYPE.is_float() { fill } else { nodata.unwrap_or(fill) };
                     if !last.merged {
-                        let masked = match &clear[first] {
-                            Clear::Masked(clear) => Some(clear),
-                            _ => None,
-                        };
+                        let masked = clear_of(first);
                         for (at, pixel) in last.pixels.iter_mut().enumerate() {
                             if Some(*pixel) == nodata || masked.is_some_and(|clear| clear[at] != 1) {
                                 *pixel = hole;
@@ -430,10 +609,7 @@ impl Worker<'_> {
                 };
                 Slot {
                     pixels: &held.pixels,
-                    clear: match &clear[held.scene] {
-                        Clear::Masked(clear) if !held.merged => Some(clear),
-                        _ => None,
-                    },
+                    clear: clear_of(held.scene).filter(|_| !held.merged).map(Vec::as_slice),
                     nodata: nodata_of(held.scene).filter(|_| !held.merged || !T::TYPE.is_float()),
                     gain,
                     bias,
