@@ -8,14 +8,10 @@ use swath_task::{Context, TaskError};
 
 use crate::faults::geo_fault;
 
-/// Waits before the second attempt and those after it: an outage of a minute passes within the step.
-pub const WAITS: [Duration; 5] = [
-    Duration::from_millis(500),
-    Duration::from_secs(2),
-    Duration::from_secs(6),
-    Duration::from_secs(15),
-    Duration::from_secs(40),
-];
+/// Waits before the second attempt and those after it: a blip passes within the attempt, an outage is for the `retry` of
+/// the step.
+pub const WAITS: [Duration; 4] =
+    [Duration::from_millis(500), Duration::from_secs(2), Duration::from_secs(6), Duration::from_secs(15)];
 /// How often a far file that seems to be no raster, or a damaged one, is opened again.
 const UNFETCHED: usize = 2;
 /// How often a file is opened again whose server refuses access: a new signature is let in at once, or never.

@@ -108,7 +108,7 @@ fn rasters_on_this_machine() {
 fn remote(name: &str, ends: Ends, answer: impl Fn(&Request, &[u8]) -> Reply + Send + Sync + 'static) -> Case {
     let good = std::fs::read(raster("good")).unwrap();
     let server = Server::start(move |request| answer(request, &good));
-    let href = server.url(&format!("/good.tif?sig={SECRET}"));
+    let href = server.url(&format!("/good.tif?key={SECRET}"));
     Case { _server: Some(server), ..composite(name, &[href], EAST, "", ends) }
 }
 
@@ -162,7 +162,10 @@ fn rasters_on_a_server() {
     for case in [&mut hangs, &mut hangs_late, &mut drips] {
         case.steps = case.steps.replace("    in: {", "    timeout: 3s\n    in: {");
     }
+    let presigned = format!("https://elsewhere.example/good.tif?X-Amz-Signature={SECRET}");
+    let fault = Badly(1, "S132", &["search:", "good.tif", "signed already"]);
     hold(vec![
+        composite("remote-signed-already", &[presigned], EAST, "", fault),
         hangs,
         hangs_late,
         drips,
