@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_char};
-use std::sync::Once;
+use std::sync::{Mutex, Once, PoisonError};
 
 use gdal_sys::{CPLErr, CPLErrorNum};
 
@@ -70,19 +70,47 @@ pub(crate) fn start() -> Result<()> {
             }
             gdal_sys::CPLSetErrorHandler(Some(collect));
             gdal_sys::GDALAllRegister();
-            gdal_sys::GDALSetCacheMax64(64 << 20);
+            gdal_sys::GDALSetCacheMax64(USUAL_CACHE as i64);
         }
     });
     Ok(())
 }
 
-/// Bounds GDAL's block cache, shared by all rasters of the process (64 MiB unless told).
-pub fn set_block_cache(bytes: u64) -> Result<()> {
-    start()?;
-    let bytes = i64::try_from(bytes.max(1 << 20)).unwrap_or(i64::MAX);
+/// What those who use GDAL's block cache at this moment have asked for.
+static CACHES: Mutex<Vec<u64>> = Mutex::new(Vec::new());
+/// The bound of GDAL's block cache while nobody asks for another.
+const USUAL_CACHE: u64 = 64 << 20;
+
+/// A bound of GDAL's block cache, which all rasters of the process share, for as long as this lives: the largest of those
+/// that live, and 64 MiB when none does.
+#[derive(Debug)]
+pub struct BlockCache(u64);
+
+impl BlockCache {
+    /// Asks for `bytes`, at least 1 MiB.
+    pub fn new(bytes: u64) -> Result<Self> {
+        start()?;
+        let mut asked = CACHES.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.push(bytes);
+        bound_cache(&asked);
+        Ok(Self(bytes))
+    }
+}
+
+impl Drop for BlockCache {
+    fn drop(&mut self) {
+        let mut asked = CACHES.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = asked.iter().position(|bytes| *bytes == self.0) {
+            asked.swap_remove(own);
+        }
+        bound_cache(&asked);
+    }
+}
+
+fn bound_cache(asked: &[u64]) {
+    let bytes = asked.iter().copied().max().unwrap_or(USUAL_CACHE).max(1 << 20);
     // SAFETY: sets a number under GDAL's own lock.
-    unsafe { gdal_sys::GDALSetCacheMax64(bytes) }
-    Ok(())
+    unsafe { gdal_sys::GDALSetCacheMax64(i64::try_from(bytes).unwrap_or(i64::MAX)) }
 }
 
 /// The version of the GDAL library in use, `3.6.2` for example.
@@ -153,5 +181,23 @@ impl Options {
     pub fn as_ptr(&self) -> *mut *mut c_char {
         debug_assert_eq!(self.strings.len() + 1, self.pointers.len());
         self.pointers.as_ptr().cast_mut().cast()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_block_cache_is_the_largest_asked_for_and_goes_back() {
+        // SAFETY: reads a number.
+        let bound = || unsafe { gdal_sys::GDALGetCacheMax64() } as u64;
+        let small = BlockCache::new(16 << 20).unwrap();
+        assert_eq!(bound(), 16 << 20);
+        let large = BlockCache::new(128 << 20).unwrap();
+        drop(small);
+        assert_eq!(bound(), 128 << 20);
+        drop(large);
+        assert_eq!(bound(), USUAL_CACHE);
     }
 }

@@ -1,4 +1,4 @@
-//! Pixel grids: where pixels lie, which of them a box touches, and whether two grids share their pixels. Pure arithmetic.
+//! Pixel grids: where pixels lie, which of them a box touches, and whether two grids share their pixels.
 
 use crate::crs::{Crs, Transform};
 use crate::error::{ErrorKind, GeoError, Result};
@@ -127,6 +127,21 @@ const SAME_EDGE: f64 = 1e-3;
 /// GDAL's limit on a side of a raster.
 const LONGEST_SIDE: f64 = i32::MAX as f64;
 
+/// A projection whose scale differs from 1 by less is taken to be true to scale.
+const TRUE_TO_SCALE: f64 = 0.01;
+
+/// Metres between two places a pixel apart, longitude and latitude in degrees, by the radii of curvature of WGS 84 there.
+fn distance((x0, y0): (f64, f64), (x1, y1): (f64, f64)) -> f64 {
+    const AXIS: f64 = 6_378_137.0;
+    const SQUARED_ECCENTRICITY: f64 = 0.006_694_379_990_141;
+    let (sine, cosine) = ((y0 + y1) / 2.0).to_radians().sin_cos();
+    let denominator = 1.0 - SQUARED_ECCENTRICITY * sine * sine;
+    let across = AXIS / denominator.sqrt() * cosine;
+    let along = AXIS * (1.0 - SQUARED_ECCENTRICITY) / denominator.powf(1.5);
+    let turn = (x1 - x0 + 540.0).rem_euclid(360.0) - 180.0;
+    (turn.to_radians() * across).hypot((y1 - y0).to_radians() * along)
+}
+
 impl Grid {
     /// The grid whose pixel edges lie at multiples of the pixel size from `anchor` and that covers `bounds`:
     /// left and top are rounded down and up, outward.
@@ -229,15 +244,46 @@ impl Grid {
         on_edge.then(|| (x.round() as i64, y.round() as i64))
     }
 
-    /// The pixel size in metres at the grid's centre: x and y.
+    /// The pixel size in metres on the ground at the grid's centre: x and y. Where the projection is true to scale within
+    /// [`TRUE_TO_SCALE`], as those of UTM are, its own unit is taken: 10 m are 10 m then. Makes a [`Transform`].
     pub fn metres(&self) -> (f64, f64) {
         let unit = self.crs.metres_per_unit();
+        let (width, height) = (self.pixel_width * unit, self.pixel_height * unit);
+        let bounds = self.bounds();
+        let (x, y) = ((bounds.left + bounds.right) / 2.0, (bounds.top + bounds.bottom) / 2.0);
         if self.crs.is_geographic() {
-            let bounds = self.bounds();
-            let latitude = ((bounds.top + bounds.bottom) / 2.0).to_radians();
-            (self.pixel_width * unit * latitude.cos(), self.pixel_height * unit)
-        } else {
-            (self.pixel_width * unit, self.pixel_height * unit)
+            return (width * y.to_radians().cos(), height);
         }
+        let on_ground = || -> Result<(f64, f64)> {
+            let transform = Transform::new(&self.crs, &Crs::wgs84()?)?;
+            let (dx, dy) = (self.pixel_width / 2.0, self.pixel_height / 2.0);
+            let (mut xs, mut ys) = ([x - dx, x + dx, x, x], [y, y, y - dy, y + dy]);
+            transform.points(&mut xs, &mut ys)?;
+            Ok((distance((xs[0], ys[0]), (xs[1], ys[1])), distance((xs[2], ys[2]), (xs[3], ys[3]))))
+        };
+        let either = |nominal: f64, measured: f64| {
+            let off = (measured / nominal - 1.0).abs();
+            if measured.is_finite() && off > TRUE_TO_SCALE { measured } else { nominal }
+        };
+        // Where the centre has no place on the globe, the unit is all there is.
+        on_ground().map_or((width, height), |(x, y)| (either(width, x), either(height, y)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pixel_is_measured_on_the_ground_and_not_on_the_map() {
+        let at = |epsg: u32, left: f64, top: f64| {
+            let crs = Crs::from_epsg(epsg).unwrap();
+            Grid { crs, left, top, pixel_width: 10.0, pixel_height: 10.0, width: 2, height: 2 }
+        };
+        // 60 degrees north, 15 east: pyproj's Geod gives 5.01261 and 5.00417 m of ground for 10 m of Web Mercator there.
+        let (x, y) = at(3857, 1_669_792.36, 8_399_737.89).metres();
+        assert!((x - 5.01261).abs() < 1e-4 && (y - 5.00417).abs() < 1e-4, "{x} {y}");
+        assert_eq!(at(32633, 500_000.0, 5_200_000.0).metres(), (10.0, 10.0));
+        assert_eq!(at(32633, 730_000.0, 5_200_000.0).metres(), (10.0, 10.0));
     }
 }

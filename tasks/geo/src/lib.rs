@@ -27,7 +27,7 @@ mod warp;
 pub use cog::{BandSpec, CogOptions, CogWriter, Overviews, TILE};
 pub use crs::{Crs, Transform, utm_zone};
 pub use error::{ErrorKind, GeoError};
-pub use ffi::{gdal_version, set_block_cache};
+pub use ffi::{BlockCache, gdal_version};
 pub use geometry::{Geometry, rasterize};
 pub use grid::{Bounds, Grid, PixelWindow};
 pub use pixel::{DataType, Pixel};

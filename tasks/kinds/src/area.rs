@@ -227,7 +227,27 @@ fn push_polygon(rings: &Value, polygons: &mut Vec<Value>) -> Result<(), String> 
             }
         }
     }
+    rings_list.iter().try_for_each(edges)?;
     polygons.push(rings.clone());
+    Ok(())
+}
+
+/// Refuses an edge of more than half of the globe: drawn across the antimeridian it would enclose all the rest. From
+/// -180 to 180 is the whole globe and is meant so.
+fn edges(ring: &Value) -> Result<(), String> {
+    let longitude = |point: &Value| point[0].as_f64().unwrap_or(f64::NAN);
+    for pair in ring.as_array().map(Vec::as_slice).unwrap_or_default().windows(2) {
+        let (from, to) = (longitude(&pair[0]), longitude(&pair[1]));
+        let wide = (to - from).abs();
+        if wide > 180.0 && wide < 360.0 {
+            let (west, east) = (from.max(to), from.min(to));
+            return Err(format!(
+                "an edge goes from longitude {from} to {to}, around {wide} degrees of the globe: split a polygon across \
+                 the antimeridian in two that meet at 180 and -180 (RFC 7946), or give the box [{west}, south, {east}, \
+                 north]; an area that is this wide needs points in between"
+            ));
+        }
+    }
     Ok(())
 }
 
@@ -277,10 +297,13 @@ mod tests {
             ("{", "not JSON"),
             (r#"{"type":"Point","coordinates":[0,0]}"#, "no area"),
             (r#"{"type":"FeatureCollection","features":[]}"#, "no Polygon"),
+            (r#"{"type":"Polygon","coordinates":[[[179,-17],[-179,-17],[-179,-16],[179,-16],[179,-17]]]}"#, "RFC 7946"),
             (r#"{"type":"Polygon","coordinates":[[[500000,0],[500010,0],[500010,9],[500000,0]]]}"#, "EPSG:4326"),
         ] {
             assert!(area_of(json).unwrap_err().to_string().contains(word), "{json}");
         }
         assert!(BoundingBox::new(10.0, 5.0, 11.0, 4.0).is_err());
+        let globe = r#"{"type":"Polygon","coordinates":[[[-180,-60],[180,-60],[180,60],[-180,60],[-180,-60]]]}"#;
+        assert_eq!(<[f64; 4]>::from(area_of(globe).unwrap()), [-180.0, -60.0, 180.0, 60.0]);
     }
 }

@@ -7,7 +7,6 @@ use std::fmt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::sync::Arc;
 use std::time::Duration;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -407,7 +406,7 @@ impl RunCommand {
             command.env(name, &value);
             secrets.push(value);
         }
-        Ok(Secrets(Arc::new(secrets)))
+        Ok(Secrets::new(secrets))
     }
 
     fn stdin(&self, values: &BTreeMap<String, Vec<OsString>>) -> Result<Stdio, TaskError> {

@@ -32,11 +32,26 @@ impl Tail {
 
 /// Texts that must not be repeated.
 #[derive(Clone, Default)]
-pub(crate) struct Secrets(pub Arc<Vec<String>>);
+pub(crate) struct Secrets(Arc<Vec<String>>);
 
 impl Secrets {
+    /// Whole secrets and, as output is looked at line by line, each line of one (a key in PEM has many). What is shorter
+    /// than four characters is no secret, and hiding it would spoil the text.
+    pub fn new(secrets: impl IntoIterator<Item = String>) -> Self {
+        let mut parts = Vec::new();
+        for secret in secrets {
+            parts.extend(secret.split(['\n', '\r']).map(|line| line.trim().to_owned()));
+            parts.push(secret);
+        }
+        parts.retain(|part| part.chars().count() >= 4);
+        // The longest first: a line within another must not leave the rest of it.
+        parts.sort_by_key(|part| std::cmp::Reverse(part.len()));
+        parts.dedup();
+        Self(Arc::new(parts))
+    }
+
     fn hide(&self, line: &mut String) {
-        for secret in self.0.iter().filter(|secret| secret.len() >= 4) {
+        for secret in self.0.iter() {
             if line.contains(secret.as_str()) {
                 *line = line.replace(secret.as_str(), "***");
             }

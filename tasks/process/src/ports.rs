@@ -4,7 +4,9 @@ use std::path::{Component, Path};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use swath_kinds::{Any, Chips, Cog, Detections, File, Folder, GeoPackage, Model, Picture, SceneList, StretchFile};
+use swath_kinds::{
+    Any, Chips, Cog, Detections, File, Folder, GeoPackage, Model, Picture, SceneList, StacItem, StretchFile,
+};
 use swath_task::{ArtifactRecord, Context, Draft, Kind, PortType, TaskError};
 
 const VALUES: &[&str] = &["string", "integer", "number", "boolean"];
@@ -87,7 +89,7 @@ impl OutputSpec {
             Detections::NAME => ".geojson",
             GeoPackage::NAME => ".gpkg",
             Picture::NAME => ".png",
-            SceneList::NAME | StretchFile::NAME => ".json",
+            SceneList::NAME | StacItem::NAME | StretchFile::NAME => ".json",
             _ => "",
         };
         format!("{port}{end}")
@@ -134,73 +136,56 @@ fn kinds() -> String {
     swath_kinds::KINDS.iter().map(|(kind, _)| format!("`{kind}`")).collect::<Vec<_>>().join(", ")
 }
 
-/// An artifact being written, whose kind is known by name only.
-pub(crate) enum AnyDraft {
-    Any(Draft<Any>),
-    File(Draft<File>),
-    Folder(Draft<Folder>),
-    SceneList(Draft<SceneList>),
-    Cog(Draft<Cog>),
-    Stretch(Draft<StretchFile>),
-    Chips(Draft<Chips>),
-    Model(Draft<Model>),
-    Detections(Draft<Detections>),
-    GeoPackage(Draft<GeoPackage>),
-    Picture(Draft<Picture>),
+macro_rules! drafts {
+    ($($kind:ident),+) => {
+        /// An artifact being written, whose kind is known by name only.
+        pub(crate) enum AnyDraft {
+            $($kind(Draft<$kind>)),+
+        }
+
+        impl AnyDraft {
+            /// Starts an artifact of a kind. A kind that is not known here is `artifact.any`, which fits every input.
+            pub fn new(ctx: &Context, kind: &str, name: &str) -> Result<Self, TaskError> {
+                Ok(match kind {
+                    $($kind::NAME => Self::$kind(ctx.draft(name)?),)+
+                    _ => Self::Any(ctx.draft(name)?),
+                })
+            }
+
+            /// Where to write.
+            pub fn path(&self) -> &Path {
+                match self {
+                    $(Self::$kind(draft) => draft.path()),+
+                }
+            }
+
+            /// Makes it an artifact.
+            pub async fn commit(self) -> Result<ArtifactRecord, TaskError> {
+                async fn record<K: Kind>(draft: Draft<K>) -> Result<ArtifactRecord, TaskError> {
+                    Ok(draft.commit().await?.record().clone())
+                }
+                match self {
+                    $(Self::$kind(draft) => record(draft).await),+
+                }
+            }
+        }
+    };
 }
 
-impl AnyDraft {
-    /// Starts an artifact of a kind. A kind that is not known here is `artifact.any`, which fits every input.
-    pub fn new(ctx: &Context, kind: &str, name: &str) -> Result<Self, TaskError> {
-        Ok(match kind {
-            File::NAME => Self::File(ctx.draft(name)?),
-            Folder::NAME => Self::Folder(ctx.draft(name)?),
-            SceneList::NAME => Self::SceneList(ctx.draft(name)?),
-            Cog::NAME => Self::Cog(ctx.draft(name)?),
-            StretchFile::NAME => Self::Stretch(ctx.draft(name)?),
-            Chips::NAME => Self::Chips(ctx.draft(name)?),
-            Model::NAME => Self::Model(ctx.draft(name)?),
-            Detections::NAME => Self::Detections(ctx.draft(name)?),
-            GeoPackage::NAME => Self::GeoPackage(ctx.draft(name)?),
-            Picture::NAME => Self::Picture(ctx.draft(name)?),
-            _ => Self::Any(ctx.draft(name)?),
-        })
-    }
+drafts!(Any, File, Folder, SceneList, StacItem, Cog, StretchFile, Chips, Model, Detections, GeoPackage, Picture);
 
-    /// Where to write.
-    pub fn path(&self) -> &Path {
-        match self {
-            Self::Any(draft) => draft.path(),
-            Self::File(draft) => draft.path(),
-            Self::Folder(draft) => draft.path(),
-            Self::SceneList(draft) => draft.path(),
-            Self::Cog(draft) => draft.path(),
-            Self::Stretch(draft) => draft.path(),
-            Self::Chips(draft) => draft.path(),
-            Self::Model(draft) => draft.path(),
-            Self::Detections(draft) => draft.path(),
-            Self::GeoPackage(draft) => draft.path(),
-            Self::Picture(draft) => draft.path(),
-        }
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-    /// Makes it an artifact.
-    pub async fn commit(self) -> Result<ArtifactRecord, TaskError> {
-        async fn record<K: Kind>(draft: Draft<K>) -> Result<ArtifactRecord, TaskError> {
-            Ok(draft.commit().await?.record().clone())
-        }
-        match self {
-            Self::Any(draft) => record(draft).await,
-            Self::File(draft) => record(draft).await,
-            Self::Folder(draft) => record(draft).await,
-            Self::SceneList(draft) => record(draft).await,
-            Self::Cog(draft) => record(draft).await,
-            Self::Stretch(draft) => record(draft).await,
-            Self::Chips(draft) => record(draft).await,
-            Self::Model(draft) => record(draft).await,
-            Self::Detections(draft) => record(draft).await,
-            Self::GeoPackage(draft) => record(draft).await,
-            Self::Picture(draft) => record(draft).await,
+    #[tokio::test]
+    async fn every_kind_is_recorded_as_what_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let host = swath_task::local::LocalHost::new(folder.path()).unwrap();
+        for (kind, _) in swath_kinds::KINDS {
+            let draft = AnyDraft::new(&host.context(1), kind, "x").unwrap();
+            std::fs::write(draft.path(), "x").unwrap();
+            assert_eq!(draft.commit().await.unwrap().kind, *kind);
         }
     }
 }

@@ -227,7 +227,7 @@ async fn a_flood_of_output_is_bounded() {
     assert!(failed.message.contains("line 2999"), "{}", &failed.message[..200]);
 }
 
-/// A host that knows one secret.
+/// A host that knows two secrets.
 struct Keeper(std::sync::Arc<LocalHost>);
 
 #[async_trait::async_trait]
@@ -244,7 +244,13 @@ impl Host for Keeper {
     fn progress(&self, _: u64, _: u64, _: &'static str) {}
     fn metric(&self, _: &'static str, _: f64) {}
     fn secret(&self, name: &str) -> Option<String> {
-        (name == "database_password").then(|| "hunter2-hunter2".to_owned())
+        match name {
+            "database_password" => Some("hunter2-hunter2".to_owned()),
+            "deploy_key" => {
+                Some("-----BEGIN KEY-----\r\nMIIEvQIBADANBg\n  kqhkiG9w0BAQEF  \nab\n-----END KEY-----\n".to_owned())
+            }
+            _ => None,
+        }
     }
 }
 
@@ -259,6 +265,17 @@ async fn a_secret_reaches_the_program_and_is_not_repeated() {
     assert!(error.to_string().contains("login with *** failed"), "{error}");
     let error = TASKS[0].bind(params("unknown")).unwrap().run(json!({}), context).await.unwrap_err();
     assert!(error.to_string().contains("C109"), "{error}");
+}
+
+#[tokio::test]
+async fn no_line_of_a_secret_of_several_lines_is_repeated() {
+    let (_folder, host) = host();
+    let context = Context::new(std::sync::Arc::new(Keeper(host)), CancellationToken::new(), 1, "key");
+    let script = "echo \"bad key: $KEY\" >&2; echo grab it >&2; exit 1";
+    let params = json!({"command": ["sh", "-c", script], "secret_env": {"KEY": "deploy_key"}});
+    let error = TASKS[0].bind(params).unwrap().run(json!({}), context).await.unwrap_err().to_string();
+    assert!(error.contains("bad key: ***") && error.contains("grab it"), "{error}");
+    assert!(!["BEGIN", "MIIEv", "kqhki"].iter().any(|part| error.contains(part)), "{error}");
 }
 
 #[test]

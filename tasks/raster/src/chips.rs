@@ -12,7 +12,7 @@ use swath_task::{Artifact, Bytes, Context, Draft, Fault, Needs, Problem, Purity,
 
 use crate::composite::COUNT_BAND;
 use crate::faults::geo_fault;
-use crate::values::{band_indices, each_window, read_values};
+use crate::values::{BASE_MEMORY, MEMORY, band_indices, each_window, read_values};
 
 /// Cuts a raster into square chips that overlap, edges included.
 ///
@@ -68,7 +68,7 @@ pub struct Outputs {
 
 impl Task for ChipRaster {
     const NAME: &'static str = "raster.chips";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const PURITY: Purity = Purity::Pure;
     type Inputs = Inputs;
     type Outputs = Outputs;
@@ -89,7 +89,9 @@ impl Task for ChipRaster {
     }
 
     fn needs(&self) -> Needs {
-        Needs::all_cores(Bytes::mib(256))
+        // One chip at a time is the least.
+        let bands = self.bands.as_ref().map_or(USUAL_BANDS, Vec::len);
+        Needs::all_cores(Bytes(MEMORY.0.max(BASE_MEMORY + self.memory(bands))))
     }
 
     async fn run(&self, inputs: Inputs, ctx: &Context) -> Result<Outputs, TaskError> {
@@ -101,6 +103,9 @@ impl Task for ChipRaster {
         Ok(Outputs { chips: draft.commit().await?, count })
     }
 }
+
+/// Bands of a raster of which nothing is known.
+const USUAL_BANDS: usize = 8;
 
 /// Where chips begin along a side: steps of `size - overlap`, the last one shifted back to end at the edge.
 pub fn starts(length: usize, size: usize, overlap: usize) -> Vec<usize> {
@@ -115,6 +120,12 @@ pub fn starts(length: usize, size: usize, overlap: usize) -> Vec<usize> {
 }
 
 impl ChipRaster {
+    /// Bytes that a chip takes: its pixels, those of its overviews and what they are compressed to, and what is read.
+    fn memory(&self, bands: usize) -> u64 {
+        let pixels = (self.size * self.size) as u64;
+        pixels * (bands as u64 * 10 + 5) + (2 << 20)
+    }
+
     fn cut(&self, path: &Path, folder: &Path, ctx: &Context) -> Result<u64, TaskError> {
         let raster = Raster::open_path(path).map_err(geo_fault)?;
         let info = raster.info();
@@ -142,6 +153,8 @@ impl ChipRaster {
             &windows,
             ctx,
             "chips",
+            self.needs().memory.0,
+            self.memory(bands.len()),
             || (),
             |(), raster, window| {
                 let side = self.size;
@@ -155,7 +168,8 @@ impl ChipRaster {
                     }
                     valid.iter_mut().zip(&pixels).for_each(|(valid, pixel)| *valid &= !pixel.is_nan());
                 }
-                let share = valid.iter().filter(|valid| **valid).count() as f64 / (side * side) as f64;
+                // Of the pixels that there are: a raster smaller than a chip has no others.
+                let share = valid.iter().filter(|valid| **valid).count() as f64 / window.len() as f64;
                 if share < self.min_valid {
                     return Ok(());
                 }

@@ -4,13 +4,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use swath_geo::{BandSpec, CogOptions, CogWriter, Overviews, Raster};
 use swath_kinds::Cog;
-use swath_task::{Artifact, Bytes, Context, Draft, Needs, Problem, Purity, Task, TaskError};
+use swath_task::{Artifact, Context, Draft, Needs, Problem, Purity, Task, TaskError};
 
 use crate::bands::aliases;
 use crate::composite::COUNT_BAND;
 use crate::expression::Expression;
 use crate::faults::geo_fault;
-use crate::values::{map_tiles, no_band, read_values};
+use crate::values::{MEMORY, map_tiles, no_band, read_values};
 
 /// Appends spectral indices to a raster, computed on its values (reflectance), before any stretch.
 ///
@@ -138,7 +138,7 @@ impl Task for Indices {
     }
 
     fn needs(&self) -> Needs {
-        Needs::all_cores(Bytes::mib(256))
+        Needs::all_cores(MEMORY)
     }
 
     async fn run(&self, inputs: Inputs, ctx: &Context) -> Result<Outputs, TaskError> {
@@ -185,7 +185,9 @@ impl Indices {
         let mut options = CogOptions::new(bands, Some(f64::NAN));
         options.level = 1;
         let writer = CogWriter::create(out, &raster.grid().map_err(geo_fault)?, options).map_err(geo_fault)?;
-        map_tiles(path, writer, ctx, |raster, window| {
+        // An expression holds some planes of doubles while it is evaluated.
+        let planes = kept.len() + expressions.len() + 1 + 8;
+        map_tiles(path, writer, planes, ctx, |raster, window| {
             let length = window.len();
             let mut planes = vec![0.0_f32; length * (kept.len() + expressions.len() + usize::from(count.is_some()))];
             let (read, rest) = planes.split_at_mut(length * kept.len());

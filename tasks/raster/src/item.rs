@@ -56,7 +56,7 @@ pub struct Outputs {
 
 impl Task for Item {
     const NAME: &'static str = "raster.item";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const PURITY: Purity = Purity::Pure;
     type Inputs = Inputs;
     type Outputs = Outputs;

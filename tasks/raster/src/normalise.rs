@@ -9,11 +9,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use swath_geo::{BandSpec, CogOptions, CogWriter, PixelWindow, Raster};
 use swath_kinds::{BandStretch, Cog, Stretch, StretchFile};
-use swath_task::{Artifact, Bytes, Context, Draft, Fault, Needs, Problem, Purity, Task, TaskError};
+use swath_task::{Artifact, Context, Draft, Fault, Needs, Problem, Purity, Task, TaskError};
 
 use crate::composite::COUNT_BAND;
 use crate::faults::{content_fault, geo_fault};
-use crate::values::{band_indices, each_window, map_tiles, read_values};
+use crate::values::{MEMORY, band_indices, each_window, map_tiles, read_values};
 
 /// Stretches bands to 0..1 between two percentiles, computed once over the whole raster and stored beside it.
 ///
@@ -74,7 +74,7 @@ impl Task for Normalise {
     }
 
     fn needs(&self) -> Needs {
-        Needs::all_cores(Bytes::mib(256))
+        Needs::all_cores(MEMORY)
     }
 
     async fn run(&self, inputs: Inputs, ctx: &Context) -> Result<Outputs, TaskError> {
@@ -219,6 +219,8 @@ fn count(
         windows,
         ctx,
         "strips",
+        MEMORY.0,
+        (size * size_of::<u64>() + STRIP.0 * STRIP.1 * size_of::<f32>()) as u64,
         || vec![0_u64; size],
         |counts, raster, window| {
             let mut values = vec![0.0; window.len()];
@@ -234,12 +236,15 @@ fn count(
     Ok(all)
 }
 
-/// Windows of at most 512 x 4096 pixels that cover a raster.
+/// Width and height of a strip.
+const STRIP: (usize, usize) = (4096, 512);
+
+/// Windows of at most [`STRIP`] pixels that cover a raster.
 fn strips(width: usize, height: usize) -> Vec<PixelWindow> {
     let mut windows = Vec::new();
-    for row in (0..height).step_by(512) {
-        for column in (0..width).step_by(4096) {
-            windows.push(PixelWindow::new(column, row, 4096.min(width - column), 512.min(height - row)));
+    for row in (0..height).step_by(STRIP.1) {
+        for column in (0..width).step_by(STRIP.0) {
+            windows.push(PixelWindow::new(column, row, STRIP.0.min(width - column), STRIP.1.min(height - row)));
         }
     }
     windows
@@ -254,7 +259,7 @@ fn apply(path: &Path, out: &Path, stretch: &Stretch, ctx: &Context) -> Result<()
     options.metadata =
         vec![("SWATH_PERCENTILES".into(), format!("{} {}", stretch.percentiles[0], stretch.percentiles[1]))];
     let writer = CogWriter::create(out, &raster.grid().map_err(geo_fault)?, options).map_err(geo_fault)?;
-    map_tiles(path, writer, ctx, |raster, window| {
+    map_tiles(path, writer, indices.len(), ctx, |raster, window| {
         let mut planes = vec![0.0; window.len() * indices.len()];
         for ((band, limits), plane) in indices.iter().zip(&stretch.bands).zip(planes.chunks_exact_mut(window.len())) {
             read_values(raster, *band, window, plane)?;

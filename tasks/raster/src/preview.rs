@@ -75,7 +75,7 @@ pub struct Outputs {
 
 impl Task for Preview {
     const NAME: &'static str = "raster.preview";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const PURITY: Purity = Purity::Pure;
     type Inputs = Inputs;
     type Outputs = Outputs;
@@ -228,17 +228,25 @@ impl Canvas {
     fn tint(&mut self, path: &Path) -> Result<(), TaskError> {
         let raster = Raster::open_path(path).map_err(geo_fault)?;
         let info = raster.info();
-        let whole = swath_geo::PixelWindow::new(0, 0, info.width, info.height);
-        let same = (raster.grid().map_err(geo_fault)?.bounds(), self.grid.bounds());
-        if same.0.intersection(&same.1).is_none() {
-            let message = format!("`{}` does not lie where the picture does", info.name);
-            return Err(Fault::new("R109", message).permanent());
+        let grid = raster.grid().map_err(geo_fault)?;
+        if grid.crs != self.grid.crs {
+            let message = format!("`{}` lies in {}, the picture in {}", info.name, grid.crs, self.grid.crs);
+            return Err(Fault::new("R109", message).help("give probabilities of the same raster").permanent());
         }
-        let mut plane = vec![0.0_f32; self.pixels.len()];
-        let size = (self.grid.width, self.grid.height);
-        raster.read_resampled(0, &whole, size, Resampling::Average, &mut plane).map_err(geo_fault)?;
+        // What both show, in pixels of the picture; the probabilities of exactly that.
+        let here = self.grid.window_of(&grid.bounds());
+        let there = here.and_then(|here| grid.window_of(&self.grid.crop(&here).bounds()));
+        let (Some(here), Some(there)) = (here, there) else {
+            let message = format!("`{}` does not lie where the picture does", info.name);
+            return Err(Fault::new("R109", message).help("give probabilities of the same raster").permanent());
+        };
+        let mut plane = vec![0.0_f32; here.len()];
+        let size = (here.width, here.height);
+        raster.read_resampled(0, &there, size, Resampling::Average, &mut plane).map_err(geo_fault)?;
         to_values(&info.bands[0], &mut plane);
-        for (pixel, value) in self.pixels.iter_mut().zip(plane) {
+        let rows = self.pixels.chunks_exact_mut(self.grid.width).skip(here.row).take(here.height);
+        let pixels = rows.flat_map(|row| &mut row[here.column..here.column + here.width]);
+        for (pixel, value) in pixels.zip(plane) {
             if value.is_nan() || pixel[3] == 0 {
                 continue;
             }

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use swath_geo::{BandInfo, CogWriter, PixelWindow, Raster};
-use swath_task::{Context, Fault, TaskError};
+use swath_geo::{BandInfo, CogWriter, PixelWindow, Raster, TILE};
+use swath_task::{Bytes, Context, Fault, TaskError};
 
 use crate::faults::geo_fault;
 
@@ -50,13 +50,27 @@ pub fn no_band(raster: &Raster, missing: &[&str]) -> TaskError {
     Fault::new("R123", message).help("name bands as the step that made the raster names them").permanent()
 }
 
-/// Calls `work` for every window on all threads, each with the raster opened for itself and a state of its own;
-/// returns the states. Stops at the first error.
+/// What a step that works through a raster tile by tile may take.
+pub const MEMORY: Bytes = Bytes::mib(256);
+/// What it takes whatever it does: code, GDAL's block cache, open files.
+pub const BASE_MEMORY: u64 = 80 << 20;
+
+/// Threads that stay within `memory` when each takes `each` bytes; one in any case.
+fn threads(cpus: usize, memory: u64, each: u64) -> usize {
+    let fit = memory.saturating_sub(BASE_MEMORY) / each.max(1);
+    cpus.min(usize::try_from(fit).unwrap_or(usize::MAX)).max(1)
+}
+
+/// Calls `work` for every window on as many threads as `memory` allows, `each` bytes to a thread; each has the raster
+/// opened for itself and a state of its own. Returns the states. Stops at the first error.
+#[expect(clippy::too_many_arguments, reason = "three callers; a struct would only rename them")]
 pub fn each_window<S: Send>(
     path: &Path,
     windows: &[PixelWindow],
     ctx: &Context,
     unit: &'static str,
+    memory: u64,
+    each: u64,
     start: impl Fn() -> S + Sync,
     work: impl Fn(&mut S, &Raster, &PixelWindow) -> Result<(), TaskError> + Sync,
 ) -> Result<Vec<S>, TaskError> {
@@ -74,7 +88,7 @@ pub fn each_window<S: Send>(
         }
     };
     std::thread::scope(|scope| {
-        for _ in 0..ctx.cpus().min(windows.len().max(1)) {
+        for _ in 0..threads(ctx.cpus(), memory, each).min(windows.len().max(1)) {
             scope.spawn(|| match run() {
                 Ok(state) => lock(&states).push(state),
                 Err(error) => {
@@ -95,9 +109,11 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 /// Makes a COG tile by tile from a raster on the same grid: `work` returns the planes of a window, band after band.
+/// `planes`: how many planes of a tile a thread holds at most.
 pub fn map_tiles(
     path: &Path,
     writer: CogWriter<f32>,
+    planes: usize,
     ctx: &Context,
     work: impl Fn(&Raster, &PixelWindow) -> Result<Vec<f32>, TaskError> + Sync,
 ) -> Result<(), TaskError> {
@@ -106,6 +122,9 @@ pub fn map_tiles(
         &writer.tiles(),
         ctx,
         "tiles",
+        MEMORY.0,
+        // Planes as they are read and computed, and as the writer makes overviews and compresses them.
+        (planes * TILE * TILE * 10) as u64,
         || (),
         |(), raster, window| {
             let planes = work(raster, window)?;
@@ -113,4 +132,16 @@ pub fn map_tiles(
         },
     )?;
     writer.finish().map_err(geo_fault)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_are_as_many_as_the_memory_holds() {
+        assert_eq!(threads(4, MEMORY.0, 10 << 20), 4);
+        assert_eq!(threads(64, MEMORY.0, 10 << 20), 17);
+        assert_eq!(threads(64, MEMORY.0, 1 << 40), 1);
+    }
 }

@@ -127,6 +127,9 @@ fn both_sides_of_the_antimeridian_come_to_one_grid() {
         assert_eq!(scenes, 2);
         stack.agree(&cog);
     }
+    // Without an area the zone is that of the middle of the scenes, not the one on the other side of the globe.
+    let (cog, ..) = stack.run(serde_json::json!({ "bands": ["B04"], "mask": "none" })).unwrap();
+    assert!([32660, 32601].map(Some).contains(&Raster::open_path(&cog).unwrap().grid().unwrap().crs.epsg()));
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod support;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use swath_geo::{BandSpec, CogOptions, CogWriter, Crs, Grid, PixelWindow};
 use swath_kinds::{Cog, Detections};
 use swath_raster::{ChipRaster, Composite, Indices, Normalise, Preview, TASKS};
 use swath_task::local::LocalHost;
@@ -45,6 +46,18 @@ impl Bench {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let outputs = runtime.block_on(task.run(serde_json::from_value(inputs).unwrap(), &self.host.context(2)))?;
         Ok(serde_json::to_value(outputs).unwrap())
+    }
+
+    /// A raster of one value, 10 m pixels from `left` on.
+    fn plain(&self, name: &str, left: f64, width: usize, height: usize, value: f32) -> serde_json::Value {
+        let crs = Crs::from_epsg(32633).unwrap();
+        let grid = Grid { crs, left, top: 5_200_000.0, pixel_width: 10.0, pixel_height: 10.0, width, height };
+        let path = self.folder.path().join(name);
+        let options = CogOptions::new(vec![BandSpec::new("B04")], Some(f64::NAN));
+        let writer = CogWriter::<f32>::create(&path, &grid, options).unwrap();
+        writer.write_tile(&PixelWindow::new(0, 0, width, height), &vec![value; width * height]).unwrap();
+        writer.finish().unwrap();
+        serde_json::to_value(self.host.import::<Cog>(&path).unwrap()).unwrap()
     }
 
     fn path(&self, output: &serde_json::Value) -> PathBuf {
@@ -112,6 +125,43 @@ fn a_preview_shows_bands_holes_and_outlines() {
     let outputs = bench.run::<Preview>(params, serde_json::json!({ "detections": detections })).unwrap();
     bench.judge("preview", &[&bench.path(&outputs["picture"])]);
     assert_eq!(problems::<Preview>(serde_json::json!({ "bands": ["a", "b"] })).len(), 1);
+}
+
+#[test]
+fn a_raster_smaller_than_a_chip_is_judged_by_the_pixels_that_it_has() {
+    let bench = Bench::new();
+    let small = bench.plain("small.tif", 500_000.0, 150, 150, 0.5);
+    let params = serde_json::json!({ "size": 256, "min_valid": 1.0 });
+    let outputs = bench.run::<ChipRaster>(params, serde_json::json!({ "raster": small })).unwrap();
+    assert_eq!(outputs["count"], 1);
+    let index = std::fs::read_to_string(bench.path(&outputs["chips"]).join("index.geojson")).unwrap();
+    let index: serde_json::Value = serde_json::from_str(&index).unwrap();
+    assert_eq!(index["features"][0]["properties"]["valid"], 1.0);
+    let needs = |params| serde_json::from_value::<ChipRaster>(params).unwrap().needs().memory;
+    let large = needs(serde_json::json!({ "size": 2048, "overlap": 0 }));
+    assert!(large > needs(serde_json::json!({})), "a large chip of many bands is more than usual: {large}");
+}
+
+#[test]
+fn probabilities_of_a_part_are_laid_where_they_belong() {
+    let bench = Bench::new();
+    let picture = bench.plain("picture.tif", 500_000.0, 200, 100, 0.5);
+    // It covers the right half of the picture and goes on beyond it.
+    let part = bench.plain("part.tif", 501_000.0, 300, 100, 1.0);
+    let inputs = serde_json::json!({ "raster": picture, "probability": part });
+    let outputs = bench.run::<Preview>(serde_json::json!({}), inputs).unwrap();
+    let file = std::io::BufReader::new(std::fs::File::open(bench.path(&outputs["picture"])).unwrap());
+    let mut reader = png::Decoder::new(file).read_info().unwrap();
+    let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+    reader.next_frame(&mut pixels).unwrap();
+    for (at, pixel) in pixels.chunks_exact(4).enumerate() {
+        assert_eq!(pixel[0] > pixel[2], at % 200 >= 100, "{at}: {pixel:?}");
+    }
+    let picture = bench.plain("picture.tif", 500_000.0, 200, 100, 0.5);
+    let far = bench.plain("far.tif", 600_000.0, 100, 100, 1.0);
+    let inputs = serde_json::json!({ "raster": picture, "probability": far });
+    let error = bench.run::<Preview>(serde_json::json!({}), inputs).unwrap_err();
+    assert!(error.to_string().contains("R109") && error.to_string().contains("far.tif"), "{error}");
 }
 
 #[test]

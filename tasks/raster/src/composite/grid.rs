@@ -79,13 +79,37 @@ fn choose_crs(task: &Composite, grids: &[&Grid]) -> Result<Crs, TaskError> {
     }
     let (longitude, latitude) = match &task.area {
         Some(area) => area.bounds().map_err(area_fault)?.centre(),
-        None => {
-            let wgs84 = Crs::wgs84().map_err(geo_fault)?;
-            let bounds = union(grids, &wgs84)?;
-            ((bounds.left + bounds.right) / 2.0, (bounds.bottom + bounds.top) / 2.0)
-        }
+        None => middle(&centres(grids)?),
     };
     Crs::from_epsg(utm_zone(longitude, latitude)).map_err(geo_fault)
+}
+
+/// Longitude and latitude of the centre of each grid.
+fn centres(grids: &[&Grid]) -> Result<Vec<(f64, f64)>, TaskError> {
+    let wgs84 = Crs::wgs84().map_err(geo_fault)?;
+    let centre = |grid: &&Grid| {
+        let bounds = grid.bounds();
+        let transform = Transform::new(&grid.crs, &wgs84)?;
+        transform.point((bounds.left + bounds.right) / 2.0, (bounds.bottom + bounds.top) / 2.0)
+    };
+    grids.iter().map(centre).collect::<Result<_, GeoError>>().map_err(geo_fault)
+}
+
+/// The middle of places on the globe: between the outermost, seen from their mean direction, so that those on both sides
+/// of the antimeridian are neighbours.
+fn middle(places: &[(f64, f64)]) -> (f64, f64) {
+    let (east, north) = places.iter().fold((0.0, 0.0), |(east, north), (longitude, _)| {
+        let (sine, cosine) = longitude.to_radians().sin_cos();
+        (east + sine, north + cosine)
+    });
+    let mean = east.atan2(north).to_degrees();
+    let around = |degrees: f64| (degrees + 540.0).rem_euclid(360.0) - 180.0;
+    let half = |values: &mut dyn Iterator<Item = f64>| {
+        let ends = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), at| (low.min(at), high.max(at)));
+        (ends.0 + ends.1) / 2.0
+    };
+    let longitude = mean + half(&mut places.iter().map(|(longitude, _)| around(longitude - mean)));
+    (around(longitude), half(&mut places.iter().map(|(_, latitude)| *latitude)))
 }
 
 /// The box around all grids in a CRS.
@@ -101,4 +125,16 @@ fn union(grids: &[&Grid], crs: &Crs) -> Result<Bounds, TaskError> {
         all = Some(all.map_or(bounds, |so_far| so_far.union(&bounds)));
     }
     all.ok_or_else(|| Fault::new("R121", "there is no scene to make a composite of").permanent())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_middle_of_both_sides_of_the_antimeridian_is_between_them() {
+        let close = |a: (f64, f64), b: (f64, f64)| (a.0 - b.0).abs() < 1e-9 && (a.1 - b.1).abs() < 1e-9;
+        assert!(close(middle(&[(178.0, 1.0), (179.5, 1.0), (-177.0, 3.0)]), (-179.5, 2.0)));
+        assert!(close(middle(&[(10.0, 47.0), (11.0, 47.0), (16.0, 48.0)]), (13.0, 47.5)));
+    }
 }

@@ -184,7 +184,7 @@ pub const COUNT_BAND: &str = "count";
 
 impl Task for Composite {
     const NAME: &'static str = "raster.composite";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const PURITY: Purity = Purity::Pure;
     type Inputs = Inputs;
     type Outputs = Outputs;

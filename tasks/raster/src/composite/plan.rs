@@ -58,6 +58,8 @@ pub struct PlannedScene {
 /// All that is needed to work through the windows.
 pub struct Plan {
     pub grid: Grid,
+    /// The size of its pixels on the ground.
+    pub metres: (f64, f64),
     /// The area's polygons in the CRS of the grid, when pixels outside of them become no-data.
     pub clip: Option<Vec<u8>>,
     pub names: Vec<String>,
@@ -104,6 +106,7 @@ impl Plan {
         }
         let clip = shape.filter(|_| task.clip).map(|AreaShape { wkb, .. }| wkb);
         Ok(Self {
+            metres: grid.metres(),
             grid,
             clip,
             names: task.bands.clone(),

@@ -5,8 +5,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use swath_geo::{
-    BandSpec, CogOptions, CogWriter, DataType, Geometry, Grid, Overviews, PixelWindow, TILE, WarpMap, rasterize,
-    set_block_cache,
+    BandSpec, BlockCache, CogOptions, CogWriter, DataType, Geometry, Grid, Overviews, PixelWindow, TILE, WarpMap,
+    rasterize,
 };
 use swath_task::{Context, Fault, TaskError};
 
@@ -58,7 +58,7 @@ pub fn run(plan: &Plan, path: &Path, ctx: &Context) -> Result<Made, TaskError> {
     let masks: Vec<Option<Placement>> = plan.scenes.iter().map(|scene| scene.mask.as_ref().map(place)).collect();
     let bands: Vec<BandPlan> = (0..plan.names.len()).map(|band| plan_band(plan, band, &masks)).collect();
     let sizes = sizes(plan, &bands, &masks, ctx.cpus());
-    set_block_cache(plan.memory / 16).map_err(geo_fault)?;
+    let _cache = BlockCache::new(plan.memory / 16).map_err(geo_fault)?;
     tracing::debug!(
         unit = sizes.unit,
         part = sizes.part,
@@ -228,7 +228,7 @@ fn sizes(plan: &Plan, bands: &[BandPlan], masks: &[Option<Placement>], cpus: usi
         || bands.iter().flat_map(|band| &band.fine_masks).any(|fit| *fit == Some(Fit::Warped));
     // A mask of pixels as wide as two of the output takes a quarter.
     let mask_factor = masks.iter().flatten().map(Placement::factor).min().unwrap_or(1) as u64;
-    let metres = plan.grid.metres();
+    let metres = plan.metres;
     // A window of output pixels (or `fine` finer ones) with the margin that dilation looks at.
     let wide = |side: usize, fine: usize| {
         let margin = |size: f64| (plan.rule.dilation * fine as f64 / size).ceil() as u64;
@@ -377,28 +377,28 @@ impl Worker<'_> {
             let plane = if place.fine > 1 {
                 self.coarse_mask(index, &place, unit)?
             } else {
-                self.mask(index, &place.fit, &self.plan.grid, unit)?
+                self.mask(index, &place.fit, &self.plan.grid, 1, unit)?
             };
             Ok(plane.map_or(Clear::Nothing, Clear::Masked))
         };
         scenes.map(one).collect()
     }
 
-    /// The mask of a scene in a window of a grid; `None` when no pixel is clear.
+    /// The mask of a scene in a window of a grid, `fine` times as fine as the output; `None` when no pixel is clear.
     fn mask(
         &mut self,
         scene: usize,
         fit: &Fit,
         grid: &Grid,
+        fine: usize,
         window: &PixelWindow,
     ) -> Result<Option<MaskPlane>, TaskError> {
         let scene = &self.plan.scenes[scene];
         let Some(source) = &scene.mask else { return Ok(None) };
         let factor = fit.factor();
         let area = Rectangle::of(window, factor);
-        let metres = grid.metres();
-        let radius = |size: f64| self.plan.rule.dilation / (size * factor as f64);
-        let radius = (radius(metres.0), radius(metres.1));
+        let radius = |size: f64| self.plan.rule.dilation * fine as f64 / (size * factor as f64);
+        let radius = (radius(self.plan.metres.0), radius(self.plan.metres.1));
         let wide = area.grown(radius.0.ceil() as i64, radius.1.ceil() as i64);
         let classes = match source.data_type {
             DataType::U8 => self.classes::<u8>(source, fit, grid, &wide),
@@ -424,7 +424,7 @@ impl Worker<'_> {
         let area = Rectangle::of(unit, 1);
         let mut cells = Cells::new(area, place.fine, self.plan.nearest);
         for block in cells.blocks(BLOCK, (0, 0)) {
-            let Some(mask) = self.mask(scene, &place.fit, &grid, &block.window())? else { continue };
+            let Some(mask) = self.mask(scene, &place.fit, &grid, place.fine, &block.window())? else { continue };
             let clear = cut(&mask, &block, 1);
             for (line, clear) in clear.chunks_exact(block.width).enumerate() {
                 let clear = clear.iter().map(|clear| (*clear == 1).then_some(1.0));
@@ -472,7 +472,7 @@ impl Worker<'_> {
         for block in cells.blocks(side, origin) {
             let clear = match &plan.fine_masks[index] {
                 None => None,
-                Some(fit) => match self.mask(index, fit, &grid, &block.window())? {
+                Some(fit) => match self.mask(index, fit, &grid, place.fine, &block.window())? {
                     Some(mask) => Some(cut(&mask, &block, 1)),
                     None => continue,
                 },
