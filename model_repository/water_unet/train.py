@@ -415,8 +415,9 @@ CARD = """<!-- Written by train.py; do not edit. -->
 Open water in Sentinel-2 imagery at 10 m: one probability a pixel. A small U-Net ({parameters} parameters, {kilobytes} kB as ONNX),
 trained in Python by `train.py` beside this card, which reads nothing but the imagery and labels in `flows/data`.
 
-It is a first model, made so that the flow has a real one to run: **one scene, one winter day, one country**. It has not
-been tried elsewhere. Do not take its detections for a water map.
+It is a first model, made so that the flow has a real one to run: **one scene, one winter day, one country**. Elsewhere it
+has been run (`flows/demo.yaml` does so over Slovenia in summer) but never scored: there are no labels. Do not take its
+detections for a water map.
 
 ## Data
 
@@ -433,7 +434,9 @@ been tried elsewhere. Do not take its detections for a water map.
 ## Split
 
 The scene is cut into 18 blocks of 256 x 256 pixels (2.56 km), dealt to three folds so that neighbours side by side differ. A
-training chip never leaves its block, so no pixel of a held-out block was ever seen, not even as context. Fold 0 is held
+training chip never leaves its block, so no pixel of a held-out block was ever seen, not even as context. Blocks of
+different folds do adjoin, though: a lake or a forest on their common edge is on both sides of it, and what lies within a
+kilometre is alike, so the scores say more of this scene than of another. Fold 0 is held
 out from the model that ships; the other two rows are the same recipe with another fold held out. Nothing was tuned on the
 held-out blocks; the threshold is 0.5 throughout.
 
@@ -453,7 +456,7 @@ held-out blocks; the threshold is 0.5 throughout.
 - Shadows, of clouds and of forest edges in the low winter sun, are often called water: nothing in training told it otherwise
   (see *Left out*). They show as thin lines along forests; `min_area_m2` of `detect.polygons` removes most.
 - Reed belts, ice and water under thin cloud are uncertain.
-- Other seasons, L2A reflectance and other places are untested.
+- Other seasons, L2A reflectance and other places are not scored.
 
 ## Use
 

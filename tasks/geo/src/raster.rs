@@ -117,22 +117,6 @@ impl RasterInfo {
             GeoError::new(ErrorKind::Request, message)
         })
     }
-
-    /// Refuses a raster of more than `bands` bands or `pixels` pixels a band.
-    pub fn check_limits(&self, bands: usize, pixels: u64) -> Result<()> {
-        let found = self.width as u64 * self.height as u64;
-        if self.bands.len() > bands || found > pixels {
-            let message = format!(
-                "`{}` has {} bands of {} x {} pixels; at most {bands} bands of {pixels} pixels are taken",
-                self.name,
-                self.bands.len(),
-                self.width,
-                self.height
-            );
-            return Err(GeoError::new(ErrorKind::TooLarge, message));
-        }
-        Ok(())
-    }
 }
 
 /// How to open a raster.
