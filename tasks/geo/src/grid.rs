@@ -245,7 +245,8 @@ impl Grid {
     }
 
     /// The pixel size in metres on the ground at the grid's centre: x and y. Where the projection is true to scale within
-    /// [`TRUE_TO_SCALE`], as those of UTM are, its own unit is taken: 10 m are 10 m then. Makes a [`Transform`].
+    /// one percent, as those of UTM are, its own unit is taken: 10 m are 10 m then. Other
+    /// projections cost a [`Transform`].
     pub fn metres(&self) -> (f64, f64) {
         let unit = self.crs.metres_per_unit();
         let (width, height) = (self.pixel_width * unit, self.pixel_height * unit);
@@ -253,6 +254,10 @@ impl Grid {
         let (x, y) = ((bounds.left + bounds.right) / 2.0, (bounds.top + bounds.bottom) / 2.0);
         if self.crs.is_geographic() {
             return (width * y.to_radians().cos(), height);
+        }
+        // Zones of UTM need no transform to know it.
+        if self.crs.epsg().is_some_and(|code| matches!(code, 32601..=32660 | 32701..=32760)) {
+            return (width, height);
         }
         let on_ground = || -> Result<(f64, f64)> {
             let transform = Transform::new(&self.crs, &Crs::wgs84()?)?;

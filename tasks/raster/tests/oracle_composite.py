@@ -116,6 +116,14 @@ def make(case, folder):
             lon, lat = lonlat(x0, y0, 600, 600, epsg)
             write(f"{folder}/z{i}.tif", field(lon, lat).astype("f4"), 10, x0, y0, epsg, nodata=float("nan"))
             scenes.append(scene(folder, f"Z{i}", "2024-05-01T10:00:00Z", {"B04": (f"z{i}.tif", None)}))
+    elif case == "many":
+        # Ten dates in two zones, each with a mask of the finest pixels.
+        scenes = []; rng = np.random.default_rng(41)
+        b04 = rng.integers(1, 9000, (1100, 1100)).astype("u2"); clm = rng.integers(0, 4, (1100, 1100)).astype("u1")
+        for t in range(10):
+            epsg, x0, y0 = ZONES[t % 2]
+            write(f"{folder}/{t}_B04.tif", b04, 10, x0, y0, epsg); write(f"{folder}/{t}_CLM.tif", clm, 10, x0, y0, epsg, nodata=None)
+            scenes.append(scene(folder, f"M{t}", f"2024-05-{t + 1:02d}T10:00:00Z", {k: (f"{t}_{k}.tif", None) for k in ("B04", "CLM")}))
     elif case == "clip":
         scenes = stack(folder, 3, 300, 400, 11)
     elif case == "jp2":

@@ -18,6 +18,7 @@ mod grid;
 mod mask;
 mod plan;
 mod reduce;
+mod sizes;
 mod window;
 
 pub(crate) use plan::Source;
