@@ -494,7 +494,7 @@ fn run_resume_finds_a_run_with_a_relative_period_and_only_while_its_sub_flow_is_
     area("test, -e, mark");
     let (code, first) = place.json(&["run", "flow.yaml"]);
     assert_eq!(code, Some(1), "{first}");
-    std::thread::sleep(std::time::Duration::from_millis(20));
+    std::thread::sleep(Duration::from_millis(20));
     let (code, again) = place.json(&["run", "flow.yaml", "--resume"]);
     assert_eq!((code, &again["run"]), (Some(1), &first["run"]));
     // Another sub-flow makes another run of it.
