@@ -3,15 +3,22 @@
 //! An expression may name `params.NAME`, `steps.ID.OUTPUT` and, in a lifted step, `item` and `index`; nothing else.
 //! References are found without evaluating, so that all of them are checked before a run.
 
+mod values;
+mod yields;
+
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use cel::common::ast::{EntryExpr, Expr, LiteralValue};
 use cel::objects::{Key, Value as Cel};
 use cel::parser::PrattParser;
-use cel::{Context, Env, ExecutionError, IdedExpr};
-use serde_json::{Map, Number, Value};
+use cel::{Context, Env, IdedExpr};
+use serde_json::Value;
 
+pub use self::values::as_text;
+use self::values::{from_cel, to_cel, told};
+pub use self::yields::Yields;
+use self::yields::infer;
 use crate::work;
 
 /// Longest expression, bytes.
@@ -51,66 +58,6 @@ pub enum Reference {
     Index,
     /// Anything else, as it was written.
     Unknown(String),
-}
-
-/// What an expression yields, as far as it can be told without evaluating.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Yields {
-    /// A string.
-    Text,
-    /// A whole number.
-    Integer,
-    /// A number.
-    Number,
-    /// True or false.
-    Boolean,
-    /// A list.
-    List,
-    /// A mapping.
-    Mapping,
-    /// It cannot be told.
-    Unknown,
-}
-
-impl Yields {
-    /// What a JSON value is.
-    pub fn of(value: &Value) -> Self {
-        match value {
-            Value::Null => Self::Unknown,
-            Value::Bool(_) => Self::Boolean,
-            Value::Number(number) if number.is_f64() => Self::Number,
-            Value::Number(_) => Self::Integer,
-            Value::String(_) => Self::Text,
-            Value::Array(_) => Self::List,
-            Value::Object(_) => Self::Mapping,
-        }
-    }
-
-    /// By the name of a JSON Schema type.
-    pub fn named(name: &str) -> Self {
-        match name {
-            "string" => Self::Text,
-            "integer" => Self::Integer,
-            "number" => Self::Number,
-            "boolean" => Self::Boolean,
-            "array" => Self::List,
-            "object" => Self::Mapping,
-            _ => Self::Unknown,
-        }
-    }
-
-    /// With its article.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Text => "a string",
-            Self::Integer => "an integer",
-            Self::Number => "a number",
-            Self::Boolean => "a boolean",
-            Self::List => "a list",
-            Self::Mapping => "a mapping",
-            Self::Unknown => "a value",
-        }
-    }
 }
 
 /// An expression that cannot be parsed or evaluated.
@@ -381,135 +328,6 @@ fn path(expr: &IdedExpr, bound: &mut Vec<String>, found: &mut Vec<Reference>) {
         ["bool" | "int" | "uint" | "double" | "string" | "list" | "map" | "null_type" | "type"] => return,
         _ => Reference::Unknown(words.join(".")),
     });
-}
-
-fn infer(expr: &IdedExpr, of: &dyn Fn(&Reference) -> Yields) -> Yields {
-    match &expr.expr {
-        Expr::Literal(LiteralValue::Boolean(_)) => Yields::Boolean,
-        Expr::Literal(LiteralValue::String(_)) => Yields::Text,
-        Expr::Literal(LiteralValue::Int(_) | LiteralValue::UInt(_)) => Yields::Integer,
-        Expr::Literal(LiteralValue::Double(_)) => Yields::Number,
-        Expr::List(_) => Yields::List,
-        Expr::Map(_) => Yields::Mapping,
-        Expr::Select(select) if select.test => Yields::Boolean,
-        Expr::Ident(_) | Expr::Select(_) => {
-            let mut found = Vec::new();
-            path(expr, &mut Vec::new(), &mut found);
-            match found.as_slice() {
-                [Reference::Parameter(_)] if segments(expr).is_some_and(|parts| parts.len() > 2) => Yields::Unknown,
-                [Reference::Output { deeper: true, .. }] => Yields::Unknown,
-                [Reference::Item] if segments(expr).is_some_and(|parts| parts.len() > 1) => Yields::Unknown,
-                [one] => of(one),
-                _ => Yields::Unknown,
-            }
-        }
-        Expr::Call(call) => {
-            let arg = |at: usize| call.args.get(at).map_or(Yields::Unknown, |arg| infer(arg, of));
-            match call.func_name.as_str() {
-                "_==_" | "_!=_" | "_<_" | "_<=_" | "_>_" | "_>=_" | "_&&_" | "_||_" | "!_" | "@in" | "contains"
-                | "startsWith" | "endsWith" | "bool" => Yields::Boolean,
-                "size" | "int" | "uint" | "_%_" => Yields::Integer,
-                "double" => Yields::Number,
-                "string" => Yields::Text,
-                "_+_" | "_-_" | "_*_" | "_/_" => {
-                    if arg(0) == arg(1) {
-                        arg(0)
-                    } else {
-                        Yields::Unknown
-                    }
-                }
-                "-_" => arg(0),
-                "_?_:_" => {
-                    if arg(1) == arg(2) {
-                        arg(1)
-                    } else {
-                        Yields::Unknown
-                    }
-                }
-                _ => Yields::Unknown,
-            }
-        }
-        _ => Yields::Unknown,
-    }
-}
-
-/// What went wrong, in words; the library prints its own values.
-fn told(error: &ExecutionError) -> String {
-    let kind = |value: &Cel| format!("{:?}", value.type_of()).to_lowercase().replace("float", "double");
-    match error {
-        ExecutionError::DivisionByZero(_) | ExecutionError::RemainderByZero(_) => "division by zero".to_owned(),
-        ExecutionError::UnsupportedBinaryOperator(operator, left, right) => {
-            format!(
-                "`{operator}` does not work on {} and {}: convert one with `double(...)`, `int(...)` or `string(...)`",
-                kind(left),
-                kind(right)
-            )
-        }
-        ExecutionError::Overflow(operator, ..) => format!("`{operator}` overflows 64 bits"),
-        ExecutionError::NoSuchKey(key) => format!("there is no `{key}`"),
-        ExecutionError::IndexOutOfBounds(_) => "the index lies beyond the end of the list".to_owned(),
-        ExecutionError::ValuesNotComparable(left, right) => {
-            format!("{} and {} cannot be compared", kind(left), kind(right))
-        }
-        other => other.to_string(),
-    }
-}
-
-fn to_cel(value: &Value) -> Cel {
-    match value {
-        Value::Null => Cel::Null,
-        Value::Bool(value) => Cel::Bool(*value),
-        Value::Number(number) => match (number.as_i64(), number.as_u64()) {
-            (Some(integer), _) => Cel::Int(integer),
-            (None, Some(unsigned)) => Cel::UInt(unsigned),
-            (None, None) => Cel::Float(number.as_f64().unwrap_or(f64::NAN)),
-        },
-        Value::String(text) => Cel::from(text.as_str()),
-        Value::Array(items) => Cel::from(items.iter().map(to_cel).collect::<Vec<_>>()),
-        Value::Object(entries) => {
-            let entries = entries.iter().map(|(key, value)| (Key::from(key.as_str()), to_cel(value)));
-            Cel::from(entries.collect::<HashMap<_, _>>())
-        }
-    }
-}
-
-fn from_cel(value: &Cel) -> Result<Value, ExpressionError> {
-    let finite = |number: f64| {
-        Number::from_f64(number)
-            .map(Value::Number)
-            .ok_or_else(|| ExpressionError(format!("it yields {number}, which is no number")))
-    };
-    match value {
-        Cel::Null => Ok(Value::Null),
-        Cel::Bool(value) => Ok(Value::Bool(*value)),
-        Cel::Int(number) => Ok((*number).into()),
-        Cel::UInt(number) => Ok((*number).into()),
-        Cel::Float(number) => finite(*number),
-        Cel::String(text) => Ok(Value::String(text.to_string())),
-        Cel::List(items) => items.iter().map(from_cel).collect::<Result<Vec<_>, _>>().map(Value::Array),
-        Cel::Map(map) => {
-            let mut entries: Vec<(String, Value)> = map
-                .map
-                .iter()
-                .map(|(key, value)| Ok((key.to_string(), from_cel(value)?)))
-                .collect::<Result<_, ExpressionError>>()?;
-            entries.sort_by(|a, b| a.0.cmp(&b.0));
-            Ok(Value::Object(entries.into_iter().collect::<Map<_, _>>()))
-        }
-        other => Err(ExpressionError(format!("it yields a {:?}, which no parameter can hold", other.type_of()))),
-    }
-}
-
-/// How a value reads when it is put into a text: strings as they are, all else as JSON.
-pub fn as_text(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        Value::Number(number) => match number.as_f64() {
-            Some(whole) if number.is_f64() && whole.fract() == 0.0 && whole.abs() < 1e15 => format!("{whole:.0}"),
-            _ => number.to_string(),
-        },
-        other => other.to_string(),
-    }
 }
 
 #[cfg(test)]
