@@ -9,6 +9,9 @@
 //! that read the same one) or `chain-kept` (a chain whose results also go into the cache). FOLDER decides which disk is
 //! measured. One line of JSON: what is timed goes from the creation of the run to its durable end; planning is apart.
 
+#[path = "../tests/support/mod.rs"]
+mod support;
+
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt::Write;
@@ -24,36 +27,12 @@ use swath_host::{Capacity, Engine, PlannedFlow, Unobserved};
 use swath_plan::{Catalogue, Plan, PlanInput};
 use swath_run::RunState;
 use swath_store::{Access, Artifacts, NewRun, SqliteStore, Store};
-use swath_task::{Context, Needs, NoInputs, Purity, Task, TaskDef, TaskError};
+use swath_task::{Context, Needs, Purity, Task, TaskDef, TaskError};
 use tokio_util::sync::CancellationToken;
 
+use crate::support::Count;
+
 type Outcome<T> = Result<T, Box<dyn Error>>;
-
-/// Gives a list of numbers.
-#[derive(Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct Count {
-    /// How many.
-    to: u32,
-}
-
-#[derive(Serialize, JsonSchema)]
-struct Counted {
-    /// From 0.
-    values: Vec<u32>,
-}
-
-impl Task for Count {
-    const NAME: &'static str = "bench.count";
-    const VERSION: u32 = 1;
-    const PURITY: Purity = Purity::Volatile;
-    type Inputs = NoInputs;
-    type Outputs = Counted;
-
-    async fn run(&self, _: NoInputs, _: &Context) -> Result<Counted, TaskError> {
-        Ok(Counted { values: (0..self.to).collect() })
-    }
-}
 
 /// Gives what it is given.
 #[derive(Serialize, Deserialize, JsonSchema)]
@@ -115,7 +94,7 @@ fn main() -> Outcome<()> {
 fn flow(shape: &str, steps: u32) -> Outcome<String> {
     // Only what is lifted needs a long list: a chain passes on a short one, so that the engine is measured, not copying.
     let to = if shape == "fan-out" { steps } else { 1 };
-    let mut text = format!("flow: bench\nsteps:\n  count: {{ task: bench.count, with: {{ to: {to} }} }}\n");
+    let mut text = format!("flow: bench\nsteps:\n  count: {{ task: toy.count, with: {{ to: {to} }} }}\n");
     match shape {
         "chain" | "chain-kept" => {
             let mut from = "count.values".to_owned();

@@ -1,5 +1,7 @@
 //! Whole drives over a real store: sub-flows and slots, panics, interruption, what may be reused.
 
+mod support;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,31 +19,7 @@ use swath_store::{Access, Artifacts, Home, NewRun, SqliteStore, Store};
 use swath_task::{Bytes, Context, Fault, LocalPath, Needs, NoInputs, Purity, Task, TaskDef, TaskError};
 use tokio_util::sync::CancellationToken;
 
-/// Gives the numbers below `to`.
-#[derive(Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct Count {
-    /// How many.
-    to: u32,
-}
-
-#[derive(Serialize, JsonSchema)]
-struct Counted {
-    /// From 0.
-    values: Vec<u32>,
-}
-
-impl Task for Count {
-    const NAME: &'static str = "toy.count";
-    const VERSION: u32 = 1;
-    const PURITY: Purity = Purity::Volatile;
-    type Inputs = NoInputs;
-    type Outputs = Counted;
-
-    async fn run(&self, _: NoInputs, _: &Context) -> Result<Counted, TaskError> {
-        Ok(Counted { values: (0..self.to).collect() })
-    }
-}
+use crate::support::Count;
 
 /// Does as it is told.
 #[derive(Serialize, Deserialize, JsonSchema)]
