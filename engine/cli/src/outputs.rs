@@ -136,7 +136,7 @@ fn replace(from: &Path, to: &Path) -> std::io::Result<()> {
     let name = to.file_name().unwrap_or_default().to_string_lossy();
     let (partial, aside) = (folder.join(format!(".{name}.part")), folder.join(format!(".{name}.old")));
     remove(&partial)?;
-    let placed = copy(from, &partial).and_then(|()| {
+    let placed = swath_task::files::copy(from, &partial, &make_writable).and_then(|()| {
         if !from.is_dir() {
             return std::fs::rename(&partial, to);
         }
@@ -180,19 +180,13 @@ fn remove(path: &Path) -> std::io::Result<()> {
 }
 
 /// Artifacts are read-only in the store; what is published is the user's.
-fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
-    if from.is_dir() {
-        std::fs::create_dir_all(to)?;
-        for entry in std::fs::read_dir(from)? {
-            let entry = entry?;
-            copy(&entry.path(), &to.join(entry.file_name()))?;
-        }
+fn make_writable(path: &Path) -> std::io::Result<()> {
+    if path.is_dir() {
         return Ok(());
     }
-    std::fs::copy(from, to)?;
-    let mut permissions = std::fs::metadata(to)?.permissions();
+    let mut permissions = std::fs::metadata(path)?.permissions();
     std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o644);
-    std::fs::set_permissions(to, permissions)
+    std::fs::set_permissions(path, permissions)
 }
 
 #[cfg(test)]

@@ -156,7 +156,9 @@ impl Disk {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == ErrorKind::CrossesDevices => {
                 let near = self.incoming()?;
-                let moved = copy(staged, &near)
+                let sync = |path: &Path| File::open(path).and_then(|made| made.sync_all());
+                let moved = swath_task::files::copy(staged, &near, &sync)
+                    .map_err(|error| Error::io("write", target, &error))
                     .and_then(|()| fs::rename(&near, target).map_err(|error| Error::io("write", target, &error)));
                 if moved.is_err() {
                     discard(&near)?;
@@ -259,16 +261,7 @@ pub(crate) fn describe(path: &Path, name: &str, kind: &str, sync: bool) -> Resul
     if files.is_empty() {
         return Err(staged("the folder is empty".to_owned()));
     }
-    files.sort_by(|a: &ArtifactFile, b| a.path.cmp(&b.path));
-    let text: String = files.iter().map(|file| format!("{} {} {}\n", file.digest, file.size, file.path)).collect();
-    let size = files.iter().map(|file| file.size).sum();
-    Ok(ArtifactRecord {
-        kind: kind.to_owned(),
-        name: name.to_owned(),
-        digest: Digest::of(text.as_bytes()),
-        size,
-        files,
-    })
+    Ok(ArtifactRecord::of_folder(name, kind, files))
 }
 
 fn walk(folder: &Path, prefix: &str, name: &str, sync: bool, files: &mut Vec<ArtifactFile>) -> Result<(), Error> {
@@ -374,19 +367,6 @@ pub(crate) fn discard(path: &Path) -> Result<(), Error> {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io("remove", path, &error)),
         _ => Ok(()),
     }
-}
-
-fn copy(from: &Path, to: &Path) -> Result<(), Error> {
-    let failed = |error: &std::io::Error| Error::io("write", to, error);
-    if from.is_dir() {
-        fs::create_dir_all(to).map_err(|error| failed(&error))?;
-        for path in entries(from)? {
-            copy(&path, &to.join(path.file_name().unwrap_or_default()))?;
-        }
-        return sync_folder(to);
-    }
-    fs::copy(from, to).map_err(|error| failed(&error))?;
-    File::open(to).and_then(|file| file.sync_all()).map_err(|error| failed(&error))
 }
 
 fn sync_folder(folder: &Path) -> Result<(), Error> {

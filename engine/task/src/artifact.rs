@@ -106,6 +106,16 @@ pub struct ArtifactRecord {
     pub files: Vec<ArtifactFile>,
 }
 
+impl ArtifactRecord {
+    /// The record of a folder of these files, whose digest is that of one line a file: digest, size and path.
+    pub fn of_folder(name: &str, kind: &str, mut files: Vec<ArtifactFile>) -> Self {
+        files.sort_by(|a, b| a.path.cmp(&b.path));
+        let text: String = files.iter().map(|file| format!("{} {} {}\n", file.digest, file.size, file.path)).collect();
+        let size = files.iter().map(|file| file.size).sum();
+        Self { kind: kind.to_owned(), name: name.to_owned(), digest: Digest::of(text.as_bytes()), size, files }
+    }
+}
+
 /// A typed handle on an artifact: what a task's `Inputs` and `Outputs` hold.
 pub struct Artifact<K> {
     record: ArtifactRecord,

@@ -44,6 +44,7 @@ mod bytes;
 mod context;
 mod definition;
 mod fault;
+pub mod files;
 pub mod local;
 mod location;
 mod needs;

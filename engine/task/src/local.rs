@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Artifact, ArtifactFile, ArtifactRecord, Context, Digest, Fault, Host, Kind, Staged, TaskError};
+use crate::files::{copy, describe};
+use crate::{Artifact, ArtifactRecord, Context, Fault, Host, Kind, Staged, TaskError};
 
 /// Keeps artifacts as `folder/artifacts/DIGEST/NAME`. Nothing is durable and nothing is verified on reading.
 pub struct LocalHost {
@@ -45,7 +46,10 @@ impl LocalHost {
         let record = describe(path, &name, K::NAME)?;
         let target = self.path(&record);
         if !target.exists() {
-            copy(path, &target)?;
+            if let Some(parent) = target.parent() {
+                std::fs::create_dir_all(parent)?;
+            }
+            copy(path, &target, &|_| Ok(()))?;
         }
         Artifact::typed(record).ok_or_else(|| std::io::Error::other("kind"))
     }
@@ -90,51 +94,4 @@ impl Host for LocalHost {
     fn secret(&self, _: &str) -> Option<String> {
         None
     }
-}
-
-/// Digests a file or folder into the record it has as an artifact.
-pub fn describe(path: &Path, name: &str, kind: &str) -> std::io::Result<ArtifactRecord> {
-    let (digest, size, files) = if path.is_dir() {
-        let mut files = Vec::new();
-        list(path, "", &mut files)?;
-        files.sort_by(|a, b| a.path.cmp(&b.path));
-        let mut text = String::new();
-        for file in &files {
-            text.push_str(&format!("{} {} {}\n", file.digest, file.size, file.path));
-        }
-        (Digest::of(text.as_bytes()), files.iter().map(|f| f.size).sum(), files)
-    } else {
-        let (digest, size) = Digest::of_reader(std::fs::File::open(path)?)?;
-        (digest, size, Vec::new())
-    };
-    Ok(ArtifactRecord { kind: kind.to_owned(), name: name.to_owned(), digest, size, files })
-}
-
-fn list(folder: &Path, prefix: &str, files: &mut Vec<ArtifactFile>) -> std::io::Result<()> {
-    for entry in std::fs::read_dir(folder)? {
-        let entry = entry?;
-        let path = format!("{prefix}{}", entry.file_name().to_string_lossy());
-        if entry.file_type()?.is_dir() {
-            list(&entry.path(), &format!("{path}/"), files)?;
-        } else {
-            let (digest, size) = Digest::of_reader(std::fs::File::open(entry.path())?)?;
-            files.push(ArtifactFile { path, size, digest });
-        }
-    }
-    Ok(())
-}
-
-fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
-    if from.is_dir() {
-        std::fs::create_dir_all(to)?;
-        for entry in std::fs::read_dir(from)? {
-            let entry = entry?;
-            copy(&entry.path(), &to.join(entry.file_name()))?;
-        }
-        return Ok(());
-    }
-    if let Some(parent) = to.parent() {
-        std::fs::create_dir_all(parent)?;
-    }
-    std::fs::copy(from, to).map(drop)
 }

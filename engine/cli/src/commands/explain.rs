@@ -64,7 +64,7 @@ fn explain_code(global: &Global, command: &Explain) -> Result<ExitCode, Failure>
 fn explain_file(global: &Global, command: &Explain) -> Result<ExitCode, Failure> {
     let path = Path::new(&command.what);
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let record = swath_task::local::describe(path, &name, "").map_err(|error| Failure::io("read", path, &error))?;
+    let record = swath_task::files::describe(path, &name, "").map_err(|error| Failure::io("read", path, &error))?;
     super::block_on(async move {
         let store = super::reader(&global.home).await?;
         let lineage = store.lineage(&record.digest).await?;

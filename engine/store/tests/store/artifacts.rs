@@ -80,7 +80,7 @@ async fn a_file_becomes_an_artifact_and_is_found_again() {
 async fn a_folder_becomes_an_artifact_with_its_manifest() {
     for bench in [Bench::local(), Bench::remote()] {
         let staged = bench.stage_folder();
-        let as_tasks_see_it = swath_task::local::describe(&staged, "model", "model.onnx").unwrap();
+        let as_tasks_see_it = swath_task::files::describe(&staged, "model", "model.onnx").unwrap();
         let record = bench.artifacts.commit(&staged, "model", "model.onnx").await.unwrap();
         assert_eq!(record, as_tasks_see_it);
         let paths: Vec<_> = record.files.iter().map(|file| file.path.as_str()).collect();
