@@ -34,6 +34,7 @@ impl Machine {
         for (position, event) in events.into_iter().enumerate() {
             machine.follow(event).map_err(|illegal| IllegalEvent { position: position as u64, ..illegal })?;
         }
+        // A journal is only ever cut between offers, so it holds every consequence already, but not who waits for the host.
         machine.note_evaluations();
         Ok(machine)
     }

@@ -210,19 +210,6 @@ impl Machine {
         }
     }
 
-    /// The run that a journal tells of. For a journal known to be whole; it panics on one that no run could have
-    /// written, where [`Machine::restore`] says what is wrong.
-    pub fn replay<'a>(graph: Graph, events: impl IntoIterator<Item = &'a Event>) -> Self {
-        let mut machine = Self::new(graph);
-        for event in events {
-            machine.evolve(event);
-        }
-        // Moves steps to the list of evaluations; a journal is only ever cut between offers, so it holds every
-        // consequence already. If not (a store that tore an append), the consequences come with the next offer.
-        machine.note_evaluations();
-        machine
-    }
-
     /// Takes in what the world says, and all that follows from it. The returned events have been applied: make them
     /// durable before acting on the new state, and give the machine up if that fails.
     pub fn offer(&mut self, input: Input, now: u64) -> Vec<Event> {

@@ -134,28 +134,6 @@ impl Artifacts {
         }
     }
 
-    /// Whether an artifact is there with its size; its bytes are not read.
-    pub async fn present(&self, record: &ArtifactRecord) -> bool {
-        if check_name(&record.name).is_err() {
-            return false;
-        }
-        match &self.place {
-            Place::Local(disk) => {
-                let (disk, record) = (disk.clone(), record.clone());
-                blocking(move || disk.check_sizes(&record).map(drop)).await.is_ok()
-            }
-            Place::Remote(_) => {
-                let key = match record.files.is_empty() {
-                    true => key_of(&record.digest, &record.name),
-                    false => key_of(&record.digest, &format!("{}{MANIFEST}", record.name)),
-                };
-                let Ok(key) = key else { return false };
-                let size = self.objects.head(&key).await.map(|meta| meta.size);
-                size.is_ok_and(|size| !record.files.is_empty() || size == record.size)
-            }
-        }
-    }
-
     /// Everything stored, ordered by digest.
     pub async fn list(&self) -> Result<Vec<Stored>, Error> {
         let mut found: BTreeMap<Digest, Stored> = BTreeMap::new();

@@ -181,7 +181,7 @@ impl Disk {
         Ok(target)
     }
 
-    pub fn check_sizes(&self, record: &ArtifactRecord) -> Result<PathBuf, Error> {
+    fn check_sizes(&self, record: &ArtifactRecord) -> Result<PathBuf, Error> {
         let target = self.folder(&record.digest).join(&record.name);
         if record.files.is_empty() {
             check_size(&target, record.size, record)?;

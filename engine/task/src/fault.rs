@@ -96,17 +96,6 @@ pub enum TaskError {
     Cancelled,
 }
 
-impl TaskError {
-    /// The class by which `retry.on` selects.
-    pub fn class(&self) -> FaultClass {
-        match self {
-            Self::Transient { .. } => FaultClass::Transient,
-            Self::Permanent(_) => FaultClass::Permanent,
-            Self::Cancelled => FaultClass::Cancelled,
-        }
-    }
-}
-
 /// Classes of failure, as `retry: { on: [...] }` names them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -216,12 +216,6 @@ impl Buffer {
         let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
         waiting.into_iter().map(|(of, waiting)| batch(of, waiting)).collect()
     }
-
-    /// Takes what waits of one attempt: when it ends, before its end is told.
-    pub fn take_attempt(&self, of: &AttemptKey) -> Option<Batch> {
-        let waiting = self.waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).remove(of)?;
-        Some(batch(of.clone(), waiting))
-    }
 }
 
 fn batch(of: AttemptKey, waiting: Waiting) -> Batch {
