@@ -27,7 +27,7 @@ pub use drive::{DriveError, Ending, FailedStep, SCHEDULING_PROBLEM};
 pub use observe::{AttemptId, Ended, Observer, Unobserved, Update};
 pub use planned::PlannedFlow;
 pub use program::{Action, Bound, CachePolicy, Items, Outputs, Program};
-pub use slots::{Capacity, Held, Missing, Slots};
+pub use slots::{Beyond, Capacity, Held, Missing, Slots};
 
 /// What all runs of a process share.
 pub struct Engine {

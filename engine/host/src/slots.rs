@@ -109,15 +109,15 @@ impl Slots {
     }
 
     /// Whether `needs` can ever be met: a step that waits for a GPU on a machine without one never starts.
-    pub fn possible(&self, needs: &Needs) -> Result<(), Missing> {
+    pub fn possible(&self, needs: &Needs) -> Result<(), Beyond> {
         if needs.gpu > self.capacity.gpu {
-            return Err(Missing::Gpu);
+            return Err(Beyond::Gpu);
         }
         let beyond = needs
             .limits
             .iter()
             .find(|(name, amount)| self.capacity.limits.get(*name).is_some_and(|limit| *amount > limit));
-        beyond.map_or(Ok(()), |(name, _)| Err(Missing::Limit(name.clone())))
+        beyond.map_or(Ok(()), |(name, _)| Err(Beyond::Limit(name.clone())))
     }
 
     /// Gives back what an attempt held.
@@ -156,11 +156,18 @@ pub enum Missing {
     Limit(String),
 }
 
-impl std::fmt::Display for Missing {
+/// What there is too little of, however long an attempt waits. A wish for more cores or memory than there are is met alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Beyond {
+    /// GPUs.
+    Gpu,
+    /// A named limit.
+    Limit(String),
+}
+
+impl std::fmt::Display for Beyond {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Cpu => f.write_str("cpu"),
-            Self::Memory => f.write_str("memory"),
             Self::Gpu => f.write_str("GPU"),
             Self::Limit(name) => write!(f, "limit `{name}`"),
         }
@@ -233,7 +240,7 @@ mod tests {
         assert_eq!(slots.take(&needs(1)), Err(Missing::Limit("server".into())));
         slots.release(one);
         slots.take(&needs(1)).unwrap();
-        assert_eq!(slots.possible(&needs(3)), Err(Missing::Limit("server".into())));
-        assert_eq!(slots.possible(&Needs { gpu: 2.0, ..Needs::waiting() }), Err(Missing::Gpu));
+        assert_eq!(slots.possible(&needs(3)), Err(Beyond::Limit("server".into())));
+        assert_eq!(slots.possible(&Needs { gpu: 2.0, ..Needs::waiting() }), Err(Beyond::Gpu));
     }
 }

@@ -15,7 +15,7 @@ use crate::attempt::{self, Attempt, AttemptEnd, AttemptError};
 use crate::observe::{AttemptId, Update};
 use crate::program::{Action, Items};
 use crate::reuse::{self, Reuse};
-use crate::slots::Missing;
+use crate::slots::Beyond;
 use crate::sub_flow::{self, SubFlow};
 use crate::{lock, now};
 
@@ -126,14 +126,13 @@ impl Driver {
             Ok(bound) => bound,
             Err(fault) => return Ok(Err(fault)),
         };
-        if let Err(missing) = lock(&self.engine.slots).possible(&bound.needs) {
-            let message = format!("`{}` needs more {missing} than there is for all steps together", self.path(step));
-            let help = match missing {
-                Missing::Limit(name) => format!("lower it in its `needs`, or raise the limit: `--limit {name}=COUNT`"),
-                Missing::Gpu => {
+        if let Err(beyond) = lock(&self.engine.slots).possible(&bound.needs) {
+            let message = format!("`{}` needs more {beyond} than there is for all steps together", self.path(step));
+            let help = match beyond {
+                Beyond::Limit(name) => format!("lower it in its `needs`, or raise the limit: `--limit {name}=COUNT`"),
+                Beyond::Gpu => {
                     "run it where there is a GPU and say so with `--gpus 1`, or lower its `needs`".to_owned()
                 }
-                Missing::Cpu | Missing::Memory => "lower its `needs`, or raise `--cpus` and `--memory`".to_owned(),
             };
             return Ok(Err(Fault::new(SCHEDULING_PROBLEM, message, Some(help))));
         }
