@@ -23,7 +23,7 @@ use swath_store::{Artifacts, Home, SqliteStore, Store};
 use swath_task::Needs;
 use tokio_util::sync::CancellationToken;
 
-pub use drive::{DriveError, Ending, FailedStep, SCHEDULING_PROBLEM};
+pub use drive::{DriveError, Ending, FailedStep, OUTPUTS, SCHEDULING_PROBLEM};
 pub use observe::{AttemptId, Ended, Observer, Unobserved, Update};
 pub use planned::PlannedFlow;
 pub use program::{Action, Bound, CachePolicy, Items, Outputs, Program};

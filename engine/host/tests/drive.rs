@@ -183,13 +183,16 @@ async fn a_panic_where_the_engine_asks_a_task_something_fails_the_step_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn outputs_that_cannot_be_computed_are_told() {
+async fn a_run_whose_outputs_cannot_be_computed_has_failed_and_keeps_why() {
     let bench = Bench::new().await;
     let text = "flow: above\nsteps:\n  count: { task: toy.count, with: { to: 0 } }\n\
                 outputs: { first: \"${steps.count.values[0]}\" }\n";
     let ending = bench.drive("none", text, "").await;
     assert!(ending.outputs.is_none());
-    assert_eq!(ending.failures[0].step, "outputs");
+    assert_eq!((ending.state, ending.failures[0].step.as_str()), (RunState::Failed, "outputs"));
+    let row = bench.store.get_run("none").await.unwrap().row;
+    assert_eq!(row.state, "failed");
+    assert!(row.error.is_some_and(|error| error.starts_with("outputs: ") && error.contains("[E318]")));
 }
 
 #[tokio::test(flavor = "multi_thread")]

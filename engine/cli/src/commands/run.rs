@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use swath_host::{Capacity, Ending, Engine, FailedStep, PlannedFlow};
+use swath_host::{Capacity, Ending, Engine, FailedStep, OUTPUTS, PlannedFlow};
 use swath_plan::{Action, Catalogue, Plan};
 use swath_run::RunState;
 use swath_store::{Access, Artifacts, Home, NewRun, RunFilter, RunLease, RunRow, SqliteStore, Store};
@@ -309,6 +309,9 @@ fn summary(id: &str, ending: &Ending, places: &BTreeMap<String, String>, took: u
     failures(id, ending);
     match ending.state {
         RunState::Completed => {}
+        RunState::Failed if ending.failures.iter().any(|failed| failed.step == OUTPUTS) => {
+            tell!("every step is done: correct `outputs` in the flow, and run it again");
+        }
         RunState::Failed => tell!("`swath logs {id}` shows the logs, `swath resume {id}` tries what failed again"),
         _ => tell!("`swath resume {id}` goes on with it"),
     }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 use swath_host::{PlannedFlow, Program};
 use swath_plan::{Catalogue, Plan};
-use swath_run::{Event, Graph, Machine, StepState};
+use swath_run::{Event, Graph, Machine, RunState, StepState};
 use swath_store::{SqliteStore, Store};
 
 use crate::arguments::{Global, Show};
@@ -95,7 +95,12 @@ pub(crate) fn run(global: &Global, command: Show) -> Result<ExitCode, Failure> {
                 fault["code"].as_str().unwrap_or_default()
             ));
         }
-        if !faults.is_empty() {
+        // Every step is done and the run has failed: of its outputs no event tells.
+        let lone = row.error.as_ref().filter(|_| state == "failed" && machine.state() == RunState::Completed);
+        if let Some(error) = lone {
+            text.push_str(&format!("\n{error}"));
+        }
+        if !faults.is_empty() || lone.is_some() {
             text.push('\n');
         }
         super::print(&text)?;

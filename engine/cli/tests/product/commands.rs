@@ -513,6 +513,16 @@ fn outputs_that_cannot_be_computed_are_a_failure_that_quiet_does_not_hide() {
     let (code, out, err) = place.run(&["run", "flow.yaml", "--quiet"]);
     assert_eq!((code, out.as_str()), (Some(1), ""));
     assert!(err.contains("error[E318]: outputs: output `share` of the flow cannot be computed"), "{err}");
+    let id = place.newest().unwrap();
+    let stored = || (place.json(&["runs"]).1[0]["run"].clone(), place.run(&["show", &id]).1);
+    let (row, shown) = stored();
+    assert_eq!(row["state"], "failed");
+    assert!(shown.contains("state    failed") && shown.contains("\noutputs: output `share` of the flow"), "{shown}");
+    // Nothing is left to try again, and what is computed of the same results is the same.
+    let (code, _, err) = place.run(&["resume", &id]);
+    assert_eq!(code, Some(1));
+    assert!(err.contains("0 ran, 0 reused") && err.contains("correct `outputs` in the flow"), "{err}");
+    assert_eq!(stored(), (row, shown));
 }
 
 #[test]

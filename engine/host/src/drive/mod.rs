@@ -33,10 +33,14 @@ const PAGE: u32 = 10_000;
 /// Code of the fault of a step whose needs no slot of this machine can meet.
 pub const SCHEDULING_PROBLEM: &str = "E312";
 
+/// [`FailedStep::step`] when the outputs of the flow cannot be computed.
+pub const OUTPUTS: &str = "outputs";
+
 /// How a drive ended.
 #[derive(Clone, Debug)]
 pub struct Ending {
-    /// State of the run; `Running` when the drive was interrupted and the run can be resumed.
+    /// State of the run; `Running` when the drive was interrupted and the run can be resumed, `Failed` also when every
+    /// step is done and the outputs of the flow cannot be computed.
     pub state: RunState,
     /// Outputs of the flow, when it completed.
     pub outputs: Option<Value>,
@@ -51,7 +55,7 @@ pub struct Ending {
 /// An instance that failed for good.
 #[derive(Clone, Debug)]
 pub struct FailedStep {
-    /// Step path; `outputs` when the outputs of the flow cannot be computed.
+    /// Step path, or [`OUTPUTS`].
     pub step: String,
     /// Instance, empty when the step is not lifted.
     pub instance: String,
@@ -126,6 +130,8 @@ struct Driver {
     prefix: String,
     machine: Machine,
     outputs: StepOutputs,
+    /// Outputs of the flow, once every step is done.
+    yielded: Option<Result<Value, Fault>>,
     items: HashMap<u32, Vec<Value>>,
     seq: u64,
     append: Append,
@@ -195,6 +201,7 @@ impl Engine {
             prefix,
             machine,
             outputs: StepOutputs::new(steps),
+            yielded: None,
             items: HashMap::new(),
             seq: events.len() as u64,
             append: Append::default(),
@@ -300,6 +307,7 @@ impl Driver {
 
     /// Makes everything since the last time durable, then tells the observers.
     async fn persist(&mut self) -> Result<(), DriveError> {
+        self.compute_outputs();
         if self.append.events.is_empty() {
             self.tell();
             return Ok(());
@@ -308,7 +316,7 @@ impl Driver {
         append.run = self.run.clone();
         append.expected_seq = self.seq;
         append.at = now() as i64;
-        let state = self.machine.state();
+        let state = self.state();
         let first = self.seq == 0;
         if first
             || state.has_ended()
@@ -318,11 +326,14 @@ impl Driver {
                 state: Some(state.name().to_owned()),
                 started_at: first.then_some(append.at),
                 ended_at: state.has_ended().then_some(append.at),
-                error: self
-                    .failures
-                    .first()
-                    .filter(|_| state == RunState::Failed)
-                    .map(|failed| format!("{}: {}", failed.step, show(&failed.fault))),
+                error: match &self.yielded {
+                    Some(Err(fault)) => Some(format!("{OUTPUTS}: {}", show(fault))),
+                    _ => self
+                        .failures
+                        .first()
+                        .filter(|_| state == RunState::Failed)
+                        .map(|failed| format!("{}: {}", failed.step, show(&failed.fault))),
+                },
                 summary: state.has_ended().then(|| format!(r#"{{"ran":{},"reused":{}}}"#, self.ran, self.reused)),
             });
         }
@@ -375,19 +386,30 @@ impl Driver {
         Ok(self.ending())
     }
 
+    /// Computes the outputs of the flow when every step is done, before that is durable: without them the run has failed.
+    fn compute_outputs(&mut self) {
+        if self.machine.state() != RunState::Completed || self.yielded.is_some() {
+            return;
+        }
+        let yielded = start::guarded(|| self.program.outputs(&self.outputs));
+        if let Err(fault) = &yielded {
+            let (step, class, fault) = (OUTPUTS.to_owned(), FaultClass::Permanent, fault.clone());
+            self.failures.push(FailedStep { step, instance: String::new(), class, fault });
+        }
+        self.yielded = Some(yielded);
+    }
+
+    /// State of the run: that of its steps, unless they are done and the outputs of the flow cannot be computed.
+    fn state(&self) -> RunState {
+        match &self.yielded {
+            Some(Err(_)) => RunState::Failed,
+            _ => self.machine.state(),
+        }
+    }
+
     fn ending(&mut self) -> Ending {
-        let state = self.machine.state();
-        let outputs = match state {
-            RunState::Completed => match self.program.outputs(&self.outputs) {
-                Ok(outputs) => Some(outputs),
-                Err(fault) => {
-                    let (step, class) = ("outputs".to_owned(), FaultClass::Permanent);
-                    self.failures.push(FailedStep { step, instance: String::new(), class, fault });
-                    None
-                }
-            },
-            _ => None,
-        };
+        let state = self.state();
+        let outputs = self.yielded.take().and_then(Result::ok);
         let failures = std::mem::take(&mut self.failures);
         Ending { state, outputs, failures, ran: self.ran, reused: self.reused }
     }

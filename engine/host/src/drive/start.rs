@@ -26,7 +26,7 @@ const WINDOW: usize = 256;
 type Found = (String, Value);
 
 /// Calls what a task or an expression defines. A panic in it is a fault of the step, never the end of the loop.
-fn guarded<T>(work: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
+pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(panicked(panic)))
 }
 
