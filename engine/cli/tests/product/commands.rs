@@ -208,6 +208,7 @@ fn every_command_helps_and_speaks_json() {
         &["graph", "flow.yaml"],
         &["run", "flow.yaml", "--explain"],
         &["gc"],
+        &["completions", "bash"],
     ] {
         assert_eq!(place.json(arguments).0, Some(0), "{arguments:?}");
     }
