@@ -145,17 +145,20 @@ impl Client {
 
     /// Sends `request` and reads the whole answer, whatever its status.
     async fn fetch_any(&self, request: Request) -> Result<Body, TaskError> {
+        self.answered(request, StatusCode::is_success).await
+    }
+
+    /// Sends `request` and reads the answer whole when it has the status `wanted`, else only its beginning.
+    pub(crate) async fn answer(&self, request: Request, wanted: StatusCode) -> Result<Body, TaskError> {
+        self.answered(request, |status| *status == wanted).await
+    }
+
+    async fn answered(&self, request: Request, whole: impl Fn(&StatusCode) -> bool) -> Result<Body, TaskError> {
         let deadline = Instant::now() + self.limits.total;
         let response = self.follow(request, deadline).await?;
         let (status, headers, url) = (response.status(), response.headers().clone(), response.url().clone());
-        let bytes = self.read(response, deadline, !status.is_success()).await?;
+        let bytes = self.read(response, deadline, !whole(&status)).await?;
         Ok(Body { status, headers, url, bytes })
-    }
-
-    /// Sends `request` and reads only status and headers of the answer, whatever its status.
-    pub(crate) async fn head(&self, request: Request) -> Result<(StatusCode, HeaderMap), TaskError> {
-        let response = self.follow(request, Instant::now() + self.limits.total).await?;
-        Ok((response.status(), response.headers().clone()))
     }
 
     /// Sends, following redirects by the rules of invariant 4.
@@ -251,6 +254,7 @@ fn harmless(headers: &HeaderMap) -> HeaderMap {
     let safe = [
         header::RANGE,
         header::ACCEPT,
+        header::ACCEPT_ENCODING,
         header::IF_MATCH,
         header::IF_NONE_MATCH,
         header::IF_MODIFIED_SINCE,

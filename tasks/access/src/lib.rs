@@ -7,6 +7,7 @@
 //! 3. No message carries the query of an address, its user or its password ([`redact`]).
 //! 4. Headers a caller adds (keys, tokens) never follow a redirect to another origin; those that only say what is asked
 //!    for (`Range`, `Accept`, `If-...`) do.
+//! 5. Bytes of a [`RemoteFile`] are those that were asked for, of one version of the file, or an error.
 //!
 //! It does not retry: the engine does, from what [`swath_task::TaskError`] says.
 
@@ -15,6 +16,7 @@ mod body;
 mod client;
 mod custom;
 mod failure;
+mod ranges;
 mod signer;
 mod version;
 
@@ -23,5 +25,5 @@ pub use body::Body;
 pub use client::{Client, Limits, Request};
 pub use custom::{SignHref, register_signing};
 pub use failure::{MAXIMUM_RETRY_AFTER, retry_after};
+pub use ranges::RemoteFile;
 pub use signer::{PLANETARY_COMPUTER_TOKENS, Signer, signs_anew};
-pub use version::FileVersion;

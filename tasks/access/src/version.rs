@@ -2,44 +2,30 @@
 
 use reqwest::header::{self, HeaderMap};
 
-use crate::client::{Client, Request};
-use crate::failure::status_error;
-use swath_task::TaskError;
-
 /// What a server tells of the version of a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct FileVersion {
+pub(crate) struct FileVersion {
     etag: Option<String>,
     modified: Option<String>,
     size: Option<u64>,
 }
 
 impl FileVersion {
-    /// Asks for the first byte of `address`, not with `HEAD`: an address signed for `GET` refuses that.
-    ///
-    /// # Errors
-    /// Those of any request; nothing of the file's content is looked at.
-    pub async fn of(client: &Client, address: &str) -> Result<Self, TaskError> {
-        let request = Request::get(address)?.header(header::RANGE.as_str(), "bytes=0-0")?;
-        let (status, headers) = client.head(request).await?;
-        if !status.is_success() {
-            return Err(status_error(status, &headers, address, ""));
-        }
-        Ok(Self::told(&headers))
-    }
-
-    fn told(headers: &HeaderMap) -> Self {
+    /// What the headers of a reply tell.
+    pub(crate) fn told(headers: &HeaderMap) -> Self {
         let text = |name: header::HeaderName| Some(headers.get(name)?.to_str().ok()?.trim().to_owned());
-        // `bytes 0-0/1234` of a range, the whole length of a server that knows no ranges.
-        let size = match text(header::CONTENT_RANGE) {
-            Some(range) => range.rsplit('/').next().and_then(|size| size.parse().ok()),
-            None => text(header::CONTENT_LENGTH).and_then(|size| size.parse().ok()),
-        };
+        // `bytes 0-9/1234`: the length of a part says nothing of the whole.
+        let size = text(header::CONTENT_RANGE).and_then(|range| range.rsplit('/').next()?.parse().ok());
         Self { etag: text(header::ETAG), modified: text(header::LAST_MODIFIED), size }
     }
 
+    /// Size of the whole file in bytes.
+    pub(crate) fn size(&self) -> Option<u64> {
+        self.size
+    }
+
     /// What differs in `later`, in words; `None` when nothing that both tell does. Entity tags decide before times.
-    pub fn change(&self, later: &Self) -> Option<String> {
+    pub(crate) fn change(&self, later: &Self) -> Option<String> {
         let differ = |what: &str, before: &str, after: &str| {
             (before != after).then(|| format!("its {what} was `{before}` and is `{after}`"))
         };
@@ -72,7 +58,10 @@ mod tests {
         assert_eq!(old.size, Some(10));
         assert_eq!(old.change(&old), None);
         let cases: [(&[_], _); 5] = [
-            (&[(header::CONTENT_LENGTH, "11"), (header::ETAG, "\"a\"")], Some("its size was `10` and is `11`")),
+            (
+                &[(header::CONTENT_RANGE, "bytes 0-0/11"), (header::ETAG, "\"a\"")],
+                Some("its size was `10` and is `11`"),
+            ),
             (&[range.clone(), (header::ETAG, "\"b\"")], Some("its entity tag was `\"a\"` and is `\"b\"`")),
             (&[(header::ETAG, "\"a\""), (header::LAST_MODIFIED, "Tue")], None),
             (&[(header::LAST_MODIFIED, "Tue")], Some("its time of modification was `Mon` and is `Tue`")),

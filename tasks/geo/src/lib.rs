@@ -31,6 +31,6 @@ pub use ffi::{BlockCache, gdal_version};
 pub use geometry::{Geometry, rasterize};
 pub use grid::{Bounds, Grid, PixelWindow};
 pub use pixel::{DataType, Pixel};
-pub use raster::{BandInfo, OpenOptions, Raster, RasterInfo, Resampling, forget_remote};
+pub use raster::{BandInfo, OpenOptions, Ranges, Raster, RasterInfo, Resampling};
 pub use vector::{Feature, Field, FieldType, GeoPackage, Layer, Value, WriteMode, Written};
 pub use warp::{WarpMap, WarpResampling};

@@ -14,8 +14,8 @@ mod item;
 mod normalise;
 mod preview;
 mod reader;
+mod sources;
 mod values;
-mod versions;
 
 pub use chips::ChipRaster;
 pub use composite::{AssetMask, BandResampling, COUNT_BAND, Composite, Mask, Method, Missing, NamedMask};

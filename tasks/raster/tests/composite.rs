@@ -1,66 +1,13 @@
 //! Composites against numpy's masked median, and what is refused.
 
+#[path = "support/stack.rs"]
+mod stack;
 mod support;
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
+use stack::{Stack, message};
 use swath_geo::Raster;
-use swath_kinds::SceneList;
 use swath_raster::Composite;
-use swath_task::local::LocalHost;
-use swath_task::{Task, TaskError};
-use swath_testkit::http::{Reply, Server};
-
-/// A folder with the scenes of a case, made by the oracle.
-struct Stack {
-    folder: tempfile::TempDir,
-    host: Arc<LocalHost>,
-    case: &'static str,
-}
-
-impl Stack {
-    fn new(case: &'static str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        support::run_file("oracle_composite.py", &["make".as_ref(), case.as_ref(), folder.path().as_os_str()]);
-        let host = LocalHost::new(folder.path().join("host")).unwrap();
-        Self { folder, host, case }
-    }
-
-    fn scenes(&self) -> serde_json::Value {
-        serde_json::from_str(&std::fs::read_to_string(self.folder.path().join("scenes.json")).unwrap()).unwrap()
-    }
-
-    fn write(&self, scenes: &serde_json::Value) {
-        std::fs::write(self.folder.path().join("scenes.json"), scenes.to_string()).unwrap();
-    }
-
-    fn run(&self, params: serde_json::Value) -> Result<(PathBuf, u64, f64), TaskError> {
-        let task: Composite = serde_json::from_value(params).unwrap();
-        task.check().unwrap();
-        let scenes = self.host.import::<SceneList>(&self.folder.path().join("scenes.json")).unwrap();
-        let inputs = serde_json::from_value(serde_json::json!({ "scenes": scenes })).unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let outputs = runtime.block_on(task.run(inputs, &self.host.context(2)))?;
-        Ok((self.host.path(outputs.raster.record()), outputs.scenes_used, outputs.clear_share))
-    }
-
-    fn agree(&self, cog: &Path) {
-        let arguments = ["check".as_ref(), self.case.as_ref(), self.folder.path().as_os_str(), cog.as_os_str()];
-        let told = support::run_file("oracle_composite.py", &arguments);
-        assert!(told.ends_with("agree"), "{told}");
-    }
-}
-
-fn message(error: &TaskError) -> (String, String) {
-    match error {
-        TaskError::Permanent(fault) | TaskError::Transient { fault, .. } => {
-            (fault.code.to_string(), fault.message.clone())
-        }
-        TaskError::Cancelled => panic!("cancelled"),
-    }
-}
+use swath_task::Task;
 
 #[test]
 fn the_median_of_clear_pixels_equals_numpy_with_offset_no_data_and_both_resolutions() {
@@ -167,50 +114,6 @@ fn pixels_outside_of_the_polygons_are_left_out_when_asked() {
 fn jpeg_2000_is_read_as_it_was_written() {
     let stack = Stack::new("jp2");
     let (cog, ..) = stack.run(serde_json::json!({ "bands": ["B04"], "mask": "none" })).unwrap();
-    stack.agree(&cog);
-}
-
-#[test]
-fn a_server_that_fails_now_and_then_costs_time_and_no_pixel() {
-    let stack = Stack::new("fmask");
-    let (folder, asked) = (stack.folder.path().to_owned(), AtomicUsize::new(0));
-    let server = Server::start(move |request| {
-        if asked.fetch_add(1, Ordering::Relaxed) % 7 == 6 {
-            return Reply::status(503);
-        }
-        Reply::ranged(request, &std::fs::read(folder.join(request.path().trim_start_matches('/'))).unwrap())
-    });
-    let local = stack.scenes();
-    remote(&stack, &server);
-    let params = serde_json::json!({ "bands": ["red"], "mask": { "asset": "qa", "clear": [0, 1] } });
-    let (cog, ..) = stack.run(params).unwrap();
-    stack.write(&local);
-    stack.agree(&cog);
-}
-
-#[test]
-fn a_signing_service_that_fails_for_a_moment_costs_time_and_no_composite() {
-    struct Flaky(AtomicUsize);
-    impl swath_access::SignHref for Flaky {
-        fn sign(&self, href: &str) -> Result<String, TaskError> {
-            if self.0.fetch_add(1, Ordering::Relaxed).is_multiple_of(5) {
-                let asked = Some(std::time::Duration::from_millis(700));
-                return Err(swath_task::Fault::new("S104", "the token endpoint answered 503").transient(asked));
-            }
-            Ok(href.to_owned())
-        }
-    }
-    swath_access::register_signing("flaky", Arc::new(Flaky(AtomicUsize::new(0))));
-    let stack = Stack::new("fmask");
-    let server = served(&stack, usize::MAX);
-    let local = stack.scenes();
-    remote(&stack, &server);
-    let mut scenes = stack.scenes();
-    scenes["signing"] = serde_json::json!({ "custom": "flaky" });
-    stack.write(&scenes);
-    let params = serde_json::json!({ "bands": ["red"], "mask": { "asset": "qa", "clear": [0, 1] } });
-    let (cog, ..) = stack.run(params).unwrap();
-    stack.write(&local);
     stack.agree(&cog);
 }
 
@@ -338,49 +241,4 @@ fn wrong_parameters_are_told_all_at_once() {
     let problems = task.check().unwrap_err();
     let places: Vec<&str> = problems.iter().map(|problem| problem.at.as_str()).collect();
     assert_eq!(places, ["/bands/1", "/bands/2", "/mask", "/resolution", "/memory", "/clip"]);
-}
-
-/// Serves the files of a stack, each with an entity tag; `after` requests later its files are other ones.
-fn served(stack: &Stack, after: usize) -> Server {
-    let (folder, asked) = (stack.folder.path().to_owned(), AtomicUsize::new(0));
-    Server::start(move |request| {
-        let tag = if asked.fetch_add(1, Ordering::Relaxed) < after { "\"first\"" } else { "\"second\"" };
-        match std::fs::read(folder.join(request.path().trim_start_matches('/'))) {
-            Ok(file) => Reply::ranged(request, &file).header("ETag", tag),
-            Err(_) => Reply::status(404),
-        }
-    })
-}
-
-fn remote(stack: &Stack, server: &Server) {
-    let mut scenes = stack.scenes();
-    for scene in scenes["scenes"].as_array_mut().unwrap() {
-        for asset in scene["assets"].as_object_mut().unwrap().values_mut() {
-            let file = Path::new(asset["href"].as_str().unwrap()).file_name().unwrap().to_str().unwrap().to_owned();
-            asset["href"] = server.url(&format!("/{file}")).into();
-        }
-    }
-    stack.write(&scenes);
-}
-
-#[test]
-fn a_remote_file_that_is_replaced_while_it_is_read_never_becomes_pixels() {
-    let stack = Stack::new("fmask");
-    let params = serde_json::json!({ "bands": ["red"], "mask": { "asset": "qa", "clear": [0, 1] } });
-    let whole = served(&stack, usize::MAX);
-    remote(&stack, &whole);
-    stack.run(params.clone()).unwrap();
-    let asked = whole.requests().len();
-    // Replaced after it was opened and before all of it was read.
-    let server = served(&stack, asked * 2 / 3);
-    remote(&stack, &server);
-    let error = stack.run(params.clone()).unwrap_err();
-    assert!(matches!(error, TaskError::Transient { .. }), "{error:?}");
-    let (code, text) = message(&error);
-    assert_eq!(code, "R114");
-    assert!(text.contains("changed while it was read: its entity tag was `\"first\"` and is `\"second\"`"), "{text}");
-    // The next attempt reads the new files from the server, whatever this process had cached of the old ones.
-    let before = server.requests().len();
-    stack.run(params).unwrap();
-    assert!(server.requests().len() - before >= asked, "{} of {asked} requests", server.requests().len() - before);
 }

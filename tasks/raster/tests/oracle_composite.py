@@ -96,6 +96,15 @@ ENDS = [(32660, 829000.0, 103000.0), (32601, 168000.0, 103000.0)]
 def make(case, folder):
     if case in ("shared", "mean", "dilated"):
         scenes = stack(folder, 7, 701, 1303, 7)
+    elif case == "raw":
+        # Nothing is compressed: whatever bytes come are pixels.
+        scenes = stack(folder, 6, 300, 500, 12)
+        for s in scenes:
+            for asset in s["assets"].values():
+                with rasterio.open(asset["href"]) as d:
+                    a, profile = d.read(), d.profile
+                with rasterio.open(asset["href"], "w", **profile | dict(compress="none", predictor=1)) as d:
+                    d.write(a)
     elif case == "extents":
         scenes = stack(folder, 3, 400, 400, 1) + stack(folder, 2, 300, 500, 2, x0=X0 + 2000, y0=Y0 - 1000, first=3)
     elif case in ("coarse", "middle"):
@@ -186,8 +195,8 @@ def check(case, folder, cog):
     with rasterio.open(cog) as s:
         got = {n: s.read(i + 1) for i, n in enumerate(s.descriptions)}
         transform, crs, (H, W) = s.transform, s.crs.to_epsg(), s.shape
-    if case in ("shared", "mean", "dilated"):
-        h, w = 701, 1303
+    if case in ("shared", "raw", "mean", "dilated"):
+        h, w = (300, 500) if case == "raw" else (701, 1303)
         # The output of whole scenes reaches to the edge of the 20 m pixels.
         pad = lambda a: np.pad(a, ((0, 0), (0, H - h), (0, W - w)), constant_values=np.nan)
         assert (crs, transform.c, transform.f, transform.a) == (32641, X0, Y0, 10)

@@ -3,12 +3,12 @@
 
 mod info;
 mod open;
+mod ranges;
 mod remote;
 
 pub use info::{BandInfo, RasterInfo};
 pub use open::OpenOptions;
-pub use remote::forget_remote;
-pub(crate) use remote::gdal_path;
+pub use ranges::Ranges;
 
 use std::cell::Cell;
 use std::ffi::{CString, c_int, c_void};
@@ -22,6 +22,7 @@ use crate::grid::{Grid, PixelWindow};
 use crate::pixel::Pixel;
 
 use open::open_dataset;
+use ranges::Mount;
 use remote::{classify, forget_cached};
 
 /// How a window is read at another size.
@@ -43,14 +44,34 @@ impl Resampling {
     }
 }
 
+/// Who fetches the bytes of a raster.
+enum Origin {
+    /// They lie on this machine.
+    Local,
+    /// GDAL, from an object store.
+    Bucket,
+    /// Whoever opened it.
+    Ranges(Mount),
+}
+
+impl Origin {
+    /// What failed to come since this was asked last.
+    fn failure(&self) -> Option<GeoError> {
+        match self {
+            Self::Ranges(mount) => mount.failure(),
+            Self::Local | Self::Bucket => None,
+        }
+    }
+}
+
 /// A raster open for reading. Move it to the thread that reads.
 pub struct Raster {
     /// Null while pixels are read around GDAL: an open dataset holds a file descriptor.
     handle: Cell<GDALDatasetH>,
-    /// The name GDAL opens it by, signature included.
+    /// The name GDAL opens it by.
     path: CString,
     info: RasterInfo,
-    remote: bool,
+    origin: Origin,
     /// A way around GDAL for plain local files.
     direct: Option<Direct>,
 }
@@ -229,19 +250,28 @@ impl Raster {
     }
 
     fn verdict(&self, status: CPLErr::Type, messages: &[Message], band: usize, window: &PixelWindow) -> Result<()> {
-        if status == CPLErr::CE_None && !failed(messages) {
+        // A failed range is no pixel, whatever GDAL made of it.
+        let failure = self.origin.failure();
+        if status == CPLErr::CE_None && !failed(messages) && failure.is_none() {
             return Ok(());
         }
         let info = &self.info;
-        let (mut kind, mut why) = (classify(messages, self.remote, ErrorKind::Damaged), told(messages));
-        if self.remote {
-            if kind == ErrorKind::Unreachable
-                && let Some(size) = self.ends_within(band, window)
-            {
-                (kind, why) = (ErrorKind::Damaged, format!("the file has {size} bytes and ends within the tile"));
-            }
+        let bucket = matches!(self.origin, Origin::Bucket);
+        let (mut kind, mut why) = match failure {
+            Some(failure) => (failure.kind(), failure.message().to_owned()),
+            None => (classify(messages, bucket, ErrorKind::Damaged), told(messages)),
+        };
+        let doubtful = match self.origin {
+            Origin::Local => false,
+            Origin::Bucket => kind == ErrorKind::Unreachable,
+            Origin::Ranges(_) => kind == ErrorKind::Damaged,
+        };
+        if doubtful && let Some(size) = self.ends_within(band, window) {
+            (kind, why) = (ErrorKind::Damaged, format!("the file has {size} bytes and ends within the tile"));
+        }
+        if bucket {
             // What was cached of a broken reply must not answer the next attempt.
-            forget_cached(&gdal_path(&info.name));
+            forget_cached(&self.path.to_string_lossy());
         }
         let PixelWindow { column, row, width, height } = window;
         let message = format!(

@@ -4,11 +4,13 @@
 use std::cell::Cell;
 use std::ffi::CStr;
 use std::path::Path;
+use std::sync::Arc;
 
 use gdal_sys::GDALDatasetH;
 
-use super::remote::{classify, forget_cached, gdal_path, is_remote, remote_size};
-use super::{Raster, RasterInfo};
+use super::ranges::{Mount, Ranges};
+use super::remote::{classify, forget_cached, gdal_path, is_bucket, size_of};
+use super::{Origin, Raster, RasterInfo};
 use crate::direct::Direct;
 use crate::error::{ErrorKind, GeoError, Result, without_queries};
 use crate::ffi::{Message, Options, cstring, start, told, watched};
@@ -25,8 +27,8 @@ pub struct OpenOptions {
 }
 
 impl Raster {
-    /// Opens a GeoTIFF, COG or JPEG 2000 file by path, `https://`, `http://` or `s3://`. Other formats are refused,
-    /// whatever their name: a VRT may point anywhere.
+    /// Opens a GeoTIFF, COG or JPEG 2000 file by path or `s3://`. Other formats are refused, whatever their name: a VRT
+    /// may point anywhere. What lies behind HTTP is opened by [`Raster::open_ranges`].
     pub fn open(location: &str) -> Result<Self> {
         Self::open_with(location, &OpenOptions::default())
     }
@@ -39,20 +41,45 @@ impl Raster {
     /// Opens with options.
     pub fn open_with(location: &str, options: &OpenOptions) -> Result<Self> {
         start()?;
-        let path = gdal_path(location);
-        let remote = is_remote(&path);
         let name = without_queries(location);
-        if !remote {
-            check_local(&path, &name, options)?;
+        if location.starts_with("http://") || location.starts_with("https://") {
+            let message = format!("`{name}` is read by ranges, which somebody has to fetch");
+            return Err(GeoError::new(ErrorKind::Request, message));
         }
-        let c_path = cstring(&path)?;
+        let path = gdal_path(location);
+        if is_bucket(&path) {
+            return Self::open_as(name, &path, Origin::Bucket, options);
+        }
+        check_local(&path, &name, options)?;
+        let mut raster = Self::open_as(name, &path, Origin::Local, options)?;
+        raster.direct = Direct::open(Path::new(&path), &raster.info);
+        if raster.direct.is_some() {
+            raster.close();
+        }
+        Ok(raster)
+    }
+
+    /// Opens what `ranges` reads; `name` tells of it in messages. What `ranges` failed with is the error of the call of
+    /// this raster that needed the bytes.
+    pub fn open_ranges(name: &str, ranges: Arc<dyn Ranges>, options: &OpenOptions) -> Result<Self> {
+        start()?;
+        let mount = Mount::new(ranges)?;
+        let path = mount.path();
+        Self::open_as(without_queries(name), &path, Origin::Ranges(mount), options)
+    }
+
+    fn open_as(name: String, path: &str, origin: Origin, options: &OpenOptions) -> Result<Self> {
+        let c_path = cstring(path)?;
         let (handle, messages) = open_dataset(&c_path)?;
         if handle.is_null() {
-            let kind = classify(&messages, remote, ErrorKind::NotARaster);
-            if remote {
-                forget_cached(&path);
+            if let Some(failure) = origin.failure() {
+                return Err(failure);
             }
-            let why = told(&messages);
+            let kind = classify(&messages, matches!(origin, Origin::Bucket), ErrorKind::NotARaster);
+            if matches!(origin, Origin::Bucket) {
+                forget_cached(path);
+            }
+            let why = told(&messages).replace(path, &name);
             return Err(GeoError::new(kind, format!("cannot open `{name}` as a raster: {why}")));
         }
         // From here on, `raster` closes the handle whatever happens.
@@ -66,25 +93,23 @@ impl Raster {
             block: (0, 0),
             pixel_interleaved: false,
         };
-        let mut raster = Self { handle: Cell::new(handle), path: c_path, info: empty, remote, direct: None };
-        if remote && let Some(expected) = options.expected_size {
-            raster.check_remote_size(&path, expected)?;
+        let mut raster = Self { handle: Cell::new(handle), path: c_path, info: empty, origin, direct: None };
+        if !matches!(raster.origin, Origin::Local)
+            && let Some(expected) = options.expected_size
+            && let Some(size) = raster.size().filter(|size| *size != expected)
+        {
+            return Err(changed(&raster.info.name, expected, size));
         }
         let (info, _) = watched(|| raster.describe(name));
         raster.info = info?;
-        if !remote {
-            raster.direct = Direct::open(Path::new(&path), &raster.info);
-            if raster.direct.is_some() {
-                raster.close();
-            }
-        }
         Ok(raster)
     }
 
-    fn check_remote_size(&self, path: &str, expected: u64) -> Result<()> {
-        match remote_size(path)? {
-            Some(size) if size != expected => Err(changed(&self.info.name, expected, size)),
-            _ => Ok(()),
+    /// How many bytes a file that lies elsewhere has, when that is told.
+    pub(super) fn size(&self) -> Option<u64> {
+        match &self.origin {
+            Origin::Ranges(mount) => Some(mount.size()),
+            Origin::Bucket | Origin::Local => size_of(&self.path),
         }
     }
 }

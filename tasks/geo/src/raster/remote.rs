@@ -1,24 +1,24 @@
-//! Rasters that lie elsewhere: their names in GDAL, what its failures mean, and what it has cached of them.
+//! Rasters in buckets, which GDAL fetches itself: their names, what its failures mean, what it has cached of them.
 #![expect(unsafe_code, reason = "FFI edge to GDAL")]
 
+use std::ffi::CStr;
+
 use super::Raster;
-use crate::error::{ErrorKind, Result};
-use crate::ffi::{Message, cstring, start, text, watched};
+use crate::error::ErrorKind;
+use crate::ffi::{Message, cstring, text, watched};
 use crate::grid::PixelWindow;
 
 /// The name GDAL knows a location by.
 pub(crate) fn gdal_path(location: &str) -> String {
-    if let Some(rest) = location.strip_prefix("s3://") {
-        format!("/vsis3/{rest}")
-    } else if location.starts_with("http://") || location.starts_with("https://") {
-        format!("/vsicurl/{location}")
-    } else {
-        location.strip_prefix("file://").unwrap_or(location).to_owned()
+    match location.strip_prefix("s3://") {
+        Some(rest) => format!("/vsis3/{rest}"),
+        None => location.strip_prefix("file://").unwrap_or(location).to_owned(),
     }
 }
 
-pub(super) fn is_remote(path: &str) -> bool {
-    ["/vsicurl/", "/vsis3/"].iter().any(|prefix| path.starts_with(prefix))
+/// Whether GDAL itself fetches what lies under a name of its own.
+pub(super) fn is_bucket(path: &str) -> bool {
+    path.starts_with("/vsis3/")
 }
 
 /// The class of a failure, from GDAL's messages: HTTP status where there is one.
@@ -51,19 +51,11 @@ pub(super) fn classify(messages: &[Message], remote: bool, local: ErrorKind) -> 
     ErrorKind::Unreachable
 }
 
-/// Forgets what an earlier reader in this process was told of a remote file: what is opened next comes from the server.
-pub fn forget_remote(location: &str) -> Result<()> {
-    start()?;
-    forget_cached(&gdal_path(location));
-    Ok(())
-}
-
-/// How many bytes a remote file has, when its server tells.
-pub(super) fn remote_size(path: &str) -> Result<Option<u64>> {
-    let c_path = cstring(path)?;
+/// How many bytes a file has, when its server tells.
+pub(super) fn size_of(path: &CStr) -> Option<u64> {
     // SAFETY: the file is opened, measured and closed here; the handle is checked for null before use.
     let (size, _) = watched(|| unsafe {
-        let file = gdal_sys::VSIFOpenL(c_path.as_ptr(), c"rb".as_ptr());
+        let file = gdal_sys::VSIFOpenL(path.as_ptr(), c"rb".as_ptr());
         if file.is_null() {
             return None;
         }
@@ -72,22 +64,21 @@ pub(super) fn remote_size(path: &str) -> Result<Option<u64>> {
         gdal_sys::VSIFCloseL(file);
         moved.then_some(size)
     });
-    Ok(size)
+    size
 }
 
-/// Drops what GDAL has cached of a remote file (all signatures of it).
+/// Drops what GDAL has cached of a file in a bucket.
 pub(super) fn forget_cached(path: &str) {
-    let prefix = path.split('?').next().unwrap_or(path);
-    if let Ok(prefix) = cstring(prefix) {
+    if let Ok(path) = cstring(path) {
         // SAFETY: a NUL-terminated string that outlives the call; GDAL locks its own cache.
-        let _ = watched(|| unsafe { gdal_sys::VSICurlPartialClearCache(prefix.as_ptr()) });
+        let _ = watched(|| unsafe { gdal_sys::VSICurlPartialClearCache(path.as_ptr()) });
     }
 }
 
 impl Raster {
     /// The size of a TIFF that is shorter than its own directory says of the tiles of a window.
     pub(super) fn ends_within(&self, band: usize, window: &PixelWindow) -> Option<u64> {
-        let size = remote_size(self.path.to_str().ok()?).ok()??;
+        let size = self.size()?;
         let (width, height) = self.info.block;
         let number = |name: String| {
             let name = cstring(&name).ok()?;

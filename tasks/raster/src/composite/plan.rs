@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use swath_access::Signer;
-use swath_geo::{Bounds, Crs, DataType, Grid, Raster, RasterInfo, Transform};
+use swath_geo::{Bounds, Crs, DataType, Grid, RasterInfo, Transform};
 use swath_kinds::{Scene, SceneAsset, Scenes};
 use swath_task::{Context, Fault, TaskError};
 
@@ -14,7 +13,7 @@ use super::{Composite, Mask, Method, Missing, NamedMask};
 use crate::bands::find_asset;
 use crate::faults::{area_fault, geo_fault};
 use crate::reader::Reader;
-use crate::versions::Versions;
+use crate::sources::Sources;
 
 /// Items of one acquisition start within this many seconds of each other.
 const SAME_ACQUISITION_SECONDS: i64 = 600;
@@ -68,9 +67,7 @@ pub struct Plan {
     pub nearest: bool,
     pub rule: super::mask::Rule,
     pub memory: u64,
-    pub signer: Signer,
-    /// Of the remote files, as they were before anything was read of them.
-    pub versions: Versions,
+    pub sources: Sources,
 }
 
 impl Plan {
@@ -80,11 +77,10 @@ impl Plan {
                 .help("widen the period, the area or the cloud cover of the search")
                 .permanent());
         }
-        let signer = Signer::new(&scenes.signing)?;
+        let sources = Sources::new(&scenes.signing, ctx)?;
         let candidates = select(task, &scenes.scenes)?;
         let wanted = wanted_files(task, &candidates)?;
-        let versions = Versions::default();
-        let opened = open_all(&wanted, &signer, &versions, ctx)?;
+        let opened = open_all(&wanted, &sources)?;
         let mut planned = Vec::new();
         for (index, scene) in wanted.iter().enumerate() {
             planned.push(plan_scene(task, scene, &opened[index])?);
@@ -115,8 +111,7 @@ impl Plan {
             nearest: task.resampling == super::BandResampling::Nearest,
             rule: super::mask::Rule::new(task),
             memory: task.memory.0,
-            signer,
-            versions,
+            sources,
         })
     }
 
@@ -243,12 +238,7 @@ fn wanted_files<'a>(task: &Composite, scenes: &[(usize, &'a Scene)]) -> Result<V
 }
 
 /// What the files say of themselves, by scene: those of the bands, then that of the mask.
-fn open_all(
-    wanted: &[Wanted],
-    signer: &Signer,
-    versions: &Versions,
-    ctx: &Context,
-) -> Result<Vec<Vec<RasterInfo>>, TaskError> {
+fn open_all(wanted: &[Wanted], sources: &Sources) -> Result<Vec<Vec<RasterInfo>>, TaskError> {
     let jobs: Vec<(usize, &SceneAsset)> = wanted
         .iter()
         .enumerate()
@@ -259,21 +249,18 @@ fn open_all(
         .collect();
     let remote = jobs.iter().any(|(_, asset)| asset.href.contains("://"));
     // Opening a remote file is waiting, not work.
-    let threads = if remote { 16 } else { ctx.cpus() }.min(jobs.len().max(1));
-    let runtime = tokio::runtime::Handle::current();
+    let threads = if remote { 16 } else { sources.context().cpus() }.min(jobs.len().max(1));
     let next = AtomicUsize::new(0);
     let results: Mutex<Vec<Option<RasterInfo>>> = Mutex::new(vec![None; jobs.len()]);
     let failure: Mutex<Option<TaskError>> = Mutex::new(None);
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
-                let mut reader = Reader::new(signer, ctx, 1);
+                let mut reader = Reader::new(sources, 1);
                 loop {
                     let index = next.fetch_add(1, Ordering::Relaxed);
                     let Some((_, asset)) = jobs.get(index) else { break };
-                    let noted = versions.note(&asset.href, signer, &runtime, ctx);
-                    let info = |raster: &Raster| Ok(raster.info().clone());
-                    match noted.and_then(|()| reader.with(&asset.href, asset.size, info)) {
+                    match reader.with(&asset.href, asset.size, |raster| Ok(raster.info().clone())) {
                         Ok(info) => lock(&results)[index] = Some(info),
                         Err(error) => {
                             lock(&failure).get_or_insert(error);

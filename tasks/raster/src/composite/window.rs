@@ -65,7 +65,7 @@ pub fn run(plan: &Plan, path: &Path, ctx: &Context) -> Result<Made, TaskError> {
             part: sizes.part,
             here: Vec::new(),
             sampler: Sampler::new(
-                Reader::new(&plan.signer, ctx, (512 / sizes.threads).max(16)),
+                Reader::new(&plan.sources, (512 / sizes.threads).max(16)),
                 plan.nearest,
                 sizes.warped,
             ),
