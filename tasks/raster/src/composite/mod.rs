@@ -14,6 +14,7 @@
 //! 5. Memory follows from the number of scenes and `memory`, not from the size of the area.
 
 mod coarse;
+mod depth;
 mod grid;
 mod mask;
 mod plan;

@@ -3,8 +3,8 @@
 use swath_geo::{PixelWindow, TILE, WarpMap};
 
 use super::coarse::BLOCK;
+use super::depth::BandPlan;
 use super::plan::{Plan, PlannedScene};
-use super::window::BandPlan;
 use crate::fit::{Fit, Placement};
 
 /// Sizes that follow from the memory the step may take.
