@@ -23,8 +23,8 @@ use crate::version::FileVersion;
 
 /// What is fetched and kept at once: the directory of most COGs.
 const CHUNK: u64 = 64 << 10;
-/// Chunks kept, of all files of the process: 32 MiB.
-const KEPT: NonZeroUsize = NonZeroUsize::new(512).unwrap();
+/// Chunks kept, of all files of the process: 16 MiB.
+const KEPT: NonZeroUsize = NonZeroUsize::new(256).unwrap();
 /// Chunks in a row that one request asks for, at most: 4 MiB.
 const RUN: u64 = 64;
 /// Requests under way at a time for one reader.

@@ -1,31 +1,94 @@
-//! Reading tiled DEFLATE GeoTIFFs on this machine without GDAL in between.
+//! Reading tiled DEFLATE GeoTIFFs without GDAL in between.
 //!
 //! GDAL decodes a tile into its block cache, under a lock, and copies the window from there. Composites read each tile
 //! once, so all of that is wasted: here a tile is read, decompressed (which verifies its checksum) and its rows go
-//! straight to the caller. Whatever is not the plain common case (strips, other compressions, other byte order, remote
-//! files) is left to GDAL, which has opened the file already and whose word on sizes and types is taken.
+//! straight to the caller. Whatever is not the plain common case (strips, other compressions, other byte order) is left
+//! to GDAL, which has opened the file already and whose word on sizes and types is taken.
 
 use std::cell::RefCell;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use libdeflater::Decompressor;
 
 use crate::error::{ErrorKind, GeoError, Result};
 use crate::grid::PixelWindow;
 use crate::pixel::{DataType, Pixel};
-use crate::raster::RasterInfo;
+use crate::raster::{Ranges, RasterInfo};
 
 /// Larger directories or tiles than these are left to GDAL.
 const MOST_ENTRIES: u64 = 4096;
 const MOST_TILE_BYTES: usize = 32 << 20;
 const MOST_TILES: usize = 1 << 22;
 
+/// Packed tiles fetched at once from afar, at most.
+const BATCH: u64 = 8 << 20;
+
+/// Where the bytes of a file are.
+pub enum Place {
+    /// On this machine. Opened for each read: a composite has more files than a process may hold open.
+    Path(PathBuf),
+    /// Wherever somebody fetches them from.
+    Ranges(Arc<dyn Ranges>),
+}
+
+/// A file while it is read.
+enum Content<'a> {
+    File(File),
+    Ranges(&'a dyn Ranges),
+}
+
+impl Place {
+    fn open(&self) -> std::io::Result<Content<'_>> {
+        Ok(match self {
+            Self::Path(path) => Content::File(File::open(path)?),
+            Self::Ranges(ranges) => Content::Ranges(&**ranges),
+        })
+    }
+}
+
+/// Why bytes did not come.
+enum Failure {
+    /// They are not there, or not what they should be.
+    Damaged(String),
+    /// Whoever fetches them could not.
+    Unfetched(GeoError),
+}
+
+impl Content<'_> {
+    fn read(&self, parts: &mut [(u64, &mut [u8])]) -> std::result::Result<(), Failure> {
+        match self {
+            Self::File(file) => {
+                for (offset, buffer) in parts {
+                    file.read_exact_at(buffer, *offset).map_err(|error| match error.kind() {
+                        std::io::ErrorKind::UnexpectedEof => Failure::Damaged("the file ends within the tile".into()),
+                        _ => Failure::Damaged(error.to_string()),
+                    })?;
+                }
+                Ok(())
+            }
+            Self::Ranges(ranges) => {
+                let size = ranges.size();
+                let ends = parts.iter().map(|(offset, buffer)| offset.checked_add(buffer.len() as u64));
+                if ends.into_iter().any(|end| end.is_none_or(|end| end > size)) {
+                    let why = format!("the file has {size} bytes and ends within the tile");
+                    return Err(Failure::Damaged(why));
+                }
+                ranges.read(parts).map_err(Failure::Unfetched)
+            }
+        }
+    }
+
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> Option<()> {
+        self.read(&mut [(offset, buffer)]).ok()
+    }
+}
+
 /// Where the tiles of a file lie.
 pub struct Direct {
-    /// Opened for each read: a composite has more files than a process may hold open.
-    path: PathBuf,
+    place: Place,
     data_type: DataType,
     tile: (usize, usize),
     across: usize,
@@ -37,20 +100,20 @@ pub struct Direct {
 }
 
 thread_local! {
-    /// Decompressor, compressed bytes, raw bytes.
+    /// Decompressor, compressed bytes of tiles one after the other, raw bytes of one.
     static SCRATCH: RefCell<(Decompressor, Vec<u8>, Vec<u8>)> =
         RefCell::new((Decompressor::new(), Vec::new(), Vec::new()));
 }
 
 impl Direct {
     /// The tile table of a file that GDAL describes as `info`; `None` when it is not the plain case.
-    pub fn open(path: &Path, info: &RasterInfo) -> Option<Self> {
+    pub fn open(place: Place, info: &RasterInfo) -> Option<Self> {
         let data_type = info.bands.first()?.data_type;
         if info.bands.iter().any(|band| band.data_type != data_type) {
             return None;
         }
-        let file = File::open(path).ok()?;
-        let tags = Directory::read(&file)?;
+        let content = place.open().ok()?;
+        let tags = Directory::read(&content)?;
         let bands = info.bands.len();
         let tile = (tags.one(322)? as usize, tags.one(323)? as usize);
         let predictor = tags.one(317).unwrap_or(1) as u16;
@@ -78,7 +141,8 @@ impl Direct {
             return None;
         }
         let nodata = info.bands[0].nodata.unwrap_or(0.0);
-        Some(Self { path: path.to_owned(), data_type, tile, across, down, predictor, offsets, sizes, nodata })
+        drop(content);
+        Some(Self { place, data_type, tile, across, down, predictor, offsets, sizes, nodata })
     }
 
     /// Whether [`Direct::read`] can give pixels of this type.
@@ -88,69 +152,94 @@ impl Direct {
 
     /// Reads a window that lies within the raster into a buffer of its size.
     pub fn read<T: Pixel>(&self, name: &str, band: usize, window: &PixelWindow, out: &mut [T]) -> Result<()> {
-        let (tile_width, tile_height) = self.tile;
-        let file = File::open(&self.path)
+        let content = self
+            .place
+            .open()
             .map_err(|error| GeoError::new(ErrorKind::NotFound, format!("cannot open `{name}`: {error}")))?;
+        let mut tiles = self.tiles(band, window);
+        // A tile that was never written is no-data by GDAL's convention.
+        tiles.retain(|tile| {
+            let written = self.sizes[tile.index] > 0;
+            if !written {
+                (0..tile.common.height).for_each(|line| out[tile.target(window, line)].fill(T::from_f64(self.nodata)));
+            }
+            written
+        });
         SCRATCH.with_borrow_mut(|(decompressor, packed, raw)| {
-            let mut line = vec![T::default(); tile_width];
-            for row in window.row / tile_height..=(window.row + window.height - 1) / tile_height {
-                for column in window.column / tile_width..=(window.column + window.width - 1) / tile_width {
-                    let index = (band * self.down + row) * self.across + column;
-                    let area = PixelWindow::new(column * tile_width, row * tile_height, tile_width, tile_height);
-                    let Some(common) = area.intersection(window) else { continue };
-                    let from = common.column - area.column;
-                    let target = |line: usize| {
-                        let at = (common.row + line - window.row) * window.width + common.column - window.column;
-                        at..at + common.width
-                    };
-                    if self.sizes[index] == 0 {
-                        // A tile that was never written is no-data by GDAL's convention.
-                        for line in 0..common.height {
-                            out[target(line)].fill(T::from_f64(self.nodata));
-                        }
-                        continue;
-                    }
-                    self.unpack(&file, index, decompressor, packed, raw)
-                        .map_err(|why| self.damaged(name, band, &area, &why))?;
-                    let stride = tile_width * size_of::<T>();
-                    let first = common.row - area.row;
-                    for (number, bytes) in
-                        raw[first * stride..].chunks_exact_mut(stride).take(common.height).enumerate()
-                    {
-                        let place = &mut out[target(number)];
-                        match self.predictor {
-                            1 => T::plain(&bytes[from * size_of::<T>()..], place),
-                            _ if common.width == tile_width => T::restore(bytes, place),
-                            _ => {
-                                T::restore(bytes, &mut line);
-                                place.copy_from_slice(&line[from..from + common.width]);
-                            }
-                        }
-                    }
+            let mut line = vec![T::default(); self.tile.0];
+            let mut rest = &tiles[..];
+            while !rest.is_empty() {
+                let (batch, later) = rest.split_at(self.batch(&content, rest));
+                rest = later;
+                self.fetch(&content, batch, packed).map_err(|why| self.failed(name, band, batch, why))?;
+                let mut packed = &packed[..];
+                for tile in batch {
+                    let (own, others) = packed.split_at(self.sizes[tile.index] as usize);
+                    packed = others;
+                    self.unpack(own, decompressor, raw)
+                        .map_err(|why| self.failed(name, band, &[*tile], Failure::Damaged(why)))?;
+                    self.lay(tile, window, raw, &mut line, out);
                 }
             }
             Ok(())
         })
     }
 
+    /// The tiles of a band that a window touches.
+    fn tiles(&self, band: usize, window: &PixelWindow) -> Vec<Tile> {
+        let (width, height) = self.tile;
+        let mut tiles = Vec::new();
+        for row in window.row / height..=(window.row + window.height - 1) / height {
+            for column in window.column / width..=(window.column + window.width - 1) / width {
+                let index = (band * self.down + row) * self.across + column;
+                let area = PixelWindow::new(column * width, row * height, width, height);
+                tiles.extend(area.intersection(window).map(|common| Tile { index, area, common }));
+            }
+        }
+        tiles
+    }
+
+    /// How many of `tiles` are fetched at once: one from this machine, and some from afar.
+    fn batch(&self, content: &Content<'_>, tiles: &[Tile]) -> usize {
+        if matches!(content, Content::File(_)) {
+            return 1;
+        }
+        let mut bytes = 0;
+        let fits = |tile: &&Tile| {
+            bytes += self.sizes[tile.index];
+            bytes <= BATCH
+        };
+        tiles.iter().take_while(fits).count().max(1)
+    }
+
+    /// Fetches the packed bytes of tiles, one after the other.
+    fn fetch(&self, content: &Content<'_>, tiles: &[Tile], packed: &mut Vec<u8>) -> std::result::Result<(), Failure> {
+        let limit = self.raw_size() as u64 * 2 + 4096;
+        if let Some(size) = tiles.iter().map(|tile| self.sizes[tile.index]).find(|size| *size > limit) {
+            return Err(Failure::Damaged(format!("its tile claims {size} bytes")));
+        }
+        packed.resize(tiles.iter().map(|tile| self.sizes[tile.index] as usize).sum(), 0);
+        let mut parts = Vec::with_capacity(tiles.len());
+        let mut rest = &mut packed[..];
+        for tile in tiles {
+            let (own, others) = rest.split_at_mut(self.sizes[tile.index] as usize);
+            parts.push((self.offsets[tile.index], own));
+            rest = others;
+        }
+        content.read(&mut parts)
+    }
+
+    fn raw_size(&self) -> usize {
+        self.tile.0 * self.tile.1 * self.data_type.size()
+    }
+
     fn unpack(
         &self,
-        file: &File,
-        index: usize,
+        packed: &[u8],
         decompressor: &mut Decompressor,
-        packed: &mut Vec<u8>,
         raw: &mut Vec<u8>,
     ) -> std::result::Result<(), String> {
-        let size = self.tile.0 * self.tile.1 * self.data_type.size();
-        let limit = size as u64 * 2 + 4096;
-        if self.sizes[index] > limit {
-            return Err(format!("its tile claims {} bytes", self.sizes[index]));
-        }
-        packed.resize(self.sizes[index] as usize, 0);
-        file.read_exact_at(packed, self.offsets[index]).map_err(|error| match error.kind() {
-            std::io::ErrorKind::UnexpectedEof => "the file ends within the tile".to_owned(),
-            _ => error.to_string(),
-        })?;
+        let size = self.raw_size();
         raw.resize(size, 0);
         match decompressor.zlib_decompress(packed, raw) {
             Ok(count) if count == size => Ok(()),
@@ -159,24 +248,64 @@ impl Direct {
         }
     }
 
-    fn damaged(&self, name: &str, band: usize, area: &PixelWindow, why: &str) -> GeoError {
-        let PixelWindow { column, row, .. } = area;
+    /// Lays the rows of an unpacked tile into the window; `line` holds one row of a tile meanwhile.
+    fn lay<T: Pixel>(&self, tile: &Tile, window: &PixelWindow, raw: &mut [u8], line: &mut [T], out: &mut [T]) {
+        let Tile { area, common, .. } = tile;
+        let stride = self.tile.0 * size_of::<T>();
+        let (left, top) = (common.column - area.column, common.row - area.row);
+        for (number, bytes) in raw[top * stride..].chunks_exact_mut(stride).take(common.height).enumerate() {
+            let place = &mut out[tile.target(window, number)];
+            match self.predictor {
+                1 => T::plain(&bytes[left * size_of::<T>()..], place),
+                _ if common.width == self.tile.0 => T::restore(bytes, place),
+                _ => {
+                    T::restore(bytes, line);
+                    place.copy_from_slice(&line[left..left + common.width]);
+                }
+            }
+        }
+    }
+
+    fn failed(&self, name: &str, band: usize, tiles: &[Tile], why: Failure) -> GeoError {
+        let (column, row) = tiles.first().map_or((0, 0), |tile| (tile.area.column, tile.area.row));
+        let (kind, why) = match why {
+            Failure::Damaged(why) => (ErrorKind::Damaged, why),
+            Failure::Unfetched(error) => (error.kind(), error.message().to_owned()),
+        };
         let message = format!("cannot read band {} of `{name}` at column {column}, row {row}: {why}", band + 1);
-        GeoError::new(ErrorKind::Damaged, message)
+        GeoError::new(kind, message)
+    }
+}
+
+/// A tile that a window touches.
+#[derive(Clone, Copy)]
+struct Tile {
+    index: usize,
+    /// Its pixels.
+    area: PixelWindow,
+    /// Those of them within the window.
+    common: PixelWindow,
+}
+
+impl Tile {
+    /// Where line `line` of the common pixels lies in the window's buffer.
+    fn target(&self, window: &PixelWindow, line: usize) -> std::ops::Range<usize> {
+        let at = (self.common.row + line - window.row) * window.width + self.common.column - window.column;
+        at..at + self.common.width
     }
 }
 
 /// The first directory of a little-endian TIFF.
 struct Directory<'a> {
-    file: &'a File,
+    file: &'a Content<'a>,
     big: bool,
     entries: Vec<[u8; 20]>,
 }
 
 impl<'a> Directory<'a> {
-    fn read(file: &'a File) -> Option<Self> {
+    fn read(file: &'a Content<'a>) -> Option<Self> {
         let mut head = [0; 16];
-        file.read_exact_at(&mut head, 0).ok()?;
+        file.read_exact_at(&mut head, 0)?;
         let big = match &head[..4] {
             b"II\x2A\0" => false,
             b"II\x2B\0" => true,
@@ -185,13 +314,13 @@ impl<'a> Directory<'a> {
         let start = if big { number(&head[8..16]) } else { number(&head[4..8]) };
         let (count_size, entry_size) = if big { (8, 20) } else { (2, 12) };
         let mut count = [0; 8];
-        file.read_exact_at(&mut count[..count_size], start).ok()?;
+        file.read_exact_at(&mut count[..count_size], start)?;
         let count = number(&count[..count_size]);
         if count > MOST_ENTRIES {
             return None;
         }
         let mut bytes = vec![0; count as usize * entry_size];
-        file.read_exact_at(&mut bytes, start + count_size as u64).ok()?;
+        file.read_exact_at(&mut bytes, start.checked_add(count_size as u64)?)?;
         let entries = bytes
             .chunks_exact(entry_size)
             .map(|entry| {
@@ -219,7 +348,7 @@ impl<'a> Directory<'a> {
         if bytes.len() <= value.len() {
             bytes.copy_from_slice(&value[..count * size]);
         } else {
-            self.file.read_exact_at(&mut bytes, number(value)).ok()?;
+            self.file.read_exact_at(&mut bytes, number(value))?;
         }
         Some(bytes.chunks_exact(size).map(number).collect())
     }

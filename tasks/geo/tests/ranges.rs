@@ -81,12 +81,15 @@ fn ranges_are_read_in_parts_and_what_does_not_come_is_an_error() {
         assert!(pixels(&raster, &window).unwrap() == want, "{name}");
         assert!(bytes.read.load(Ordering::Relaxed) < file.len() as u64, "{name}: only what is needed is read");
 
-        for late in [Late::Fails, Late::Panics] {
-            let error = pixels(&open(&file, late).unwrap().0, &window).expect_err(name);
-            let kind = if late == Late::Fails { ErrorKind::Denied } else { ErrorKind::Unreachable };
-            assert_eq!(error.kind(), kind, "{name}: {error}");
-            let text = error.message();
-            assert!(text.contains("band 1 of `https://h/x.tif` at column 600, row 500") && !text.contains("SECRET"));
+        let error = pixels(&open(&file, Late::Fails).unwrap().0, &window).expect_err(name);
+        assert_eq!(error.kind(), ErrorKind::Denied, "{name}: {error}");
+        // Told is the window where GDAL reads it, else the tile.
+        let place = if name == "raw" { "column 600, row 500" } else { "column 512, row 256" };
+        assert!(error.message().contains(&format!("band 1 of `https://h/x.tif` at {place}")), "{error}");
+        assert!(!error.message().contains("SECRET"), "{error}");
+        if name == "raw" {
+            let error = pixels(&open(&file, Late::Panics).unwrap().0, &window).expect_err("a panic beneath GDAL");
+            assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
         }
         if name == "deflate" {
             let error = pixels(&open(&file, Late::Zeros).unwrap().0, &window).expect_err("zeros");

@@ -68,7 +68,11 @@ impl Sources {
         let (runtime, context) = (self.runtime.clone(), self.context.clone());
         let remote = Arc::new(Remote { file, runtime, context, failure: Mutex::default() });
         match Raster::open_ranges(href, remote.clone(), &options) {
-            Ok(raster) => Ok(Opened { raster, remote: Some(remote) }),
+            Ok(raster) => {
+                // What the opening could do without is no reason for a later failure.
+                *lock(&remote.failure) = None;
+                Ok(Opened { raster, remote: Some(remote) })
+            }
             Err(error) => Err(lock(&remote.failure).take().unwrap_or_else(|| geo_fault(error))),
         }
     }

@@ -11,7 +11,7 @@ use gdal_sys::GDALDatasetH;
 use super::ranges::{Mount, Ranges};
 use super::remote::{classify, forget_cached, gdal_path, is_bucket, size_of};
 use super::{Origin, Raster, RasterInfo};
-use crate::direct::Direct;
+use crate::direct::{Direct, Place};
 use crate::error::{ErrorKind, GeoError, Result, without_queries};
 use crate::ffi::{Message, Options, cstring, start, told, watched};
 
@@ -52,10 +52,7 @@ impl Raster {
         }
         check_local(&path, &name, options)?;
         let mut raster = Self::open_as(name, &path, Origin::Local, options)?;
-        raster.direct = Direct::open(Path::new(&path), &raster.info);
-        if raster.direct.is_some() {
-            raster.close();
-        }
+        raster.read_around_gdal(Place::Path(path.into()));
         Ok(raster)
     }
 
@@ -63,9 +60,19 @@ impl Raster {
     /// this raster that needed the bytes.
     pub fn open_ranges(name: &str, ranges: Arc<dyn Ranges>, options: &OpenOptions) -> Result<Self> {
         start()?;
-        let mount = Mount::new(ranges)?;
+        let mount = Mount::new(ranges.clone())?;
         let path = mount.path();
-        Self::open_as(without_queries(name), &path, Origin::Ranges(mount), options)
+        let mut raster = Self::open_as(without_queries(name), &path, Origin::Ranges(mount), options)?;
+        raster.read_around_gdal(Place::Ranges(ranges));
+        Ok(raster)
+    }
+
+    /// Reads pixels without GDAL from here on, where they are packed in the plain common way.
+    fn read_around_gdal(&mut self, place: Place) {
+        self.direct = Direct::open(place, &self.info);
+        if self.direct.is_some() {
+            self.close();
+        }
     }
 
     fn open_as(name: String, path: &str, origin: Origin, options: &OpenOptions) -> Result<Self> {
