@@ -21,3 +21,13 @@ pub fn content_fault(what: &str, error: impl std::fmt::Display) -> TaskError {
         .help("run the step that made it again; `swath show` names it")
         .permanent()
 }
+
+/// The same error, with the scene and band it befell.
+pub fn told_of(error: TaskError, scene: &str, band: &str) -> TaskError {
+    let place = |fault: Fault| Fault { message: format!("scene `{scene}`, {band}: {}", fault.message), ..fault };
+    match error {
+        TaskError::Transient { fault, retry_after } => TaskError::Transient { fault: place(fault), retry_after },
+        TaskError::Permanent(fault) => TaskError::Permanent(place(fault)),
+        TaskError::Cancelled => TaskError::Cancelled,
+    }
+}

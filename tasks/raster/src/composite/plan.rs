@@ -11,7 +11,7 @@ use swath_task::{Context, Fault, TaskError};
 use super::grid::{AreaShape, choose};
 use super::{Composite, Mask, Method, Missing, NamedMask};
 use crate::bands::find_asset;
-use crate::faults::{area_fault, geo_fault};
+use crate::faults::{area_fault, geo_fault, told_of};
 use crate::reader::Reader;
 use crate::sources::Sources;
 
@@ -80,7 +80,7 @@ impl Plan {
         let sources = Sources::new(&scenes.signing, ctx)?;
         let candidates = select(task, &scenes.scenes)?;
         let wanted = wanted_files(task, &candidates)?;
-        let opened = open_all(&wanted, &sources)?;
+        let opened = open_all(&wanted, &task.bands, &sources)?;
         let mut planned = Vec::new();
         for (index, scene) in wanted.iter().enumerate() {
             planned.push(plan_scene(task, scene, &opened[index])?);
@@ -238,16 +238,17 @@ fn wanted_files<'a>(task: &Composite, scenes: &[(usize, &'a Scene)]) -> Result<V
 }
 
 /// What the files say of themselves, by scene: those of the bands, then that of the mask.
-fn open_all(wanted: &[Wanted], sources: &Sources) -> Result<Vec<Vec<RasterInfo>>, TaskError> {
-    let jobs: Vec<(usize, &SceneAsset)> = wanted
+fn open_all(wanted: &[Wanted], names: &[String], sources: &Sources) -> Result<Vec<Vec<RasterInfo>>, TaskError> {
+    let jobs: Vec<(usize, &str, &SceneAsset)> = wanted
         .iter()
         .enumerate()
         .flat_map(|(index, scene)| {
             let assets = scene.bands.iter().chain(&scene.mask).map(|(asset, _)| *asset);
-            assets.map(move |asset| (index, asset))
+            let names = names.iter().map(String::as_str).chain(["mask"]);
+            names.zip(assets).map(move |(name, asset)| (index, name, asset))
         })
         .collect();
-    let remote = jobs.iter().any(|(_, asset)| asset.href.contains("://"));
+    let remote = jobs.iter().any(|(.., asset)| asset.href.contains("://"));
     // Opening a remote file is waiting, not work.
     let threads = if remote { 16 } else { sources.context().cpus() }.min(jobs.len().max(1));
     let next = AtomicUsize::new(0);
@@ -259,10 +260,11 @@ fn open_all(wanted: &[Wanted], sources: &Sources) -> Result<Vec<Vec<RasterInfo>>
                 let mut reader = Reader::new(sources, 1);
                 loop {
                     let index = next.fetch_add(1, Ordering::Relaxed);
-                    let Some((_, asset)) = jobs.get(index) else { break };
+                    let Some((scene, name, asset)) = jobs.get(index) else { break };
                     match reader.with(&asset.href, asset.size, |raster| Ok(raster.info().clone())) {
                         Ok(info) => lock(&results)[index] = Some(info),
                         Err(error) => {
+                            let error = told_of(error, &wanted[*scene].scene.id, name);
                             lock(&failure).get_or_insert(error);
                             next.store(jobs.len(), Ordering::Relaxed);
                         }
@@ -275,7 +277,7 @@ fn open_all(wanted: &[Wanted], sources: &Sources) -> Result<Vec<Vec<RasterInfo>>
         return Err(error);
     }
     let mut by_scene = vec![Vec::new(); wanted.len()];
-    for ((index, _), info) in jobs.iter().zip(lock(&results).iter_mut()) {
+    for ((index, ..), info) in jobs.iter().zip(lock(&results).iter_mut()) {
         by_scene[*index].extend(info.take());
     }
     Ok(by_scene)

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use swath_geo::{
     BandSpec, BlockCache, CogOptions, CogWriter, DataType, Geometry, Grid, Overviews, PixelWindow, TILE, rasterize,
 };
-use swath_task::{Context, Fault, TaskError};
+use swath_task::{Context, TaskError};
 
 use super::coarse::{BLOCK, Cells};
 use super::depth::{BandPlan, nodata_in, plan_band, same_meaning};
@@ -15,7 +15,7 @@ use super::plan::{Plan, Source};
 use super::reduce::{Reducer, Sample, Slot};
 use super::sizes::{sizes, touching, units};
 use super::{COUNT_BAND, Method};
-use crate::faults::geo_fault;
+use crate::faults::{geo_fault, told_of};
 use crate::fit::{Fit, Placement, Rectangle, Sampler, finer};
 use crate::reader::Reader;
 
@@ -467,16 +467,6 @@ impl Worker<'_> {
             }
         }
         Ok(())
-    }
-}
-
-/// The same error, with the scene and band it befell.
-fn told_of(error: TaskError, scene: &str, band: &str) -> TaskError {
-    let place = |fault: Fault| Fault { message: format!("scene `{scene}`, {band}: {}", fault.message), ..fault };
-    match error {
-        TaskError::Transient { fault, retry_after } => TaskError::Transient { fault: place(fault), retry_after },
-        TaskError::Permanent(fault) => TaskError::Permanent(place(fault)),
-        TaskError::Cancelled => TaskError::Cancelled,
     }
 }
 

@@ -137,7 +137,6 @@ fn rasters_on_a_server() {
             }
         }
     };
-    // GDAL asks again by itself once: it takes more to make the task do so.
     let for_a_while = |reply: Reply| {
         let asked = AtomicUsize::new(0);
         move |request: &Request, good: &[u8]| {
@@ -148,10 +147,8 @@ fn rasters_on_a_server() {
             }
         }
     };
-    let reads = AtomicUsize::new(0);
-    let changing = move |request: &Request, good: &[u8]| {
-        let tag = if late(request) { reads.fetch_add(1, Ordering::Relaxed) } else { reads.load(Ordering::Relaxed) };
-        Reply::ranged(request, good).header("ETag", &format!("\"{}\"", tag.min(1)))
+    let changing = |request: &Request, good: &[u8]| {
+        Reply::ranged(request, good).header("ETag", if late(request) { "\"new\"" } else { "\"old\"" })
     };
     let mut hangs = remote("remote-hangs", Badly(1, "E316", &["composite:"]), |_, _| Reply::hang());
     let mut hangs_late =
@@ -169,16 +166,18 @@ fn rasters_on_a_server() {
         hangs,
         hangs_late,
         drips,
-        remote("remote-404", Badly(1, "R101", &["composite:", "/good.tif", "404"]), |_, _| Reply::status(404)),
-        remote("remote-403", Badly(1, "R105", &["/good.tif", "403"]), |_, _| Reply::status(403)),
-        remote("remote-403-from-the-pixels-on", Badly(1, "R105", &["/good.tif", "403"]), after(Reply::status(403))),
-        remote("remote-503-from-the-pixels-on", Badly(1, "R104", &["/good.tif", "503"]), after(Reply::status(503))),
-        remote("remote-closes-from-the-pixels-on", Badly(1, "R104", &["/good.tif"]), after(Reply::close())),
-        remote("remote-cut", Badly(1, "R104", &["/good.tif"]), |request, good| match late(request) {
+        remote("remote-404", Badly(1, "S106", &["composite:", "scene `scene-0`, B: ", "/good.tif", "404"]), |_, _| {
+            Reply::status(404)
+        }),
+        remote("remote-403", Badly(1, "S105", &["/good.tif", "403"]), |_, _| Reply::status(403)),
+        remote("remote-403-from-the-pixels-on", Badly(1, "S105", &["/good.tif", "403"]), after(Reply::status(403))),
+        remote("remote-503-from-the-pixels-on", Badly(1, "S104", &["/good.tif", "503"]), after(Reply::status(503))),
+        remote("remote-closes-from-the-pixels-on", Badly(1, "S101", &["/good.tif"]), after(Reply::close())),
+        remote("remote-cut", Badly(1, "S101", &["/good.tif"]), |request, good| match late(request) {
             true => Reply::ranged(request, good).cut_after(10_000),
             false => Reply::ranged(request, good),
         }),
-        remote("remote-page", Badly(1, "R102", &["/good.tif", "not recognized"]), |_, _| {
+        remote("remote-page", Badly(1, "S110", &["/good.tif", "web page"]), |_, _| {
             Reply::content("text/html", "<!DOCTYPE html><html>Sign in</html>")
         }),
         remote("remote-zeros", Badly(1, "R103", &["/good.tif"]), |request, good| match late(request) {
@@ -188,9 +187,24 @@ fn rasters_on_a_server() {
         remote("remote-truncated", Badly(1, "R103", &["/good.tif", "ends within the tile"]), |request, good| {
             Reply::ranged(request, &good[..good.len() * 2 / 3])
         }),
+        remote("remote-shifts", Badly(1, "S117", &["/good.tif", "were asked for"]), |request, good| {
+            match late(request) {
+                true => Reply::status(206)
+                    .header("Content-Range", &format!("bytes 0-999/{}", good.len()))
+                    .body(&good[..1000]),
+                false => Reply::ranged(request, good),
+            }
+        }),
+        remote("remote-is-empty", Badly(1, "S118", &["/good.tif", "is empty"]), |_, _| {
+            Reply::status(416).header("Content-Range", "bytes */0")
+        }),
         remote("remote-changes", Badly(1, "R114", &["/good.tif", "entity tag"]), changing),
-        remote("remote-redirects", Badly(1, "R104", &["/good.tif"]), |_, _| Reply::redirect(302, "/good.tif")),
-        remote("remote-is-whole", Same(digest), |_, good| Reply::content("image/tiff", good)),
+        remote("remote-redirects", Badly(1, "S108", &["/good.tif", "in a circle"]), |_, _| {
+            Reply::redirect(302, "/good.tif")
+        }),
+        remote("remote-is-whole", Badly(1, "S116", &["/good.tif", "a whole file"]), |_, good| {
+            Reply::content("image/tiff", good)
+        }),
         remote("remote-well", Same(digest), Reply::ranged),
         remote("remote-503-for-a-while", Same(digest), for_a_while(Reply::status(503))),
         remote("remote-429-for-a-while", Same(digest), for_a_while(Reply::status(429).header("Retry-After", "1"))),
