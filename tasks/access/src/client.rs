@@ -28,6 +28,8 @@ pub struct Limits {
     pub body: Bytes,
     /// Most redirects in a row.
     pub redirects: usize,
+    /// Whether compressed bodies are unpacked.
+    pub decompress: bool,
 }
 
 impl Default for Limits {
@@ -39,6 +41,7 @@ impl Default for Limits {
             total: Duration::from_secs(180),
             body: Bytes::mib(64),
             redirects: 8,
+            decompress: true,
         }
     }
 }
@@ -119,6 +122,7 @@ impl Client {
             .user_agent(concat!("swath/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(limits.connect)
             .redirect(reqwest::redirect::Policy::none())
+            .gzip(limits.decompress)
             .pool_max_idle_per_host(if pooled { 16 } else { 0 })
             .pool_idle_timeout(Duration::from_secs(60))
             .tcp_keepalive(Duration::from_secs(30))

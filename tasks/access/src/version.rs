@@ -2,6 +2,8 @@
 
 use reqwest::header::{self, HeaderMap};
 
+use crate::failure::excerpt;
+
 /// What a server tells of the version of a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct FileVersion {
@@ -27,15 +29,17 @@ impl FileVersion {
     /// What differs in `later`, in words; `None` when nothing that both tell does. Entity tags decide before times.
     pub(crate) fn change(&self, later: &Self) -> Option<String> {
         let differ = |what: &str, before: &str, after: &str| {
-            (before != after).then(|| format!("its {what} was `{before}` and is `{after}`"))
+            (before != after).then(|| format!("its {what} was `{}` and is `{}`", excerpt(before), excerpt(after)))
         };
         if let (Some(before), Some(after)) = (self.size, later.size)
             && before != after
         {
             return differ("size", &before.to_string(), &after.to_string());
         }
+        // Whether a tag is weak says nothing of what it names.
+        let strong = |tag: &str| tag.strip_prefix("W/").unwrap_or(tag).to_owned();
         match (&self.etag, &later.etag, &self.modified, &later.modified) {
-            (Some(before), Some(after), _, _) => differ("entity tag", before, after),
+            (Some(before), Some(after), _, _) => differ("entity tag", &strong(before), &strong(after)),
             (_, _, Some(before), Some(after)) => differ("time of modification", before, after),
             _ => None,
         }
@@ -57,11 +61,12 @@ mod tests {
         let old = told(&[range.clone(), (header::ETAG, "\"a\""), (header::LAST_MODIFIED, "Mon")]);
         assert_eq!(old.size, Some(10));
         assert_eq!(old.change(&old), None);
-        let cases: [(&[_], _); 5] = [
+        let cases: [(&[_], _); 6] = [
             (
                 &[(header::CONTENT_RANGE, "bytes 0-0/11"), (header::ETAG, "\"a\"")],
                 Some("its size was `10` and is `11`"),
             ),
+            (&[range.clone(), (header::ETAG, "W/\"a\"")], None),
             (&[range.clone(), (header::ETAG, "\"b\"")], Some("its entity tag was `\"a\"` and is `\"b\"`")),
             (&[(header::ETAG, "\"a\""), (header::LAST_MODIFIED, "Tue")], None),
             (&[(header::LAST_MODIFIED, "Tue")], Some("its time of modification was `Mon` and is `Tue`")),

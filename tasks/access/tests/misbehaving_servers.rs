@@ -16,6 +16,7 @@ fn client() -> Client {
         total: Duration::from_millis(1200),
         body: Bytes(1 << 20),
         redirects: 4,
+        ..Limits::default()
     })
     .unwrap()
 }

@@ -5,7 +5,7 @@
 //! straight to the caller. Whatever is not the plain common case (strips, other compressions, other byte order) is left
 //! to GDAL, which has opened the file already and whose word on sizes and types is taken.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
@@ -27,6 +27,7 @@ const MOST_TILES: usize = 1 << 22;
 const BATCH: u64 = 8 << 20;
 
 /// Where the bytes of a file are.
+#[derive(Clone)]
 pub enum Place {
     /// On this machine. Opened for each read: a composite has more files than a process may hold open.
     Path(PathBuf),
@@ -35,17 +36,24 @@ pub enum Place {
 }
 
 /// A file while it is read.
-enum Content<'a> {
+struct Content<'a> {
+    bytes: Bytes<'a>,
+    /// What failed while the directory was read.
+    unfetched: Cell<Option<GeoError>>,
+}
+
+enum Bytes<'a> {
     File(File),
     Ranges(&'a dyn Ranges),
 }
 
 impl Place {
     fn open(&self) -> std::io::Result<Content<'_>> {
-        Ok(match self {
-            Self::Path(path) => Content::File(File::open(path)?),
-            Self::Ranges(ranges) => Content::Ranges(&**ranges),
-        })
+        let bytes = match self {
+            Self::Path(path) => Bytes::File(File::open(path)?),
+            Self::Ranges(ranges) => Bytes::Ranges(&**ranges),
+        };
+        Ok(Content { bytes, unfetched: Cell::new(None) })
     }
 }
 
@@ -59,8 +67,8 @@ enum Failure {
 
 impl Content<'_> {
     fn read(&self, parts: &mut [(u64, &mut [u8])]) -> std::result::Result<(), Failure> {
-        match self {
-            Self::File(file) => {
+        match &self.bytes {
+            Bytes::File(file) => {
                 for (offset, buffer) in parts {
                     file.read_exact_at(buffer, *offset).map_err(|error| match error.kind() {
                         std::io::ErrorKind::UnexpectedEof => Failure::Damaged("the file ends within the tile".into()),
@@ -69,7 +77,7 @@ impl Content<'_> {
                 }
                 Ok(())
             }
-            Self::Ranges(ranges) => {
+            Bytes::Ranges(ranges) => {
                 let size = ranges.size();
                 let ends = parts.iter().map(|(offset, buffer)| offset.checked_add(buffer.len() as u64));
                 if ends.into_iter().any(|end| end.is_none_or(|end| end > size)) {
@@ -82,7 +90,14 @@ impl Content<'_> {
     }
 
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> Option<()> {
-        self.read(&mut [(offset, buffer)]).ok()
+        match self.read(&mut [(offset, buffer)]) {
+            Ok(()) => Some(()),
+            Err(Failure::Damaged(_)) => None,
+            Err(Failure::Unfetched(error)) => {
+                self.unfetched.set(Some(error));
+                None
+            }
+        }
     }
 }
 
@@ -107,13 +122,22 @@ thread_local! {
 
 impl Direct {
     /// The tile table of a file that GDAL describes as `info`; `None` when it is not the plain case.
-    pub fn open(place: Place, info: &RasterInfo) -> Option<Self> {
+    pub fn open(place: Place, info: &RasterInfo) -> Result<Option<Self>> {
+        let Ok(content) = place.open() else { return Ok(None) };
+        let direct = Self::of(place.clone(), &content, info);
+        // What could not be fetched is no reason to take the slow way from here on.
+        match content.unfetched.take() {
+            Some(error) => Err(error),
+            None => Ok(direct),
+        }
+    }
+
+    fn of(place: Place, content: &Content<'_>, info: &RasterInfo) -> Option<Self> {
         let data_type = info.bands.first()?.data_type;
         if info.bands.iter().any(|band| band.data_type != data_type) {
             return None;
         }
-        let content = place.open().ok()?;
-        let tags = Directory::read(&content)?;
+        let tags = Directory::read(content)?;
         let bands = info.bands.len();
         let tile = (tags.one(322)? as usize, tags.one(323)? as usize);
         let predictor = tags.one(317).unwrap_or(1) as u16;
@@ -141,7 +165,6 @@ impl Direct {
             return None;
         }
         let nodata = info.bands[0].nodata.unwrap_or(0.0);
-        drop(content);
         Some(Self { place, data_type, tile, across, down, predictor, offsets, sizes, nodata })
     }
 
@@ -157,6 +180,11 @@ impl Direct {
             .open()
             .map_err(|error| GeoError::new(ErrorKind::NotFound, format!("cannot open `{name}`: {error}")))?;
         let mut tiles = self.tiles(band, window);
+        let limit = self.raw_size() as u64 * 2 + 4096;
+        if let Some(tile) = tiles.iter().find(|tile| self.sizes[tile.index] > limit) {
+            let why = format!("its tile claims {} bytes", self.sizes[tile.index]);
+            return Err(self.failed(name, band, &[*tile], Failure::Damaged(why)));
+        }
         // A tile that was never written is no-data by GDAL's convention.
         tiles.retain(|tile| {
             let written = self.sizes[tile.index] > 0;
@@ -201,12 +229,12 @@ impl Direct {
 
     /// How many of `tiles` are fetched at once: one from this machine, and some from afar.
     fn batch(&self, content: &Content<'_>, tiles: &[Tile]) -> usize {
-        if matches!(content, Content::File(_)) {
+        if matches!(content.bytes, Bytes::File(_)) {
             return 1;
         }
-        let mut bytes = 0;
+        let mut bytes: u64 = 0;
         let fits = |tile: &&Tile| {
-            bytes += self.sizes[tile.index];
+            bytes = self.sizes[tile.index].saturating_add(bytes);
             bytes <= BATCH
         };
         tiles.iter().take_while(fits).count().max(1)
@@ -214,10 +242,6 @@ impl Direct {
 
     /// Fetches the packed bytes of tiles, one after the other.
     fn fetch(&self, content: &Content<'_>, tiles: &[Tile], packed: &mut Vec<u8>) -> std::result::Result<(), Failure> {
-        let limit = self.raw_size() as u64 * 2 + 4096;
-        if let Some(size) = tiles.iter().map(|tile| self.sizes[tile.index]).find(|size| *size > limit) {
-            return Err(Failure::Damaged(format!("its tile claims {size} bytes")));
-        }
         packed.resize(tiles.iter().map(|tile| self.sizes[tile.index] as usize).sum(), 0);
         let mut parts = Vec::with_capacity(tiles.len());
         let mut rest = &mut packed[..];

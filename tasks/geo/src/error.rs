@@ -13,7 +13,7 @@ pub enum ErrorKind {
     Damaged,
     /// The server did not answer, answered with an error that may pass, or broke off.
     Unreachable,
-    /// The server refused access: not signed, or the signature has expired.
+    /// The object store refused access: there are no credentials, or not the right ones.
     Denied,
     /// The raster has no coordinate reference system or no geotransform.
     NotGeoreferenced,
@@ -69,7 +69,7 @@ impl ErrorKind {
             Self::NotARaster => "give a GeoTIFF, COG or JPEG 2000 file",
             Self::Damaged => "fetch or write the file again, then compare its size with the source",
             Self::Unreachable => "try again later; `retry` on the step does so by itself",
-            Self::Denied => "check the signing of the catalogue: a signature may be missing or have expired",
+            Self::Denied => "give credentials that may read it, or `AWS_NO_SIGN_REQUEST=YES` for a public bucket",
             Self::NotGeoreferenced => "assign a CRS and a geotransform, for example with `gdal_edit.py -a_srs`",
             Self::NotNorthUp => "warp it to a north-up grid first, for example with `gdalwarp`",
             Self::TooLarge => "choose a smaller area, fewer bands or a coarser resolution",
@@ -118,9 +118,9 @@ impl GeoError {
         self.kind.help()
     }
 
-    /// Whether the same call may succeed a little later. `Denied` is among them: a new signature may be let in.
+    /// Whether the same call may succeed a little later.
     pub fn is_transient(&self) -> bool {
-        matches!(self.kind, ErrorKind::Unreachable | ErrorKind::Denied)
+        self.kind == ErrorKind::Unreachable
     }
 }
 

@@ -4,8 +4,9 @@
 //! callers run it on blocking threads, retry what [`GeoError::is_transient`] says may pass, and turn errors into faults.
 //!
 //! Invariants:
-//! 1. Bytes that GDAL could not read never pass as pixels: every read checks GDAL's return value, the errors it raised
-//!    on this thread, and the size of the buffer.
+//! 1. Bytes that could not be read never pass as pixels, nor as what a file says of them: every opening and every read
+//!    checks GDAL's return value, the errors it raised on this thread, what a [`Ranges`] failed with, and the size of the
+//!    buffer.
 //! 2. GDAL prints nothing: its messages become part of the [`GeoError`] of the call that raised them, without
 //!    the query strings of addresses (they may hold signatures).
 //! 3. Coordinates are always x (easting, longitude) then y (northing, latitude), whatever the CRS's own axis order.

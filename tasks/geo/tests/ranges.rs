@@ -14,6 +14,8 @@ enum Late {
     Fails,
     Panics,
     Zeros,
+    /// Only the read of this byte fails.
+    FailsAt(usize),
 }
 
 struct Bytes {
@@ -33,6 +35,10 @@ impl Ranges for Bytes {
             self.read.fetch_add(buffer.len() as u64, Ordering::Relaxed);
             buffer.copy_from_slice(&self.content[from..from + buffer.len()]);
             match self.late {
+                Late::FailsAt(at) if (from..from + buffer.len()).contains(&at) => {
+                    return Err(GeoError::new(ErrorKind::Unreachable, "503"));
+                }
+                Late::FailsAt(_) => {}
                 _ if from <= 40_000 => {}
                 Late::Fine => {}
                 Late::Fails => return Err(GeoError::new(ErrorKind::Denied, "`https://h/x.tif?sig=SECRET` said no")),
@@ -48,10 +54,13 @@ const MAKE: &str = r#"
 import sys, numpy as np, rasterio
 from rasterio.transform import from_origin
 a = np.random.default_rng(1).integers(1, 9000, (1024, 1024)).astype("u2")
-for name, more in (("deflate", dict(compress="deflate", predictor=2)), ("raw", {})):
+for name, more in (("deflate", dict(compress="deflate", predictor=2)), ("raw", {}), ("tags", {})):
     with rasterio.open(f"{sys.argv[1]}/{name}.tif", "w", driver="GTiff", height=1024, width=1024, count=1, dtype="uint16", crs="EPSG:32633",
                        transform=from_origin(5e5, 5e6, 10, 10), tiled=True, blockxsize=256, blockysize=256, **more) as d:
         d.write(a, 1)
+# Written again at the end of the file.
+with rasterio.open(f"{sys.argv[1]}/tags.tif", "r+") as d:
+    d.nodata = 65432
 "#;
 
 const NAME: &str = "https://h/x.tif?sig=SECRET";
@@ -65,6 +74,18 @@ fn pixels(raster: &Raster, window: &PixelWindow) -> Result<Vec<u16>, GeoError> {
     let mut pixels = vec![0; window.len()];
     raster.read(0, window, &mut pixels)?;
     Ok(pixels)
+}
+
+#[test]
+fn a_tag_that_does_not_come_is_an_error_and_not_another_raster() {
+    let folder = tempfile::tempdir().unwrap();
+    support::run_python(MAKE, &[folder.path()]);
+    let file = std::fs::read(folder.path().join("tags.tif")).unwrap();
+    let at = file.windows(6).rposition(|bytes| bytes == b"65432\0").expect("the no-data value");
+    assert!(at > 40_000, "it lies behind the pixels: {at}");
+    assert_eq!(open(&file, Late::Fine).unwrap().0.info().bands[0].nodata, Some(65432.0));
+    let error = open(&file, Late::FailsAt(at)).err().expect("no raster without its no-data value");
+    assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
 }
 
 #[test]

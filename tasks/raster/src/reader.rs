@@ -15,8 +15,9 @@ const WAITS: [Duration; 4] =
 const UNFETCHED: usize = 2;
 /// How often a file is opened again whose server refuses access: a new signature is let in at once, or never.
 const DENIED: usize = 3;
-/// The code of an HTTP answer that refuses access.
+/// The code of an HTTP answer that refuses access, and of one that is another part than was asked for.
 const ACCESS_DENIED: &str = "S105";
+const OTHER_PART: &str = "S117";
 /// A server that asks for a longer pause is left to the engine, which does not hold the machine meanwhile.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
@@ -49,7 +50,7 @@ impl<'a> Reader<'a> {
         size: Option<u64>,
         mut work: impl FnMut(&Raster) -> Result<R, GeoError>,
     ) -> Result<R, TaskError> {
-        let mut attempt = 0;
+        let mut attempts = Attempts { sources: self.sources, href, failed: 0, denied: 0 };
         loop {
             self.sources.context().check_cancelled()?;
             let error = match self.take(href, size) {
@@ -62,33 +63,10 @@ impl<'a> Reader<'a> {
                 },
                 Err(error) => error,
             };
-            let Some(wait) = self.again(&error, href, attempt) else { return Err(error) };
-            tracing::warn!(attempt = attempt + 1, wait_ms = wait.as_millis() as u64, "{error}");
-            attempt += 1;
+            let wait = attempts.after(&error).ok_or_else(|| attempts.last(error.clone()))?;
+            tracing::warn!(wait_ms = wait.as_millis() as u64, "{error}");
             pause(self.sources.context(), wait)?;
         }
-    }
-
-    /// How long to wait before `href` is read again, after attempt number `attempt` (from 0) failed so; `None`: not.
-    fn again(&self, error: &TaskError, href: &str, attempt: usize) -> Option<Duration> {
-        let (TaskError::Transient { fault, .. } | TaskError::Permanent(fault)) = error else { return None };
-        let code = fault.code.as_ref();
-        let is = |kind: ErrorKind| code == kind.code();
-        // What was replaced while it was read is another file from now on.
-        if is(ErrorKind::Changed) {
-            return None;
-        }
-        let denied = is(ErrorKind::Denied) || code == ACCESS_DENIED;
-        self.sources.distrust(href, denied);
-        if denied {
-            return WAITS.get(attempt).filter(|_| attempt < DENIED).copied();
-        }
-        // A page in place of pixels cannot be decoded, nor can what a proxy mixed up.
-        let seems_bad = is(ErrorKind::NotARaster) || is(ErrorKind::Damaged);
-        if seems_bad && href.contains("://") && attempt < UNFETCHED {
-            return WAITS.get(attempt).copied();
-        }
-        wait_after(error, attempt)
     }
 
     fn take(&mut self, href: &str, size: Option<u64>) -> Result<Opened, TaskError> {
@@ -103,6 +81,53 @@ impl<'a> Reader<'a> {
             self.open.remove(0);
         }
         self.open.push((href.to_owned(), opened));
+    }
+}
+
+/// The attempts to read one window.
+struct Attempts<'a> {
+    sources: &'a Sources,
+    href: &'a str,
+    failed: usize,
+    denied: usize,
+}
+
+impl Attempts<'_> {
+    /// How long to wait before the next attempt, after one that failed so; `None`: there is none.
+    fn after(&mut self, error: &TaskError) -> Option<Duration> {
+        let (TaskError::Transient { fault, .. } | TaskError::Permanent(fault)) = error else { return None };
+        let is = |kind: ErrorKind| fault.code == kind.code();
+        // What was replaced while it was read is another file from now on.
+        if is(ErrorKind::Changed) {
+            return None;
+        }
+        if self.may_sign_anew(&fault.code) {
+            self.sources.sign_anew(self.href);
+            let wait = *WAITS.get(self.denied).filter(|_| self.denied < DENIED)?;
+            self.denied += 1;
+            return Some(wait);
+        }
+        // A page in place of pixels cannot be decoded, nor can what a proxy mixed up.
+        let seems_bad = is(ErrorKind::NotARaster) || is(ErrorKind::Damaged);
+        if seems_bad || fault.code == OTHER_PART {
+            self.sources.distrust(self.href);
+        }
+        let unfetched = seems_bad && self.href.contains("://") && self.failed < UNFETCHED;
+        let wait = if unfetched { WAITS.get(self.failed).copied() } else { wait_after(error, self.failed) };
+        self.failed += 1;
+        wait
+    }
+
+    /// The error of the last attempt: a signature that was refused may be granted to a later attempt of the step.
+    fn last(&self, error: TaskError) -> TaskError {
+        match error {
+            TaskError::Permanent(fault) if self.may_sign_anew(&fault.code) => fault.transient(None),
+            error => error,
+        }
+    }
+
+    fn may_sign_anew(&self, code: &str) -> bool {
+        code == ACCESS_DENIED && self.sources.signs_anew(self.href)
     }
 }
 

@@ -1,9 +1,9 @@
-//! The files a step reads, here and far away: signed when opened, and each of one version for the whole step.
+//! The files a step reads, here and far away: signed when opened. What lies behind HTTP is of one version for the step.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use swath_access::{RemoteFile, Signer};
+use swath_access::{Client, RemoteFile, Signer, signs_anew};
 use swath_geo::{ErrorKind, GeoError, OpenOptions, Ranges, Raster};
 use swath_kinds::Signing;
 use swath_task::{Context, TaskError};
@@ -13,11 +13,14 @@ use crate::faults::geo_fault;
 
 /// All files of a step. Use it from threads that may wait, within the runtime of the step.
 pub struct Sources {
+    signing: Signing,
     signer: Signer,
+    client: Client,
     runtime: Handle,
     context: Context,
-    /// The remote files that were opened, by unsigned address: what is opened again must be the same.
-    seen: Mutex<BTreeMap<String, RemoteFile>>,
+    /// The remote files that were opened, by unsigned address: what is opened again must be the same. A file's own lock is
+    /// held while it is opened, so that it is opened once.
+    seen: Mutex<BTreeMap<String, Arc<Mutex<Option<RemoteFile>>>>>,
 }
 
 /// A raster that is open, and who fetches its bytes.
@@ -38,7 +41,9 @@ impl Sources {
     /// Sources signed so.
     pub fn new(signing: &Signing, context: &Context) -> Result<Self, TaskError> {
         Ok(Self {
+            signing: signing.clone(),
             signer: Signer::new(signing)?,
+            client: Client::for_ranges()?,
             runtime: Handle::current(),
             context: context.clone(),
             seen: Mutex::default(),
@@ -58,32 +63,40 @@ impl Sources {
             let raster = Raster::open_with(&address, &options).map_err(geo_fault)?;
             return Ok(Opened { raster, remote: None });
         }
-        let seen = lock(&self.seen).get(href).cloned();
-        let file = match seen {
-            Some(file) if file.address() == address => file,
-            Some(file) => file.anew(&address),
-            None => self.runtime.block_on(until_cancelled(&self.context, RemoteFile::open(&address)))?,
+        let slot = lock(&self.seen).entry(href.to_owned()).or_default().clone();
+        let file = {
+            let mut seen = lock(&slot);
+            let file = match &*seen {
+                Some(file) => file.at(&address),
+                None => {
+                    self.runtime.block_on(until_cancelled(&self.context, RemoteFile::open(&self.client, &address)))?
+                }
+            };
+            seen.insert(file).clone()
         };
-        lock(&self.seen).insert(href.to_owned(), file.clone());
         let (runtime, context) = (self.runtime.clone(), self.context.clone());
         let remote = Arc::new(Remote { file, runtime, context, failure: Mutex::default() });
         match Raster::open_ranges(href, remote.clone(), &options) {
-            Ok(raster) => {
-                // What the opening could do without is no reason for a later failure.
-                *lock(&remote.failure) = None;
-                Ok(Opened { raster, remote: Some(remote) })
-            }
+            Ok(raster) => Ok(Opened { raster, remote: Some(remote) }),
             Err(error) => Err(lock(&remote.failure).take().unwrap_or_else(|| geo_fault(error))),
         }
     }
 
-    /// After a failure: the next reader of `href` fetches everything anew, by a new signature when access was denied.
-    pub fn distrust(&self, href: &str, denied: bool) {
-        if denied {
-            self.signer.forget(href);
-        }
-        if let Some(file) = lock(&self.seen).get_mut(href) {
-            *file = file.anew(file.address());
+    /// Whether access that was denied to `href` may be granted to a new signature.
+    pub fn signs_anew(&self, href: &str) -> bool {
+        signs_anew(&self.signing, href)
+    }
+
+    /// After access was denied: the next reader of `href` asks for a new signature.
+    pub fn sign_anew(&self, href: &str) {
+        self.signer.forget(href);
+    }
+
+    /// After bytes that cannot be right: the next reader of `href` fetches all of them anew.
+    pub fn distrust(&self, href: &str) {
+        let slot = lock(&self.seen).get(href).cloned();
+        if let Some(file) = slot.as_deref().map(lock).as_deref_mut().and_then(Option::as_mut) {
+            *file = file.anew();
         }
     }
 }
@@ -93,7 +106,7 @@ struct Remote {
     file: RemoteFile,
     runtime: Handle,
     context: Context,
-    /// What failed last, in full.
+    /// What failed first since it was asked, in full.
     failure: Mutex<Option<TaskError>>,
 }
 

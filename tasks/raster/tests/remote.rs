@@ -98,6 +98,47 @@ fn a_signing_service_that_fails_for_a_moment_costs_time_and_no_composite() {
     remote.agrees();
 }
 
+/// Signs by a number that rises whenever a signature was refused.
+#[derive(Default)]
+struct Numbered(AtomicUsize);
+
+impl swath_access::SignHref for Numbered {
+    fn sign(&self, href: &str) -> Result<String, TaskError> {
+        Ok(format!("{href}&n={}", self.0.load(Ordering::Relaxed)))
+    }
+
+    fn forget(&self, _: &str) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_signature_that_expires_while_a_file_is_read_is_renewed() {
+    for (name, lifetime) in [("long", 9), ("none", 0)] {
+        swath_access::register_signing(name, Arc::new(Numbered::default()));
+        // Each signature is good for some requests, and after three other failures too.
+        let asked = AtomicUsize::new(0);
+        let remote = Remote::new("raw", move |request, file| {
+            let number = asked.fetch_add(1, Ordering::Relaxed);
+            let signature = request.query().rsplit('=').next().and_then(|n| n.parse::<usize>().ok()).unwrap_or(0);
+            match number {
+                2..5 => Reply::status(503),
+                _ if lifetime == 0 || number / lifetime > signature + 1 => Reply::status(403),
+                _ => Reply::ranged(request, file),
+            }
+        });
+        let mut scenes = remote.stack.scenes();
+        scenes["signing"] = serde_json::json!({ "custom": name });
+        remote.stack.write(&scenes);
+        if lifetime > 0 {
+            remote.agrees();
+        } else {
+            let error = remote.fails();
+            assert!(matches!(&error, TaskError::Transient { .. }) && message(&error).0 == "S105", "{error:?}");
+        }
+    }
+}
+
 #[test]
 fn what_a_server_once_mixed_up_is_asked_for_again() {
     type Wrong = fn(&Request, &[u8]) -> Reply;
@@ -136,13 +177,17 @@ fn what_a_server_once_mixed_up_is_asked_for_again() {
 #[test]
 fn what_will_not_pass_is_told_at_once() {
     type Wrong = fn(&Request, &[u8]) -> Reply;
-    let cases: [(&str, Wrong); 6] = [
+    let cases: [(&str, Wrong); 10] = [
         ("S116", |_, file| Reply::content("image/tiff", file)),
         ("S110", |_, _| Reply::content("text/html; charset=utf-8", "<html>sign in</html>")),
         ("S108", |request, _| Reply::redirect(302, &request.target)),
         ("S106", |_, _| Reply::status(404)),
         ("S118", |_, _| Reply::status(416).header("Content-Range", "bytes */0")),
         ("S107", |_, _| Reply::status(400)),
+        ("S105", |_, _| Reply::status(403)),
+        ("S116", |request, file| Reply::ranged(request, file).header("Content-Encoding", "gzip")),
+        ("S116", |_, file| Reply::status(206).header("Content-Range", "bytes 0-9/*").body(&file[..10])),
+        ("S118", |_, _| Reply::status(206).header("Content-Range", "bytes 0-0/0")),
     ];
     for (code, wrong) in cases {
         let started = Instant::now();

@@ -72,7 +72,7 @@ pub struct Raster {
     path: CString,
     info: RasterInfo,
     origin: Origin,
-    /// A way around GDAL for plain local files.
+    /// A way around GDAL for plain files.
     direct: Option<Direct>,
 }
 
@@ -110,12 +110,19 @@ impl Raster {
         if self.handle.get().is_null() {
             let (handle, messages) = open_dataset(&self.path)?;
             if handle.is_null() {
-                let message = format!("cannot open `{}` again: {}", self.info.name, told(&messages));
-                return Err(GeoError::new(ErrorKind::Changed, message));
+                let why = self.why(&messages);
+                let changed =
+                    || GeoError::new(ErrorKind::Changed, format!("cannot open `{}` again: {why}", self.info.name));
+                return Err(self.origin.failure().unwrap_or_else(changed));
             }
             self.handle.set(handle);
         }
         Ok(())
+    }
+
+    /// What GDAL says, of the file by its own name.
+    fn why(&self, messages: &[Message]) -> String {
+        told(messages).replace(&*self.path.to_string_lossy(), &self.info.name)
     }
 
     /// The handle of a band by index from 0; null when there is none.
@@ -259,7 +266,7 @@ impl Raster {
         let bucket = matches!(self.origin, Origin::Bucket);
         let (mut kind, mut why) = match failure {
             Some(failure) => (failure.kind(), failure.message().to_owned()),
-            None => (classify(messages, bucket, ErrorKind::Damaged), told(messages)),
+            None => (classify(messages, bucket, ErrorKind::Damaged), self.why(messages)),
         };
         let doubtful = match self.origin {
             Origin::Local => false,

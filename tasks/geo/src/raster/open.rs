@@ -52,7 +52,7 @@ impl Raster {
         }
         check_local(&path, &name, options)?;
         let mut raster = Self::open_as(name, &path, Origin::Local, options)?;
-        raster.read_around_gdal(Place::Path(path.into()));
+        raster.read_around_gdal(Place::Path(path.into()))?;
         Ok(raster)
     }
 
@@ -63,16 +63,17 @@ impl Raster {
         let mount = Mount::new(ranges.clone())?;
         let path = mount.path();
         let mut raster = Self::open_as(without_queries(name), &path, Origin::Ranges(mount), options)?;
-        raster.read_around_gdal(Place::Ranges(ranges));
+        raster.read_around_gdal(Place::Ranges(ranges))?;
         Ok(raster)
     }
 
     /// Reads pixels without GDAL from here on, where they are packed in the plain common way.
-    fn read_around_gdal(&mut self, place: Place) {
-        self.direct = Direct::open(place, &self.info);
+    fn read_around_gdal(&mut self, place: Place) -> Result<()> {
+        self.direct = Direct::open(place, &self.info)?;
         if self.direct.is_some() {
             self.close();
         }
+        Ok(())
     }
 
     fn open_as(name: String, path: &str, origin: Origin, options: &OpenOptions) -> Result<Self> {
@@ -109,7 +110,11 @@ impl Raster {
         }
         let (info, _) = watched(|| raster.describe(name));
         raster.info = info?;
-        Ok(raster)
+        // Without a tag that could not be fetched GDAL opens the file all the same, with other pixels or elsewhere.
+        match raster.origin.failure() {
+            Some(failure) => Err(failure),
+            None => Ok(raster),
+        }
     }
 
     /// How many bytes a file that lies elsewhere has, when that is told.
