@@ -33,7 +33,7 @@ for part in rustfmt clippy-driver; do
 done
 
 # --- system packages --------------------------------------------------------------------------------------------------
-packages=(build-essential pkg-config libgdal-dev gdal-bin python3 python3-venv)
+packages=(build-essential pkg-config libgdal-dev gdal-bin python3 python3-venv tzdata)
 missing=()
 for package in "${packages[@]}"; do
     status="$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)"
