@@ -47,6 +47,11 @@ pub(crate) enum Command {
     Explain(Explain),
     /// Write the JSON Schema of a flow, for editors, or the task reference.
     Schema(Schema),
+    /// Serve the control plane: start, watch and end runs over gRPC.
+    ///
+    /// On SIGTERM or Ctrl-C it starts no more runs and lets those that are live end within the grace; what is left goes on
+    /// when the next server starts on the store.
+    Serve(Serve),
     /// List runs, newest first.
     Runs(Runs),
     /// Show a run: its steps, results and failures.
@@ -65,6 +70,32 @@ pub(crate) enum Command {
     Doctor,
     /// Write a shell completion script.
     Completions(Completions),
+}
+
+#[derive(Args)]
+pub(crate) struct Serve {
+    /// Address to listen on, of this machine only: there is no log-in yet. Port 0 lets the system choose one.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7475", value_parser = loopback)]
+    pub listen: std::net::SocketAddr,
+    /// How long live runs may take to end when the server is told to stop.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    pub grace: std::time::Duration,
+    #[command(flatten)]
+    pub slots: Slots,
+}
+
+fn loopback(text: &str) -> Result<std::net::SocketAddr, String> {
+    let address: std::net::SocketAddr = text.parse().map_err(|_| "write it as `127.0.0.1:7475`".to_owned())?;
+    match address.ip().is_loopback() {
+        true => Ok(address),
+        false => Err(format!(
+            "{address} can be reached from other machines, and there is no log-in yet: listen on 127.0.0.1"
+        )),
+    }
+}
+
+fn duration(text: &str) -> Result<std::time::Duration, String> {
+    swath_flow::parse_duration(text).map(std::time::Duration::from_millis)
 }
 
 /// A flow and its parameters.
@@ -118,6 +149,9 @@ fn limit(text: &str) -> Result<(String, u32), String> {
 
 #[derive(Args)]
 pub(crate) struct Run {
+    /// Start the run on a server, `http://127.0.0.1:7475` for example, and follow it: it goes on when this command ends.
+    #[arg(long, value_name = "URL", env = "SWATH_SERVER", conflicts_with_all = ["out", "explain", "resume"])]
+    pub server: Option<String>,
     #[command(flatten)]
     pub flow: FlowArguments,
     #[command(flatten)]

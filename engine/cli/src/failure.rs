@@ -46,6 +46,12 @@ impl From<swath_store::Error> for Failure {
     }
 }
 
+impl From<swath_host::launch::MissingSecret> for Failure {
+    fn from(error: swath_host::launch::MissingSecret) -> Self {
+        Self::Usage(error.to_string())
+    }
+}
+
 impl From<swath_host::DriveError> for Failure {
     fn from(error: swath_host::DriveError) -> Self {
         match error {

@@ -73,6 +73,7 @@ fn run(arguments: Arguments, catalogue: Arc<Catalogue>) -> Result<ExitCode, Fail
         Command::Tasks(command) => commands::tasks::run(&global, command, &catalogue),
         Command::Explain(command) => commands::explain::run(&global, command),
         Command::Schema(command) => commands::schema::run(command, &catalogue),
+        Command::Serve(command) => commands::serve::run(&global, command, catalogue),
         Command::Runs(command) => commands::runs::run(&global, command),
         Command::Show(command) => commands::show::run(&global, command),
         Command::Logs(command) => commands::logs::run(&global, command),

@@ -1,19 +1,68 @@
-//! What a flow is given must be there before anything runs: hours of work must not end at a misspelt model.
+//! What a flow reads must be there before anything runs: hours of work must not end at a misspelt model.
 
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use serde_json::Value;
-use swath_flow::ParameterType;
-use swath_plan::{Action, Plan};
+use swath_flow::{ParameterType, Scope};
+use swath_plan::{Action, Catalogue, Plan, PlannedStep, borrowed};
+use swath_task::Purity;
 
 use crate::failure::Failure;
 
-/// Looks for the model folders and area files among the parameters of a plan and of its sub-flows.
-pub(crate) fn check(plan: &Plan) -> Result<(), Failure> {
+/// Looks for the model folders and area files among the parameters of a plan and of its sub-flows, and for what its steps
+/// read, as far as no step before them could make it.
+pub(crate) fn check(plan: &Plan, catalogue: &Catalogue) -> Result<(), Failure> {
     let mut missing = Vec::new();
     gather(plan, "", &mut missing);
+    if missing.is_empty() {
+        read_by_steps(plan, catalogue, &mut missing);
+    }
     missing.dedup();
     if missing.is_empty() { Ok(()) } else { Err(Failure::Usage(format!("{}; nothing has run", missing.join("; ")))) }
+}
+
+/// Files that steps read by parameters which are known now.
+fn read_by_steps(plan: &Plan, catalogue: &Catalogue, missing: &mut Vec<String>) {
+    let changes: Vec<bool> = plan.steps.iter().map(|step| changes_the_world(step, catalogue)).collect();
+    for (at, step) in plan.steps.iter().enumerate() {
+        if step.each.is_some() || step.when.is_some() || before(plan, at).iter().any(|earlier| changes[*earlier]) {
+            continue;
+        }
+        let Action::Task { name, .. } = &step.action else { continue };
+        let scope = Scope { params: borrowed(&plan.params), steps: HashMap::new(), item: None };
+        let Ok(params) = step.bind_params(&scope) else { continue };
+        let bound = catalogue.get(name).and_then(|known| known.definition.bind(params).ok());
+        for path in bound.map(|task| task.reads()).unwrap_or_default() {
+            if !path.exists() {
+                missing.push(format!("the step `{}` reads `{}`, which is not there", step.id, path.display()));
+            }
+        }
+    }
+}
+
+/// Whether what a step does may be a file that a later one reads.
+fn changes_the_world(step: &PlannedStep, catalogue: &Catalogue) -> bool {
+    match &step.action {
+        Action::Flow(_) => true,
+        // A command may write what it likes, whatever it says.
+        Action::Task { name, .. } => catalogue.get(name).is_none_or(|known| {
+            name == "run.command" || matches!(known.definition.purity, Purity::Effect | Purity::Lasting)
+        }),
+    }
+}
+
+/// The steps that have ended before a step begins.
+fn before(plan: &Plan, step: usize) -> BTreeSet<usize> {
+    let (mut todo, mut seen) = (vec![step], BTreeSet::new());
+    while let Some(next) = todo.pop() {
+        for earlier in plan.steps[next].reads.iter().chain(&plan.steps[next].after) {
+            if seen.insert(*earlier) {
+                todo.push(*earlier);
+            }
+        }
+    }
+    seen
 }
 
 fn gather(plan: &Plan, above: &str, missing: &mut Vec<String>) {

@@ -29,9 +29,9 @@ fn words(how: &Ended, colour: bool) -> (String, String) {
             (style::good("done", colour), format!("{}{}", style::duration(*took), made(artifacts)))
         }
         Ended::Reused { from, artifacts } => (style::good("reused", colour), format!("from {from}{}", made(artifacts))),
-        Ended::Failed { error } => (style::error("failed", colour), error.clone()),
-        Ended::Skipped { because } => (style::dim("skipped", colour), because.clone()),
-        Ended::UpstreamFailed => (style::dim("not run", colour), "something it reads failed".to_owned()),
+        Ended::Failed { error } => (style::error("failed:", colour), error.clone()),
+        Ended::Skipped { because } => (style::dim("skipped:", colour), because.clone()),
+        Ended::UpstreamFailed => (style::dim("not run:", colour), "something it reads failed".to_owned()),
         Ended::Cancelled => (style::warn("cancelled", colour), String::new()),
     }
 }

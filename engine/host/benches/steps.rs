@@ -12,7 +12,6 @@
 #[path = "../tests/support/mod.rs"]
 mod support;
 
-use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt::Write;
 use std::path::Path;
@@ -142,7 +141,7 @@ async fn measure(shape: &str, steps: u32, home: &Path) -> Outcome<()> {
     let capacity = Capacity::of_this_machine();
     let stop = CancellationToken::new();
     let span = |_: &str, _: &str, _: &str, _: u32| tracing::Span::none();
-    let engine = Engine::new(store.clone(), artifacts, capacity, Arc::new(Unobserved), BTreeMap::new(), stop, span);
+    let engine = Engine::new(store.clone(), artifacts, capacity, Arc::new(Unobserved), stop, span);
     let started = Instant::now();
     store
         .create_run(NewRun {

@@ -40,6 +40,15 @@ pub(crate) enum AttemptError {
     TimedOut(Duration),
 }
 
+impl std::fmt::Display for AttemptError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Task(error) => write!(f, "{error}"),
+            Self::TimedOut(limit) => write!(f, "it ran longer than its timeout of {limit:?}"),
+        }
+    }
+}
+
 /// Runs a task to its end. Never panics, never hangs past its timeout or its cancellation by more than the grace.
 pub(crate) async fn run(engine: &Arc<Engine>, task: Arc<dyn ErasedTask>, attempt: Attempt) -> AttemptEnd {
     let host = Arc::new(AttemptHost {
@@ -120,6 +129,6 @@ impl Host for AttemptHost {
     }
 
     fn secret(&self, name: &str) -> Option<String> {
-        self.engine.secrets.get(name).cloned()
+        crate::lock(&self.engine.secrets).get(name).cloned()
     }
 }

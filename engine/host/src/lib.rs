@@ -7,6 +7,7 @@
 mod attempt;
 mod drive;
 mod files;
+pub mod launch;
 mod observe;
 mod outputs;
 mod planned;
@@ -41,7 +42,7 @@ pub struct Engine {
     pub(crate) most_sub_flows: usize,
     pub(crate) files: Arc<files::FileDigests>,
     pub(crate) observer: Arc<dyn Observer>,
-    pub(crate) secrets: Arc<BTreeMap<String, String>>,
+    pub(crate) secrets: Mutex<BTreeMap<String, String>>,
     pub(crate) stop: CancellationToken,
     pub(crate) span: AttemptSpan,
 }
@@ -56,7 +57,6 @@ impl Engine {
         artifacts: Arc<Artifacts>,
         capacity: Capacity,
         observer: Arc<dyn Observer>,
-        secrets: BTreeMap<String, String>,
         stop: CancellationToken,
         span: AttemptSpan,
     ) -> Self {
@@ -70,7 +70,7 @@ impl Engine {
             freed: tokio::sync::Notify::new(),
             files: Arc::default(),
             observer,
-            secrets: Arc::new(secrets),
+            secrets: Mutex::default(),
             stop,
             span,
         }
@@ -84,6 +84,11 @@ impl Engine {
     /// Takes `needs` if they are free. `Err` names what is missing.
     pub(crate) fn take_slots(self: &Arc<Self>, needs: &Needs) -> Result<Holding, Missing> {
         lock(&self.slots).take(needs).map(|held| Holding { engine: self.clone(), held: Some(held) })
+    }
+
+    /// Makes values of secrets known, by the environment variables they are in. Runs of one process share its environment.
+    pub fn learn_secrets(&self, secrets: BTreeMap<String, String>) {
+        lock(&self.secrets).extend(secrets);
     }
 
     /// The artifacts.

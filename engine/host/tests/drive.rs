@@ -138,8 +138,7 @@ impl Bench {
         let artifacts = Arc::new(Artifacts::local(self.home.path()).unwrap());
         let span = |_: &str, _: &str, _: &str, _: u32| tracing::Span::none();
         let observer = Arc::new(Unobserved);
-        let engine =
-            Engine::new(self.store.clone(), artifacts, capacity, observer, BTreeMap::new(), self.stop.clone(), span);
+        let engine = Engine::new(self.store.clone(), artifacts, capacity, observer, self.stop.clone(), span);
         let engine = Arc::new(engine);
         let drive = engine.drive(id, Arc::new(PlannedFlow::new(plan, catalogue, Timestamp::UNIX_EPOCH)));
         let ending = tokio::time::timeout(Duration::from_secs(60), drive).await.expect("the drive hangs").unwrap();

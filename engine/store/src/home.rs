@@ -13,6 +13,9 @@ use crate::lease::{CANCEL, LOCK, RunLease, is_plain_id};
 /// Where the outputs of a run go: `runs/RUN.out`.
 const OUTPUTS: &str = ".out";
 
+/// That a server drives a run: `runs/RUN.served`.
+const SERVED: &str = ".served";
+
 /// The folder of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Home(PathBuf);
@@ -127,6 +130,17 @@ impl Home {
         self.beside(run, CANCEL).is_ok_and(|mark| std::fs::remove_file(mark).is_ok())
     }
 
+    /// Notes that a server has taken a run on: the next server on the store goes on with it.
+    pub fn mark_served(&self, run: &str) -> Result<(), Error> {
+        let mark = self.beside(run, SERVED)?;
+        std::fs::write(&mark, b"").map_err(|error| Error::io("write", mark, &error))
+    }
+
+    /// Whether a server has taken a run on.
+    pub fn is_served(&self, run: &str) -> bool {
+        self.beside(run, SERVED).is_ok_and(|mark| mark.is_file())
+    }
+
     fn beside(&self, run: &str, ending: &str) -> Result<PathBuf, Error> {
         if !is_plain_id(run) {
             return Err(Error::NoRun(run.to_owned()));
@@ -146,7 +160,7 @@ impl Home {
         for entry in listed {
             let entry = entry.map_err(|error| Error::io("read", &runs, &error))?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            let run = [LOCK, OUTPUTS, CANCEL].iter().find_map(|kept| name.strip_suffix(kept));
+            let run = [LOCK, OUTPUTS, CANCEL, SERVED].iter().find_map(|kept| name.strip_suffix(kept));
             if run.is_some_and(|run| !keep(run)) {
                 disk::discard(&entry.path())?;
             }

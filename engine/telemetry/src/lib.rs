@@ -45,6 +45,9 @@ const QUIET: &[&str] = &[
     "tower",
 ];
 
+/// The target of the fault that ended an attempt: kept among its lines, and told on the terminal by whoever shows steps.
+pub const FAULTS: &str = "swath::fault";
+
 /// How much is told, how, and what is taken out.
 #[derive(Clone, Copy)]
 pub struct Settings {
@@ -103,12 +106,12 @@ where
     let lines = Lines::new(settings.format, settings.redact, writer);
     let logs = AttemptLogs::new(sink, settings.redact);
     // A log that is read after something went wrong must hold more than a quiet terminal shows.
-    let terminal = filter(directives, settings.verbosity)?;
-    let stored = filter(directives, settings.verbosity.max(1))?;
+    let terminal = filter(directives, settings.verbosity, &[FAULTS])?;
+    let stored = filter(directives, settings.verbosity.max(1), &[])?;
     Ok(Registry::default().with(lines.with_filter(terminal)).with(logs.with_filter(stored)))
 }
 
-fn filter(directives: Option<&str>, verbosity: u8) -> Result<EnvFilter, SetupError> {
+fn filter(directives: Option<&str>, verbosity: u8, hidden: &[&str]) -> Result<EnvFilter, SetupError> {
     let text = match directives {
         Some(text) => text.to_owned(),
         None => {
@@ -118,7 +121,8 @@ fn filter(directives: Option<&str>, verbosity: u8) -> Result<EnvFilter, SetupErr
                 2 => ("debug", "warn"),
                 _ => ("trace", "debug"),
             };
-            QUIET.iter().fold(all.to_owned(), |text, name| format!("{text},{name}={quiet}"))
+            let text = QUIET.iter().fold(all.to_owned(), |text, name| format!("{text},{name}={quiet}"));
+            hidden.iter().fold(text, |text, name| format!("{text},{name}=off"))
         }
     };
     EnvFilter::builder().parse(&text).map_err(|error| SetupError::Filter(error.to_string()))

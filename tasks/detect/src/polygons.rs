@@ -324,11 +324,26 @@ impl Polygons {
         candidates.retain(|candidate| candidate.area >= self.min_area_m2);
         candidates.sort_by(|a, b| b.score.total_cmp(&a.score).then_with(|| a.id.cmp(&b.id)));
         let merged = self.merged(&candidates, &components);
+        self.tell_losses(&merged, &candidates);
         ctx.metric("components", all as f64);
         ctx.metric("candidates", candidates.len() as f64);
         ctx.metric("detections", merged.len() as f64);
         self.write(&merged, &candidates, &components, &Placer::new(&grid)?, target, ctx)?;
         Ok(merged.len() as u64)
+    }
+
+    /// Merging by distance keeps one detection of each neighbourhood: right for sites, and a surprise for lakes.
+    fn tell_losses(&self, merged: &[(usize, u64)], candidates: &[Candidate]) {
+        let all: f64 = candidates.iter().map(|candidate| candidate.area).sum();
+        let kept: f64 = merged.iter().map(|(at, _)| candidates[*at].area).sum();
+        if kept < all / 2.0 {
+            let share = (100.0 * (1.0 - kept / all)).round();
+            tracing::warn!(
+                "{} areas became {} detections, and {share} % of their area is left out: `merge: {{ method: none }}` keeps all",
+                candidates.len(),
+                merged.len()
+            );
+        }
     }
 
     fn choose_band(&self, raster: &Raster) -> Result<usize, TaskError> {

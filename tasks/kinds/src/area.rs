@@ -96,7 +96,10 @@ impl From<BoundingBox> for [f64; 4] {
 
 /// An area of interest: a box in degrees, or a GeoJSON file of polygons in degrees.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "expected a box in degrees, `[west, south, east, north]` with south below north, or the path of a GeoJSON file"
+)]
 pub enum Area {
     /// `[west, south, east, north]`.
     Box(BoundingBox),

@@ -8,6 +8,7 @@ use swath_task::{Context, TaskError};
 use tokio::process::{Child, Command};
 
 use crate::output::{Secrets, Tail, follow};
+use crate::spawner::spawn;
 
 /// Kills what is left of a process group when it goes out of scope, however the step ends.
 struct Group(Option<Pid>);
@@ -43,7 +44,7 @@ pub(crate) async fn run(
     command.process_group(0).stderr(Stdio::piped()).kill_on_drop(true);
     // The engine's own files are closed on exec; what it has itself inherited (a build tool's pipes) is not.
     close_fds::set_fds_cloexec_threadsafe(3, &[]);
-    let mut child = match command.spawn() {
+    let mut child = match spawn(command).await {
         Ok(child) => child,
         Err(error) => return Ok(Err(error)),
     };

@@ -74,7 +74,8 @@ fn explain_file(global: &Global, command: &Explain) -> Result<ExitCode, Failure>
             )?;
         } else if lineage.is_empty() {
             let message = format!(
-                "`{}` is no artifact of this store as it is now: it was made elsewhere, or changed or collected since",
+                "`{}` as it is now is not the result of a step in this store: it was made elsewhere, has changed, or \
+                 its run was collected; what `store.*` steps write and folders of outputs are no results themselves",
                 path.display()
             );
             return Err(Failure::Usage(message));

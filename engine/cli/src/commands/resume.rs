@@ -3,10 +3,11 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use swath_host::launch;
 use swath_plan::{Catalogue, Plan};
 use swath_store::{Home, Store};
 
-use super::run::{Finish, Ready, Session, secrets};
+use super::run::{Finish, Ready, Session};
 use crate::arguments::{Global, Resume};
 use crate::failure::Failure;
 use crate::outputs::Outputs;
@@ -34,7 +35,7 @@ pub(crate) fn run(global: &Global, command: Resume, catalogue: Arc<Catalogue>) -
         if row.state == "completed" && !global.quiet {
             tell!("run {} has completed: nothing is left to do", row.id);
         }
-        let secrets = secrets(&plan)?;
+        let secrets = launch::secrets(&plan)?;
         let lease = session.store.lease_run(&row.id)?;
         session.drive(global, Ready { lease, plan, secrets }, catalogue, Finish { outputs, explain: false }).await
     })

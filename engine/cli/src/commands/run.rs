@@ -6,11 +6,10 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use swath_host::{Capacity, Ending, Engine, FailedStep, OUTPUTS, PlannedFlow};
-use swath_plan::{Action, Catalogue, Plan};
+use swath_host::{Capacity, Ending, Engine, FailedStep, OUTPUTS, PlannedFlow, launch};
+use swath_plan::{Catalogue, Plan};
 use swath_run::RunState;
-use swath_store::{Access, Artifacts, Home, NewRun, RunFilter, RunLease, RunRow, SqliteStore, Store};
-use swath_task::Digest;
+use swath_store::{Access, Artifacts, Home, RunFilter, RunLease, RunRow, SqliteStore, Store};
 use tokio_util::sync::CancellationToken;
 
 use crate::arguments::{Global, Run, Slots};
@@ -27,6 +26,9 @@ pub(crate) fn run(global: &Global, command: Run, catalogue: Arc<Catalogue>) -> R
         Err(Failure::Flow(problems)) if global.json => return super::validate::refuse(&given.opened.name, &problems),
         planned => planned?,
     };
+    if let Some(server) = command.server {
+        return super::remote::run(global, &server, &given.opened, &given.params);
+    }
     super::block_on(async move {
         let session = Session::open(global, &command.slots).await?;
         let home = Home::new(&global.home);
@@ -37,15 +39,23 @@ pub(crate) fn run(global: &Global, command: Run, catalogue: Arc<Catalogue>) -> R
                 tell!("note: run {} of this flow did not finish; `swath resume {}` goes on with it", row.id, row.id);
                 (None, plan)
             }
-            _ => (None, plan),
+            unfinished => {
+                if command.resume && unfinished.is_none() && !global.quiet {
+                    tell!("note: no run of this flow, planned as it is now, is unfinished: this is a new run");
+                }
+                (None, plan)
+            }
         };
         let outputs = Outputs::choose(&home, resumed.as_deref(), command.out, &plan)?;
         outputs.try_writing(&plan)?;
-        preflight::check(&plan)?;
-        let secrets = secrets(&plan)?;
+        preflight::check(&plan, &given.catalogue)?;
+        let secrets = launch::secrets(&plan)?;
         let lease = match resumed {
             Some(id) => session.store.lease_run(&id)?,
-            None => session.create(&plan, flows::source(&given.opened).text(), now).await?,
+            None => {
+                let id = launch::run_id(&plan.name, now, None);
+                launch::pin(&session.store, &id, &plan, flows::source(&given.opened).text(), now).await?
+            }
         };
         let end = Finish { outputs, explain: command.explain };
         session.drive(global, Ready { lease, plan, secrets }, given.catalogue, end).await
@@ -85,7 +95,7 @@ pub(crate) struct Finish {
 pub(crate) struct Session {
     pub store: Arc<SqliteStore>,
     pub artifacts: Arc<Artifacts>,
-    capacity: Capacity,
+    pub capacity: Capacity,
 }
 
 impl Session {
@@ -103,7 +113,7 @@ impl Session {
     /// The newest run of the flow that was cut off and was planned as what is given would have been planned then, sub-flows
     /// and versions of tasks included; with the plan it is pinned to.
     async fn unfinished(&self, given: &Given, flow: &str) -> Result<Option<(RunRow, Plan)>, Failure> {
-        let states = ["pending", "running", "cancelling", "failed"].map(str::to_owned).to_vec();
+        let states = ["pending", "running", "cancelling", "failed", "cancelled"].map(str::to_owned).to_vec();
         let filter = RunFilter { states, flow: Some(flow.to_owned()), ..RunFilter::default() };
         let rows = self.store.list_runs(&filter).await?.into_iter().filter(|row| !super::is_below(&row.id));
         for row in rows.take(20) {
@@ -112,7 +122,7 @@ impl Session {
             }
             let created = Timestamp::from_millisecond(row.created_at).unwrap_or(Timestamp::UNIX_EPOCH);
             let Ok(plan) = given.plan(created) else { continue };
-            if self.store.get_run(&row.id).await?.plan == text_of(&plan)? {
+            if self.store.get_run(&row.id).await?.plan == launch::pinned(&plan)? {
                 return Ok(Some((row, plan)));
             }
         }
@@ -120,35 +130,14 @@ impl Session {
     }
 
     /// Whether a person may have forgotten this run: it was cut off, and no run of the flow has completed since. One
-    /// that failed has said so, and how to go on with it.
+    /// that failed or was cancelled has said so, and how to go on with it.
     async fn is_worth_a_note(&self, row: &RunRow) -> Result<bool, Failure> {
         let states = vec![RunState::Completed.name().to_owned()];
         let filter = RunFilter { states, flow: Some(row.flow.clone()), ..RunFilter::default() };
         let completed = self.store.list_runs(&filter).await?;
         let since = |later: &RunRow| !super::is_below(&later.id) && later.created_at > row.created_at;
-        Ok(row.state != RunState::Failed.name() && !completed.iter().any(since))
-    }
-
-    /// Pins a new run. Nobody else can take it up before this process does.
-    async fn create(&self, plan: &Plan, text: &str, now: Timestamp) -> Result<RunLease, Failure> {
-        let plain: String =
-            plan.name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' }).take(40).collect();
-        let salt = Digest::of(format!("{now}{}", std::process::id()).as_bytes()).hex();
-        let id = format!("{plain}-{}-{}", now.strftime("%Y%m%d-%H%M%S"), &salt[..4]);
-        let run = NewRun {
-            id: id.clone(),
-            flow: plan.name.clone(),
-            source: plan.source.clone(),
-            text: text.to_owned(),
-            text_digest: plan.text_digest,
-            params: Value::Object(plan.params.clone()).to_string(),
-            plan: text_of(plan)?,
-            state: RunState::Pending.name().to_owned(),
-            created_at: now.as_millisecond(),
-        };
-        let lease = self.store.lease_run(&id)?;
-        self.store.create_run(run).await?;
-        Ok(lease)
+        let told = [RunState::Failed.name(), RunState::Cancelled.name()];
+        Ok(!told.contains(&row.state.as_str()) && !completed.iter().any(since))
     }
 
     /// Drives a run to its end, or until the user interrupts.
@@ -174,10 +163,10 @@ impl Session {
             self.artifacts.clone(),
             self.capacity.clone(),
             observer,
-            secrets,
             stop.clone(),
             swath_telemetry::attempt_span,
         );
+        engine.learn_secrets(secrets);
         let program = Arc::new(PlannedFlow::new(plan, catalogue, created));
         let started = std::time::Instant::now();
         let ending = Arc::new(engine).drive(id, program).await;
@@ -246,38 +235,11 @@ async fn interrupts(stop: CancellationToken, quiet: bool) {
     std::process::exit(130);
 }
 
-/// What a run is pinned to.
-fn text_of(plan: &Plan) -> Result<String, Failure> {
-    serde_json::to_string(plan).map_err(|error| Failure::Usage(error.to_string()))
-}
-
-/// The values of a plan's secrets and of those of its sub-flows: it holds the names of environment variables only.
-pub(crate) fn secrets(plan: &Plan) -> Result<BTreeMap<String, String>, Failure> {
-    let mut secrets = BTreeMap::new();
-    for step in &plan.steps {
-        if let Action::Flow(below) = &step.action {
-            secrets.append(&mut self::secrets(below)?);
-        }
-    }
-    let of_type = |spec: &&swath_flow::ParameterSpec| spec.of == swath_flow::ParameterType::Secret;
-    for spec in plan.parameters.iter().filter(of_type) {
-        let Some(variable) = plan.params.get(&spec.name).and_then(Value::as_str) else { continue };
-        match std::env::var(variable) {
-            Ok(value) => drop(secrets.insert(variable.to_owned(), value)),
-            Err(_) => {
-                let message =
-                    format!("the secret `{}` is in the environment variable `{variable}`, which is not set", spec.name);
-                return Err(Failure::Usage(message));
-            }
-        }
-    }
-    Ok(secrets)
-}
-
 fn summary(id: &str, ending: &Ending, places: &BTreeMap<String, String>, took: u64) {
     let colour = style::colour();
     let state = match ending.state {
-        RunState::Completed => style::good("completed", colour),
+        RunState::Completed if ending.failures.is_empty() => style::good("completed", colour),
+        RunState::Completed => style::warn("completed, with steps that failed and were to be gone on without,", colour),
         RunState::Failed => style::error("failed", colour),
         RunState::Cancelled => style::warn("cancelled", colour),
         _ => style::warn("interrupted", colour),

@@ -14,7 +14,8 @@ pub(crate) fn run(global: &Global, command: Tasks, catalogue: &Catalogue) -> Res
     if let Some(name) = &command.task {
         let Some(known) = catalogue.get(name) else {
             let guess = swath_flow::nearest(name, catalogue.names());
-            let hint = guess.map(|guess| format!("; did you mean `{guess}`?")).unwrap_or_default();
+            let hint = guess.map(|guess| format!("; did you mean `{guess}`?"));
+            let hint = hint.unwrap_or_else(|| "; `swath tasks` lists them".to_owned());
             return Err(Failure::Usage(format!("there is no task `{name}`{hint}")));
         };
         if global.json {

@@ -551,6 +551,24 @@ fn what_a_flow_is_given_must_be_there_before_anything_runs() {
 }
 
 #[test]
+fn what_a_step_reads_must_be_there_unless_a_step_before_it_may_make_it() {
+    let place = Place::new(
+        "flow: f
+steps:
+  search: { task: stac.search, with: { catalog: nosuch.json } }
+  composite: { task: raster.composite, in: { scenes: search.scenes }, with: { bands: [B04], area: nowhere.geojson } }
+  made: { task: run.command, with: { command: [touch, later.json], purity: effect } }
+  found: { task: stac.search, after: [made], with: { catalog: later.json } }
+",
+    );
+    let (code, _, err) = place.run(&["run", "flow.yaml"]);
+    assert_eq!(code, Some(2));
+    assert!(err.contains("the step `search` reads `") && err.contains("nosuch.json`, which is not there"), "{err}");
+    assert!(err.contains("`composite`") && err.contains("nothing has run") && !err.contains("later.json"), "{err}");
+    assert_eq!(place.newest(), None);
+}
+
+#[test]
 fn a_file_tells_where_it_comes_from() {
     let place = Place::new(
         "flow: a\nsteps:\n  says: { task: run.command, with: { command: [echo, hello], stdout: text, outputs: { text: artifact.any }, purity: pure } }\n\

@@ -120,3 +120,27 @@ fn killed_at_fifty_moments_the_shipped_flow_finds_the_same_lakes() {
     let flow = LAKES.replace("CHECKOUT", checkout.to_str().unwrap());
     kill_at_fifty_moments(&flow, &["-p", "results=found"], &[("", 2), (".areas.0", 10), (".areas.1", 10)]);
 }
+
+#[test]
+fn a_program_does_not_outlive_the_run_that_started_it() {
+    let place = Place::new(
+        "flow: a
+params: { mark: { type: path, default: mark } }
+steps:
+  slow:
+    task: run.command
+    with: { command: [sh, -c, 'echo begun >> $0; sleep 2; echo late >> $0', \"${params.mark}\"], purity: effect }
+",
+    );
+    let mut child = place.swath(&["run", "flow.yaml"]).spawn().unwrap();
+    let told = || std::fs::read_to_string(place.path().join("mark")).unwrap_or_default();
+    while told().is_empty() {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    signal(&child, "KILL");
+    child.wait().unwrap();
+    let (code, _, err) = place.run(&["resume", &place.newest().unwrap()]);
+    assert_eq!(code, Some(0), "{err}");
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(told(), "begun\nbegun\nlate\n", "one program at a time");
+}

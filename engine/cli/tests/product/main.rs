@@ -6,4 +6,5 @@ mod bad_inputs;
 mod commands;
 mod crash;
 mod reference;
+mod serve;
 mod truth;

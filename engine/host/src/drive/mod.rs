@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use swath_run::{Event, Fault, FaultClass, Input, Machine, RunState};
 use swath_store::{Append, NewEvent, RunUpdate, Store, redact};
 use swath_task::TaskError;
@@ -28,6 +28,8 @@ const BATCH: usize = 512;
 const TICK: Duration = Duration::from_millis(400);
 /// How long a cancelled run may take to end.
 const CANCEL_GRACE: u64 = 15_000;
+/// Outputs of a flow that would make the summary of its run longer than this are left out: steps keep their own.
+const LONGEST_SUMMARY: usize = 256 << 10;
 /// Page size when a journal is loaded.
 const PAGE: u32 = 10_000;
 /// Code of the fault of a step whose needs no slot of this machine can meet.
@@ -334,7 +336,7 @@ impl Driver {
                         .filter(|_| state == RunState::Failed)
                         .map(|failed| format!("{}: {}", failed.step, show(&failed.fault))),
                 },
-                summary: state.has_ended().then(|| format!(r#"{{"ran":{},"reused":{}}}"#, self.ran, self.reused)),
+                summary: state.has_ended().then(|| self.summary()),
             });
         }
         self.seq = self.engine.store.append(append).await?;
@@ -343,6 +345,21 @@ impl Driver {
         }
         self.tell();
         Ok(())
+    }
+
+    /// What is kept of a run that has ended beside its journal: counts, and the outputs of the flow where they are not
+    /// too long.
+    fn summary(&self) -> String {
+        let mut summary = json!({ "ran": self.ran, "reused": self.reused });
+        if let Some(Ok(outputs)) = &self.yielded {
+            summary["outputs"] = outputs.clone();
+            let text = summary.to_string();
+            if text.len() <= LONGEST_SUMMARY {
+                return text;
+            }
+            summary["outputs"] = Value::Null;
+        }
+        summary.to_string()
     }
 
     fn tell(&mut self) {

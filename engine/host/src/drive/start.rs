@@ -196,6 +196,10 @@ impl Driver {
                     let error = AttemptError::Task(swath_task::panic_fault(panic).permanent());
                     AttemptEnd { result: Err(error), metrics: Vec::new(), below: None }
                 });
+                if let Err(error) = &end.result {
+                    // The name that `swath_telemetry::FAULTS` has.
+                    tracing::error!(target: "swath::fault", "{error}");
+                }
                 let stale = end.result.is_ok() && !reuse::unchanged(&engine, &watched).await;
                 // The loop is gone only when the run is given up.
                 let _ = reporter.send(Report { step, index, epoch, end, stale });

@@ -1,0 +1,130 @@
+//! `swath run --server`: a run on a server, followed until it ends.
+
+use std::process::ExitCode;
+
+use prost_types::value::Kind;
+use serde_json::{Map, Value, json};
+use swath_control::v1;
+use swath_control::v1::run_service_client::RunServiceClient;
+use swath_task::Fault;
+use tonic::Status;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::arguments::Global;
+use crate::failure::Failure;
+use crate::{flows, style};
+
+pub(crate) fn run(
+    global: &Global,
+    server: &str,
+    opened: &flows::Opened,
+    params: &[(String, String)],
+) -> Result<ExitCode, Failure> {
+    let here = std::env::current_dir().map_err(|error| Failure::io("find", std::path::Path::new("."), &error))?;
+    let source = opened.folder.join(std::path::Path::new(&opened.name).file_name().unwrap_or_default());
+    let request = v1::StartRunRequest {
+        flow_text: String::from_utf8_lossy(&opened.text).into_owned(),
+        source: source.display().to_string(),
+        parameters: params.iter().cloned().collect(),
+        // A request that is sent twice because its answer was lost starts one run.
+        idempotency_key: format!("cli-{}-{}", std::process::id(), jiff::Timestamp::now().as_nanosecond()),
+        parameter_folder: here.display().to_string(),
+    };
+    super::block_on(async move {
+        let mut runs = RunServiceClient::new(connect(server).await?);
+        let answer = runs.start_run(request).await.map_err(refused)?.into_inner();
+        let id = answer.run.map(|run| run.id).unwrap_or_default();
+        if !global.quiet && !global.json {
+            tell!("run {id} on {server}; it goes on when this command ends, `swath cancel {id}` ends it");
+        }
+        let watch = v1::WatchRunRequest { id: id.clone(), after: 0 };
+        let mut events = runs.watch_run(watch).await.map_err(refused)?.into_inner();
+        while let Some(answer) = events.message().await.map_err(refused)? {
+            if let Some(event) = answer.event.filter(|_| !global.quiet && !global.json) {
+                tell(&event);
+            }
+        }
+        let told = runs.get_run(v1::GetRunRequest { id: id.clone() }).await.map_err(refused)?.into_inner();
+        let run = told.run.unwrap_or_default();
+        let state = run.state().as_str_name().trim_start_matches("RUN_STATE_").to_ascii_lowercase();
+        let outputs = told.outputs.map(|outputs| json(Kind::StructValue(outputs)));
+        if global.json {
+            super::print_json(&json!({ "run": id, "state": state, "outputs": outputs, "error": run.error }))?;
+        } else if !global.quiet {
+            tell!("{id} {state}");
+            for (name, value) in outputs.iter().filter_map(Value::as_object).flatten() {
+                tell!("  {name:16} {}", value.as_str().map_or_else(|| value.to_string(), str::to_owned));
+            }
+        }
+        if !run.error.is_empty() && !global.json {
+            tell!("{}: {}", style::error("error", style::colour()), run.error);
+        }
+        Ok(if run.state() == v1::RunState::Completed { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    })
+}
+
+async fn connect(server: &str) -> Result<Channel, Failure> {
+    let wrong = || Failure::Usage(format!("`{server}` is no address of a server: write `http://127.0.0.1:7475`"));
+    let endpoint = Endpoint::from_shared(server.to_owned()).map_err(|_| wrong())?;
+    if endpoint.uri().scheme_str() != Some("http") {
+        return Err(wrong());
+    }
+    endpoint.connect_timeout(std::time::Duration::from_secs(10)).connect().await.map_err(|error| {
+        let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+        let fault = Fault::new("X104", format!("no server answers at {server}{cause}"));
+        Failure::Fault(fault.help("start one with `swath serve`, or leave `--server` out to run the flow here"))
+    })
+}
+
+fn refused(status: Status) -> Failure {
+    use tonic_types::StatusExt;
+    let violations = status.get_details_bad_request().map(|details| details.field_violations).unwrap_or_default();
+    let more: String = violations.iter().map(|one| format!("\n  {}: {}", one.field, one.description)).collect();
+    let code = status.get_details_error_info().map(|info| info.reason).filter(|reason| reason.len() == 4);
+    let code = code.map(|code| format!(" [{code}]")).unwrap_or_default();
+    Failure::Fault(Fault::new("X105", format!("the server says: {}{code}{more}", status.message())))
+}
+
+/// A line for what happened to a step.
+fn tell(event: &v1::RunEvent) {
+    if event.step.is_empty() {
+        return;
+    }
+    let (step, colour) = (&event.step, style::colour());
+    let fault = || {
+        let detail = event.detail.clone().map(|detail| json(Kind::StructValue(detail))).unwrap_or_default();
+        let fault = &detail["fault"];
+        let text = |name: &str| fault[name].as_str().unwrap_or_default().to_owned();
+        format!("{} [{}]", text("message"), text("code"))
+    };
+    match event.kind.as_str() {
+        "started" => tell!("{step}: started"),
+        "succeeded" => tell!("{step}: {}", style::good("done", colour)),
+        "failed" | "step_failed" => tell!("{step}: {} {}", style::error("failed:", colour), fault()),
+        "retried" => tell!("{step}: {} {}", style::warn("tried again:", colour), fault()),
+        "upstream_failed" => tell!("{step}: {} something it reads failed", style::dim("not run:", colour)),
+        kind @ ("skipped" | "cancelled") => tell!("{step}: {kind}"),
+        _ => {}
+    }
+}
+
+fn json(kind: Kind) -> Value {
+    match kind {
+        Kind::NullValue(_) => Value::Null,
+        Kind::BoolValue(value) => value.into(),
+        // Whole numbers are told without a fraction, as they were written.
+        Kind::NumberValue(number) if number.fract() == 0.0 && number.abs() < 9e15 => (number as i64).into(),
+        Kind::NumberValue(number) => number.into(),
+        Kind::StringValue(text) => text.into(),
+        Kind::ListValue(list) => list.values.into_iter().map(value).collect(),
+        Kind::StructValue(fields) => {
+            let fields: Map<String, Value> =
+                fields.fields.into_iter().map(|(name, field)| (name, value(field))).collect();
+            fields.into()
+        }
+    }
+}
+
+fn value(value: prost_types::Value) -> Value {
+    value.kind.map_or(Value::Null, json)
+}

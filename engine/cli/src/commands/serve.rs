@@ -1,0 +1,76 @@
+//! `swath serve`: the control plane over this store, until it is told to stop.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use serde_json::json;
+use swath_control::{Changes, Fleet, ServeError};
+use swath_host::Engine;
+use swath_plan::Catalogue;
+use swath_store::Store;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::run::Session;
+use crate::arguments::{Global, Serve};
+use crate::attempt_logs::AttemptLogs;
+use crate::failure::Failure;
+
+pub(crate) fn run(global: &Global, command: Serve, catalogue: Arc<Catalogue>) -> Result<ExitCode, Failure> {
+    super::block_on(async move {
+        let session = Session::open(global, &command.slots).await?;
+        let (stop, changes) = (CancellationToken::new(), Arc::new(Changes::default()));
+        let logs = AttemptLogs::start(session.store.clone(), global.verbose);
+        let engine = Arc::new(Engine::new(
+            session.store.clone(),
+            session.artifacts.clone(),
+            session.capacity.clone(),
+            changes.clone(),
+            stop.clone(),
+            swath_telemetry::attempt_span,
+        ));
+        let fleet = Fleet::new(engine, session.store.clone(), catalogue, changes, stop);
+        let adopted = fleet.adopt().await?;
+        let (quiet, as_json) = (global.quiet, global.json);
+        let ready = move |address: std::net::SocketAddr| {
+            if as_json {
+                // Scripts read the port from here.
+                let _ = super::print_json(&json!({ "listening": address.to_string(), "adopted": adopted }));
+            } else if !quiet {
+                tell!("listening on {address} (gRPC, swath.v1); Ctrl-C stops");
+                if adopted > 0 {
+                    tell!("going on with {adopted} run{} of an earlier server", if adopted == 1 { "" } else { "s" });
+                }
+            }
+        };
+        let served = swath_control::serve(fleet, command.listen, command.grace, told_to_stop(quiet), ready).await;
+        logs.finish().await;
+        session.store.close().await;
+        served.map(|()| ExitCode::SUCCESS).map_err(|error| match error {
+            ServeError::Listen(..) => Failure::Usage(format!("{error}; `--listen` names another address")),
+            error => Failure::Usage(error.to_string()),
+        })
+    })
+}
+
+/// The first signal is awaited here; the second ends the process at once.
+async fn told_to_stop(quiet: bool) {
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    if !quiet {
+        tell!("stopping: no more runs are started; once more to stop at once");
+    }
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        std::process::exit(130);
+    });
+}

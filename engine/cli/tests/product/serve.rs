@@ -1,0 +1,367 @@
+//! `swath serve` over gRPC: from this client, from Python's, and from a terminal that kills it.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, ChildStdout};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use swath_control::v1;
+use swath_control::v1::flow_service_client::FlowServiceClient;
+use swath_control::v1::run_service_client::RunServiceClient;
+use swath_control::v1::system_service_client::SystemServiceClient;
+use swath_control::v1::task_service_client::TaskServiceClient;
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+use crate::common::{Place, python, signal};
+
+const FLOW: &str = "flow: work
+params:
+  seconds: { type: number, default: 0 }
+  word: { type: string, default: hello }
+  ledger: { type: path, default: ledger }
+steps:
+  first:
+    task: run.command
+    with: { command: [sh, -c, 'echo \"first $0\" >> $1; echo told: $0', \"${params.word}\", \"${params.ledger}\"], purity: effect }
+  wait:
+    task: run.command
+    after: first
+    with: { command: [sleep, \"${string(params.seconds)}\"], purity: effect }
+  last:
+    task: run.command
+    after: wait
+    with: { command: [sh, -c, 'echo last >> $0', \"${params.ledger}\"], purity: effect }
+outputs:
+  word: ${params.word}
+";
+
+struct Serving {
+    child: Child,
+    address: String,
+    adopted: u64,
+    _out: BufReader<ChildStdout>,
+}
+
+impl Serving {
+    fn start(place: &Place, more: &[&str]) -> Self {
+        let arguments = [&["serve", "--listen", "127.0.0.1:0", "--json"], more].concat();
+        let mut child = place.swath(&arguments).stderr(std::process::Stdio::null()).spawn().unwrap();
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        let mut text = String::new();
+        let told: Value = loop {
+            assert!(out.read_line(&mut text).unwrap() > 0, "the server has ended: {text}");
+            if let Ok(told) = serde_json::from_str(&text) {
+                break told;
+            }
+        };
+        let address = told["listening"].as_str().unwrap().to_owned();
+        Self { child, address, adopted: told["adopted"].as_u64().unwrap(), _out: out }
+    }
+
+    async fn channel(&self) -> Channel {
+        Channel::from_shared(format!("http://{}", self.address)).unwrap().connect().await.unwrap()
+    }
+
+    /// The answer to a plain HTTP request.
+    fn http(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    fn ends(&mut self, within: Duration) -> Option<i32> {
+        let deadline = Instant::now() + within;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(Instant::now() < deadline, "the server has not ended");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn start(place: &Place, seconds: &str, key: &str) -> v1::StartRunRequest {
+    v1::StartRunRequest {
+        flow_text: FLOW.to_owned(),
+        source: place.path().join("flow.yaml").display().to_string(),
+        parameters: [("seconds".to_owned(), seconds.to_owned())].into(),
+        idempotency_key: key.to_owned(),
+        parameter_folder: String::new(),
+    }
+}
+
+fn ledger(place: &Place) -> Vec<String> {
+    let text = std::fs::read_to_string(place.path().join("ledger")).unwrap_or_default();
+    text.lines().map(str::to_owned).collect()
+}
+
+/// Events of a run from `after` on, until it has ended.
+async fn watched(runs: &mut RunServiceClient<Channel>, id: &str, after: u64) -> Vec<v1::RunEvent> {
+    let mut stream = runs.watch_run(v1::WatchRunRequest { id: id.to_owned(), after }).await.unwrap().into_inner();
+    let mut events = Vec::new();
+    while let Some(answer) = stream.message().await.unwrap() {
+        events.push(answer.event.unwrap());
+    }
+    events
+}
+
+async fn state_of(runs: &mut RunServiceClient<Channel>, id: &str) -> v1::RunState {
+    runs.get_run(v1::GetRunRequest { id: id.to_owned() }).await.unwrap().into_inner().run.unwrap().state()
+}
+
+fn code<T: std::fmt::Debug>(answer: Result<T, Status>) -> Code {
+    answer.expect_err("refused").code()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_is_started_watched_listed_and_read() {
+    let place = Place::new(FLOW);
+    let serving = Serving::start(&place, &[]);
+    let mut runs = RunServiceClient::new(serving.channel().await);
+    let answer = runs.start_run(start(&place, "0.2", "once")).await.unwrap().into_inner();
+    let run = answer.run.unwrap();
+    assert!(answer.started && run.flow == "work", "{run:?}");
+
+    let events = watched(&mut runs, &run.id, 0).await;
+    assert!(events.iter().enumerate().all(|(at, event)| event.number == at as u64 + 1), "each once, in order");
+    assert_eq!(events.last().unwrap().kind, "ended");
+    let later = watched(&mut runs, &run.id, 3).await;
+    assert_eq!(later, events[3..], "from any number on");
+
+    let told = runs.get_run(v1::GetRunRequest { id: run.id.clone() }).await.unwrap().into_inner();
+    assert_eq!(told.run.as_ref().unwrap().state(), v1::RunState::Completed);
+    let word = told.outputs.unwrap().fields["word"].kind.clone();
+    assert_eq!(word, Some(prost_types::value::Kind::StringValue("hello".to_owned())));
+    assert_eq!(ledger(&place), ["first hello", "last"]);
+
+    // The same request starts nothing; another one of its key is refused.
+    let again = runs.start_run(start(&place, "0.2", "once")).await.unwrap().into_inner();
+    assert!(!again.started && again.run.unwrap().id == run.id);
+    assert_eq!(code(runs.start_run(start(&place, "0.3", "once")).await), Code::AlreadyExists);
+    assert_eq!(ledger(&place).len(), 2);
+
+    let mut lines = runs
+        .read_logs(v1::ReadLogsRequest { run_id: run.id.clone(), follow: true, ..Default::default() })
+        .await
+        .unwrap()
+        .into_inner();
+    let mut said = Vec::new();
+    while let Some(line) = lines.message().await.unwrap() {
+        said.push(line);
+    }
+    assert!(said.iter().any(|line| line.step == "first" && line.message == "told: hello"), "{said:?}");
+
+    for _ in 0..4 {
+        runs.start_run(start(&place, "0", "")).await.unwrap();
+    }
+    let page = |token: &str, page_size| v1::ListRunsRequest {
+        page_size,
+        page_token: token.to_owned(),
+        flow: "work".to_owned(),
+        ..Default::default()
+    };
+    let first = runs.list_runs(page("", 3)).await.unwrap().into_inner();
+    let second = runs.list_runs(page(&first.next_page_token, 3)).await.unwrap().into_inner();
+    assert_eq!((first.runs.len(), second.runs.len(), second.next_page_token.as_str()), (3, 2, ""));
+    assert_eq!(second.runs.last().unwrap().id, run.id, "the newest first");
+
+    let info = SystemServiceClient::new(serving.channel().await).get_info(v1::GetInfoRequest {}).await.unwrap();
+    assert!(!info.into_inner().draining);
+    let tasks = TaskServiceClient::new(serving.channel().await).list_tasks(v1::ListTasksRequest {}).await.unwrap();
+    assert!(tasks.into_inner().tasks.iter().any(|task| task.name == "raster.composite" && !task.about.is_empty()));
+    assert!(serving.http("/healthz").starts_with("HTTP/1.1 200"), "{}", serving.http("/healthz"));
+    assert!(serving.http("/readyz").ends_with("ready\n"));
+    // What the server ran is there for the command line too.
+    let (_, shown) = place.json(&["show", &run.id]);
+    assert_eq!(shown["run"]["state"], "completed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_is_told_and_harms_nobody() {
+    let place = Place::new(FLOW);
+    let serving = Serving::start(&place, &[]);
+    let mut runs = RunServiceClient::new(serving.channel().await);
+    let canary = runs.start_run(start(&place, "2", "")).await.unwrap().into_inner().run.unwrap().id;
+
+    let mut wrong = start(&place, "0", "");
+    wrong.flow_text = FLOW.replace("run.command", "run.comand");
+    let refused = runs.start_run(wrong.clone()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    let violations = refused.get_details_bad_request().unwrap().field_violations;
+    assert_eq!(violations.len(), 3, "all mistakes at once: {violations:?}");
+    assert!(violations[0].field.starts_with("flow_text:8:"), "{violations:?}");
+    assert!(violations[0].description.contains("`run.command`"), "{violations:?}");
+    let mut flows = FlowServiceClient::new(serving.channel().await);
+    let request = v1::ValidateFlowRequest { flow_text: wrong.flow_text, source: wrong.source, ..Default::default() };
+    let told = flows.validate_flow(request).await.unwrap().into_inner().diagnostics;
+    assert_eq!((told.len(), told[0].line, told[0].code.is_empty()), (3, 8, false), "{told:?}");
+
+    let unknown = || "nobody-20200101-000000-0000".to_owned();
+    let id = || unknown();
+    assert_eq!(code(runs.get_run(v1::GetRunRequest { id: id() }).await), Code::NotFound);
+    assert_eq!(code(runs.watch_run(v1::WatchRunRequest { id: id(), after: 0 }).await), Code::NotFound);
+    assert_eq!(code(runs.cancel_run(v1::CancelRunRequest { id: id() }).await), Code::NotFound);
+    assert_eq!(code(runs.resume_run(v1::ResumeRunRequest { id: id() }).await), Code::NotFound);
+    for bad in ["", "../../etc/passwd", "a/b", "\0"] {
+        let answer = code(runs.cancel_run(v1::CancelRunRequest { id: bad.to_owned() }).await);
+        assert!(matches!(answer, Code::InvalidArgument | Code::NotFound), "{bad:?}: {answer:?}");
+    }
+    let list = |page_size, page_token: &str, states: Vec<i32>| v1::ListRunsRequest {
+        page_size,
+        page_token: page_token.to_owned(),
+        states,
+        ..Default::default()
+    };
+    for request in [list(-1, "", vec![]), list(5000, "", vec![]), list(0, "x", vec![]), list(0, "", vec![77])] {
+        assert_eq!(code(runs.list_runs(request).await), Code::InvalidArgument);
+    }
+    let after = v1::WatchRunRequest { id: canary.clone(), after: 1_000_000 };
+    assert_eq!(code(runs.watch_run(after).await), Code::InvalidArgument);
+    let relative = v1::StartRunRequest { source: "flow.yaml".to_owned(), ..start(&place, "0", "") };
+    assert_eq!(code(runs.start_run(relative).await), Code::InvalidArgument);
+    let mut large = RunServiceClient::new(serving.channel().await).max_encoding_message_size(usize::MAX);
+    let huge = v1::StartRunRequest { flow_text: "x".repeat(20 << 20), ..start(&place, "0", "") };
+    assert_eq!(code(large.start_run(huge).await), Code::OutOfRange);
+    // What is no gRPC at all.
+    let mut stream = TcpStream::connect(&serving.address).unwrap();
+    stream.write_all(b"\x00\x01\x02 nonsense\r\n\r\n").unwrap();
+    drop(stream);
+
+    watched(&mut runs, &canary, 0).await;
+    assert_eq!(state_of(&mut runs, &canary).await, v1::RunState::Completed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn runs_are_cancelled_and_resumed() {
+    let place = Place::new(FLOW);
+    let serving = Serving::start(&place, &[]);
+    let mut runs = RunServiceClient::new(serving.channel().await);
+    let id = runs.start_run(start(&place, "600", "")).await.unwrap().into_inner().run.unwrap().id;
+    while ledger(&place).is_empty() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let resumed = runs.resume_run(v1::ResumeRunRequest { id: id.clone() }).await.unwrap_err();
+    assert_eq!(resumed.code(), Code::FailedPrecondition, "it is live: {resumed:?}");
+    let asked = Instant::now();
+    runs.cancel_run(v1::CancelRunRequest { id: id.clone() }).await.unwrap();
+    watched(&mut runs, &id, 0).await;
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+    assert_eq!(state_of(&mut runs, &id).await, v1::RunState::Cancelled);
+    // To cancel it once more changes nothing.
+    let again = runs.cancel_run(v1::CancelRunRequest { id: id.clone() }).await.unwrap().into_inner().run.unwrap();
+    assert_eq!(again.state(), v1::RunState::Cancelled);
+    runs.resume_run(v1::ResumeRunRequest { id: id.clone() }).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(state_of(&mut runs, &id).await, v1::RunState::Running);
+    assert_eq!(ledger(&place), ["first hello"], "what had finished is not run again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_killed_goes_on_when_it_starts_again() {
+    let place = Place::new(FLOW);
+    let mut serving = Serving::start(&place, &[]);
+    let mut runs = RunServiceClient::new(serving.channel().await);
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        ids.push(runs.start_run(start(&place, "3", "")).await.unwrap().into_inner().run.unwrap().id);
+    }
+    while ledger(&place).len() < 3 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    signal(&serving.child, "KILL");
+    serving.ends(Duration::from_secs(5));
+    let (_, listed) = place.json(&["runs"]);
+    assert!(listed.as_array().unwrap().iter().all(|run| run["shown_state"] == "interrupted"), "{listed}");
+
+    let serving = Serving::start(&place, &[]);
+    assert_eq!(serving.adopted, 3);
+    let mut runs = RunServiceClient::new(serving.channel().await);
+    for id in &ids {
+        watched(&mut runs, id, 0).await;
+        assert_eq!(state_of(&mut runs, id).await, v1::RunState::Completed);
+    }
+    let told = ledger(&place);
+    assert_eq!(told.iter().filter(|line| line.starts_with("first")).count(), 3, "no finished step ran again: {told:?}");
+    assert_eq!(told.iter().filter(|line| *line == "last").count(), 3, "{told:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_told_to_stop_drains_and_leaves_the_rest_resumable() {
+    let place = Place::new(FLOW);
+    let mut serving = Serving::start(&place, &["--grace", "3s"]);
+    let mut runs = RunServiceClient::new(serving.channel().await);
+    let short = runs.start_run(start(&place, "1", "")).await.unwrap().into_inner().run.unwrap().id;
+    let long = runs.start_run(start(&place, "600", "")).await.unwrap().into_inner().run.unwrap().id;
+    while ledger(&place).len() < 2 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    signal(&serving.child, "TERM");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(serving.http("/readyz").starts_with("HTTP/1.1 503"));
+    assert_eq!(code(runs.start_run(start(&place, "0", "")).await), Code::Unavailable);
+    assert_eq!(serving.ends(Duration::from_secs(20)), Some(0));
+    let (_, shown) = place.json(&["show", &short]);
+    assert_eq!(shown["run"]["state"], "completed", "it ended within the grace");
+    let (_, shown) = place.json(&["show", &long]);
+    assert_eq!(shown["shown_state"], "interrupted");
+    let serving = Serving::start(&place, &[]);
+    assert_eq!(serving.adopted, 1);
+}
+
+#[test]
+fn an_address_that_others_can_reach_is_refused_while_there_is_no_log_in() {
+    let place = Place::new(FLOW);
+    let (code, _, told) = place.run(&["serve", "--listen", "0.0.0.0:7475"]);
+    assert!(code == Some(2) && told.contains("can be reached from other machines"), "{told}");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let (code, _, told) = place.run(&["serve", "--listen", &address]);
+    assert!(code == Some(2) && told.contains("cannot listen on") && told.contains("--listen"), "{told}");
+}
+
+#[test]
+fn the_command_line_starts_runs_on_a_server_and_follows_them() {
+    let place = Place::new(FLOW);
+    let serving = Serving::start(&place, &[]);
+    let url = format!("http://{}", serving.address);
+    let (code, ended) = place.json(&["run", "flow.yaml", "--server", &url, "-p", "word=servus"]);
+    assert_eq!((code, &ended["state"], &ended["outputs"]["word"]), (Some(0), &"completed".into(), &"servus".into()));
+    let (code, _, told) = place.run(&["run", "flow.yaml", "--server", &url, "-p", "seconds=0.1"]);
+    assert!(code == Some(0) && told.contains("first: done") && told.contains("completed"), "{told}");
+    std::fs::write(place.path().join("flow.yaml"), FLOW.replace("[sleep", "[/no/such/program")).unwrap();
+    let (code, _, told) = place.run(&["run", "flow.yaml", "--server", &url]);
+    assert!(code == Some(1) && told.contains("wait: failed") && told.contains("failed"), "{told}");
+    std::fs::write(place.path().join("flow.yaml"), FLOW.replace("run.command", "run.comand")).unwrap();
+    let (code, _, told) = place.run(&["run", "flow.yaml", "--server", &url]);
+    assert!(code == Some(2) && told.contains("did you mean `run.command`"), "{told}");
+    std::fs::write(place.path().join("flow.yaml"), FLOW).unwrap();
+    drop(serving);
+    let (code, _, told) = place.run(&["run", "flow.yaml", "--server", &url]);
+    assert!(code == Some(1) && told.contains("no server answers at"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pythons_client_drives_a_run() {
+    let place = Place::new(FLOW);
+    let serving = Serving::start(&place, &[]);
+    let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let script = here.join("tests/product/serve.py");
+    let proto = here.join("../control/proto");
+    let told = python(&script, &[serving.address.as_ref(), proto.as_os_str(), place.path().as_os_str()]);
+    assert_eq!(told, "driven");
+    assert_eq!(ledger(&place), ["first servus", "last"]);
+}

@@ -1,0 +1,124 @@
+//! Between what is stored and the messages of `swath.v1`.
+
+use prost_types::value::Kind;
+use prost_types::{ListValue, Struct, Timestamp, Value};
+use swath_store::{Error, RunRow, SqliteStore, StoredEvent};
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::v1;
+
+/// The domain of `google.rpc.ErrorInfo`.
+const DOMAIN: &str = "swath";
+
+/// Milliseconds since 1970 as a timestamp.
+pub fn time(millis: i64) -> Timestamp {
+    Timestamp { seconds: millis.div_euclid(1000), nanos: (millis.rem_euclid(1000) * 1_000_000) as i32 }
+}
+
+/// JSON as a struct; what is no object becomes its only field, `value`.
+pub fn structure(json: serde_json::Value) -> Struct {
+    match json {
+        serde_json::Value::Object(fields) => {
+            Struct { fields: fields.into_iter().map(|(name, json)| (name, value(json))).collect() }
+        }
+        other => Struct { fields: [("value".to_owned(), value(other))].into() },
+    }
+}
+
+fn value(json: serde_json::Value) -> Value {
+    use serde_json::Value as Json;
+    let kind = match json {
+        Json::Null => Kind::NullValue(0),
+        Json::Bool(value) => Kind::BoolValue(value),
+        // A number of `Struct` is a double, as in JavaScript.
+        Json::Number(number) => Kind::NumberValue(number.as_f64().unwrap_or(f64::NAN)),
+        Json::String(text) => Kind::StringValue(text),
+        Json::Array(items) => Kind::ListValue(ListValue { values: items.into_iter().map(value).collect() }),
+        object @ Json::Object(_) => Kind::StructValue(structure(object)),
+    };
+    Value { kind: Some(kind) }
+}
+
+/// A run as it stands.
+pub fn run(store: &SqliteStore, row: RunRow) -> v1::Run {
+    let live = matches!(row.state.as_str(), "pending" | "running" | "cancelling");
+    let state = match row.state.as_str() {
+        _ if live && matches!(store.run_holder(&row.id), Ok(None)) => v1::RunState::Interrupted,
+        "pending" => v1::RunState::Pending,
+        "running" => v1::RunState::Running,
+        "cancelling" => v1::RunState::Cancelling,
+        "completed" => v1::RunState::Completed,
+        "failed" => v1::RunState::Failed,
+        "cancelled" => v1::RunState::Cancelled,
+        _ => v1::RunState::Unspecified,
+    };
+    v1::Run {
+        id: row.id,
+        flow: row.flow,
+        state: state.into(),
+        created_at: Some(time(row.created_at)),
+        started_at: row.started_at.map(time),
+        ended_at: row.ended_at.map(time),
+        last_event: row.seq,
+        error: row.error.unwrap_or_default(),
+        source: row.source,
+    }
+}
+
+/// Names in the store of the states that are asked for.
+pub fn stored_states(state: v1::RunState) -> Result<&'static [&'static str], Status> {
+    Ok(match state {
+        v1::RunState::Pending => &["pending"],
+        v1::RunState::Running => &["running"],
+        v1::RunState::Cancelling => &["cancelling"],
+        v1::RunState::Completed => &["completed"],
+        v1::RunState::Failed => &["failed"],
+        v1::RunState::Cancelled => &["cancelled"],
+        v1::RunState::Interrupted => &["pending", "running", "cancelling"],
+        v1::RunState::Unspecified => return Err(wrong("states", "a state must be told")),
+    })
+}
+
+/// An event of a journal.
+pub fn event(stored: StoredEvent) -> v1::RunEvent {
+    let detail = serde_json::from_str(&stored.payload).unwrap_or(serde_json::Value::Null);
+    v1::RunEvent {
+        number: stored.seq,
+        at: Some(time(stored.at)),
+        kind: stored.kind,
+        step: stored.step.unwrap_or_default(),
+        detail: Some(structure(detail)),
+    }
+}
+
+/// A field of a request that is wrong.
+pub fn wrong(field: &str, why: impl Into<String>) -> Status {
+    let why = why.into();
+    let details = ErrorDetails::with_bad_request_violation(field, why.clone());
+    Status::with_error_details(Code::InvalidArgument, format!("{field}: {why}"), details)
+}
+
+/// A failure of the store as a status with its code.
+pub fn refused(error: Error) -> Status {
+    let code = match &error {
+        Error::NoRun(_) => Code::NotFound,
+        Error::RunExists(_) => Code::AlreadyExists,
+        Error::RunHeld { .. } | Error::StoreHeld { .. } => Code::FailedPrecondition,
+        Error::Busy { .. } | Error::Closed => Code::Unavailable,
+        Error::DiskFull { .. } => Code::ResourceExhausted,
+        _ => Code::Internal,
+    };
+    let fault = error.fault();
+    let mut details = ErrorDetails::with_error_info(fault.code.to_string(), DOMAIN, std::collections::HashMap::new());
+    if let Some(help) = &fault.help {
+        details.set_localized_message("en", help.to_string());
+    }
+    Status::with_error_details(code, fault.message.clone(), details)
+}
+
+/// A precondition that does not hold.
+pub fn not_now(reason: &str, why: impl Into<String>) -> Status {
+    let details = ErrorDetails::with_error_info(reason, DOMAIN, std::collections::HashMap::new());
+    Status::with_error_details(Code::FailedPrecondition, why, details)
+}

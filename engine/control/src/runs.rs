@@ -1,0 +1,235 @@
+//! The run service.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures::Stream;
+use serde_json::Value;
+use swath_store::{LogFilter, RunFilter, Store};
+use tokio::sync::mpsc;
+use tonic::{Request, Response, Status};
+
+use crate::convert::{self, refused, stored_states, structure, time, wrong};
+use crate::fleet::{Fleet, id_of};
+use crate::flows::Text;
+use crate::v1;
+
+/// Runs of a page where none is asked for, and the most that may be.
+const PAGE: i32 = 100;
+const MOST: i32 = 1000;
+/// Events and log lines that are read at once.
+const BATCH: u32 = 500;
+/// What waits for a slow watcher.
+const AHEAD: usize = 64;
+/// How often another process' runs are looked at again.
+const LOOK: Duration = Duration::from_secs(1);
+/// Changes that come together are looked at together.
+const TOGETHER: Duration = Duration::from_millis(20);
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// The run service.
+pub struct RunService {
+    pub fleet: Fleet,
+}
+
+impl RunService {
+    fn run(&self, row: swath_store::RunRow) -> v1::Run {
+        convert::run(self.fleet.store(), row)
+    }
+}
+
+#[tonic::async_trait]
+impl v1::run_service_server::RunService for RunService {
+    async fn start_run(&self, request: Request<v1::StartRunRequest>) -> Result<Response<v1::StartRunResponse>, Status> {
+        let v1::StartRunRequest { flow_text, source, parameters, idempotency_key, parameter_folder } =
+            request.into_inner();
+        let text = Text::new(flow_text, source, parameters)?.with_params_from(parameter_folder)?;
+        let (row, started) = self.fleet.start(text, &idempotency_key).await?;
+        Ok(Response::new(v1::StartRunResponse { run: Some(self.run(row)), started }))
+    }
+
+    async fn get_run(&self, request: Request<v1::GetRunRequest>) -> Result<Response<v1::GetRunResponse>, Status> {
+        let id = id_of("id", request.into_inner().id)?;
+        let stored = self.fleet.store().get_run(&id).await.map_err(refused)?;
+        let json = |text: &str| serde_json::from_str::<Value>(text).unwrap_or(Value::Null);
+        let outputs = stored.row.summary.as_deref().map(|summary| json(summary)["outputs"].take());
+        let outputs = outputs.filter(|_| stored.row.state == "completed").filter(Value::is_object).map(structure);
+        let parameters = Some(structure(json(&swath_store::redact(&stored.params))));
+        Ok(Response::new(v1::GetRunResponse { run: Some(self.run(stored.row)), parameters, outputs }))
+    }
+
+    async fn list_runs(&self, request: Request<v1::ListRunsRequest>) -> Result<Response<v1::ListRunsResponse>, Status> {
+        let v1::ListRunsRequest { states, flow, page_size, page_token } = request.into_inner();
+        let size = match page_size {
+            0 => PAGE,
+            1..=MOST => page_size,
+            _ => return Err(wrong("page_size", format!("it is from 1 to {MOST}, or 0 for {PAGE}"))),
+        };
+        let mut wanted = Vec::new();
+        let mut asked = Vec::new();
+        for state in states {
+            let state = v1::RunState::try_from(state).map_err(|_| wrong("states", format!("{state} is no state")))?;
+            asked.push(i32::from(state));
+            wanted.extend(stored_states(state)?.iter().map(|state| (*state).to_owned()));
+        }
+        let skip: usize = match page_token.as_str() {
+            "" => 0,
+            token => token.parse().map_err(|_| wrong("page_token", "it is none that a response gave"))?,
+        };
+        let filter =
+            RunFilter { states: wanted, flow: Some(flow).filter(|flow| !flow.is_empty()), ..RunFilter::default() };
+        let rows = self.fleet.store().list_runs(&filter).await.map_err(refused)?;
+        // Runs of sub-flows belong to the run above them.
+        let runs = rows.into_iter().filter(|row| !row.id.contains('.')).map(|row| self.run(row));
+        let mut runs = runs.filter(|run| asked.is_empty() || asked.contains(&run.state)).skip(skip).peekable();
+        let page: Vec<v1::Run> = runs.by_ref().take(size as usize).collect();
+        let next_page_token = if runs.peek().is_some() { (skip + page.len()).to_string() } else { String::new() };
+        Ok(Response::new(v1::ListRunsResponse { runs: page, next_page_token }))
+    }
+
+    type WatchRunStream = Answers<v1::WatchRunResponse>;
+
+    async fn watch_run(&self, request: Request<v1::WatchRunRequest>) -> Result<Response<Self::WatchRunStream>, Status> {
+        let v1::WatchRunRequest { id, after } = request.into_inner();
+        let id = id_of("id", id)?;
+        let last = self.fleet.store().get_run(&id).await.map_err(refused)?.row.seq;
+        if after > last {
+            return Err(wrong("after", format!("the last event of run `{id}` is {last}")));
+        }
+        let (events, answers) = mpsc::channel(AHEAD);
+        tokio::spawn(watch(self.fleet.clone(), id, after, events));
+        Ok(Response::new(stream(answers)))
+    }
+
+    async fn cancel_run(
+        &self,
+        request: Request<v1::CancelRunRequest>,
+    ) -> Result<Response<v1::CancelRunResponse>, Status> {
+        let row = self.fleet.cancel(&id_of("id", request.into_inner().id)?).await?;
+        Ok(Response::new(v1::CancelRunResponse { run: Some(self.run(row)) }))
+    }
+
+    async fn resume_run(
+        &self,
+        request: Request<v1::ResumeRunRequest>,
+    ) -> Result<Response<v1::ResumeRunResponse>, Status> {
+        let row = self.fleet.resume(&id_of("id", request.into_inner().id)?).await?;
+        Ok(Response::new(v1::ResumeRunResponse { run: Some(self.run(row)) }))
+    }
+
+    type ReadLogsStream = Answers<v1::ReadLogsResponse>;
+
+    async fn read_logs(&self, request: Request<v1::ReadLogsRequest>) -> Result<Response<Self::ReadLogsStream>, Status> {
+        let v1::ReadLogsRequest { run_id, step, after, follow } = request.into_inner();
+        let id = id_of("run_id", run_id)?;
+        self.fleet.store().get_run(&id).await.map_err(refused)?;
+        let filter = LogFilter { step: Some(step).filter(|step| !step.is_empty()), after, limit: Some(BATCH) };
+        let (lines, answers) = mpsc::channel(AHEAD);
+        tokio::spawn(read_logs(self.fleet.clone(), id, filter, follow, lines));
+        Ok(Response::new(stream(answers)))
+    }
+}
+
+fn stream<T: Send + 'static>(mut answers: mpsc::Receiver<Result<T, Status>>) -> Answers<T> {
+    Box::pin(futures::stream::poll_fn(move |context| answers.poll_recv(context)))
+}
+
+/// Whether a run goes on: somebody drives it, or it is pinned for the first time.
+async fn goes_on(fleet: &Fleet, id: &str) -> Result<bool, Status> {
+    let row = fleet.store().get_run(id).await.map_err(refused)?.row;
+    let live = matches!(row.state.as_str(), "pending" | "running" | "cancelling");
+    Ok(live && fleet.store().run_holder(id).map_err(refused)?.is_some())
+}
+
+/// Sends events as they come, until the run has ended or nobody listens.
+async fn watch(fleet: Fleet, id: String, mut after: u64, events: mpsc::Sender<Result<v1::WatchRunResponse, Status>>) {
+    let mut changes = fleet.changes().subscribe();
+    let work = async {
+        loop {
+            changes.mark_unchanged();
+            // Asked before the events are read: what is written until it ends is seen.
+            let goes_on = goes_on(&fleet, &id).await?;
+            loop {
+                let batch = fleet.store().load_events(&id, after, BATCH).await.map_err(refused)?;
+                let whole = batch.len() == BATCH as usize;
+                for stored in batch {
+                    after = stored.seq;
+                    let answer = v1::WatchRunResponse { event: Some(convert::event(stored)) };
+                    if events.send(Ok(answer)).await.is_err() {
+                        return Ok(());
+                    }
+                }
+                if !whole {
+                    break;
+                }
+            }
+            if !goes_on {
+                return Ok(());
+            }
+            tokio::select! {
+                _ = changes.changed() => tokio::time::sleep(TOGETHER).await,
+                () = tokio::time::sleep(LOOK) => {}
+                () = events.closed() => return Ok(()),
+            }
+        }
+    };
+    let ended: Result<(), Status> = work.await;
+    if let Err(status) = ended {
+        // Nobody may listen any more.
+        let _ = events.send(Err(status)).await;
+    }
+}
+
+/// Sends log lines, and with `follow` those to come.
+async fn read_logs(
+    fleet: Fleet,
+    id: String,
+    mut filter: LogFilter,
+    follow: bool,
+    lines: mpsc::Sender<Result<v1::ReadLogsResponse, Status>>,
+) {
+    let work = async {
+        let mut last = !follow;
+        loop {
+            let goes_on = !last && goes_on(&fleet, &id).await?;
+            loop {
+                let batch = fleet.store().read_logs(&id, &filter).await.map_err(refused)?;
+                let whole = batch.len() == BATCH as usize;
+                for stored in batch {
+                    filter.after = stored.id;
+                    let answer = v1::ReadLogsResponse {
+                        position: stored.id,
+                        at: Some(time(stored.line.at)),
+                        step: stored.step,
+                        instance: stored.instance,
+                        attempt: stored.attempt,
+                        level: stored.line.level,
+                        message: stored.line.message,
+                        dropped: stored.dropped,
+                    };
+                    if lines.send(Ok(answer)).await.is_err() {
+                        return Ok(());
+                    }
+                }
+                if !whole {
+                    break;
+                }
+            }
+            if last {
+                return Ok(());
+            }
+            // Lines are carried into the store a few times a second, the last ones when the run has ended.
+            last = !goes_on;
+            tokio::select! {
+                () = tokio::time::sleep(LOOK / 2) => {}
+                () = lines.closed() => return Ok(()),
+            }
+        }
+    };
+    let ended: Result<(), Status> = work.await;
+    if let Err(status) = ended {
+        // Nobody may listen any more.
+        let _ = lines.send(Err(status)).await;
+    }
+}

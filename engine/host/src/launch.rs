@@ -1,0 +1,87 @@
+//! What becomes of a plan before it is driven: a run of its own, pinned, with the values of its secrets.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use jiff::Timestamp;
+use serde_json::Value;
+use swath_flow::{ParameterSpec, ParameterType};
+use swath_plan::{Action, Plan};
+use swath_run::RunState;
+use swath_store::{NewRun, RunLease, SqliteStore, Store};
+use swath_task::Digest;
+
+/// A secret whose environment variable is not set.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the secret `{parameter}` is in the environment variable `{variable}`, which is not set")]
+pub struct MissingSecret {
+    /// The parameter.
+    pub parameter: String,
+    /// The variable.
+    pub variable: String,
+}
+
+/// The values of a plan's secrets and of those of its sub-flows: it holds the names of environment variables only.
+pub fn secrets(plan: &Plan) -> Result<BTreeMap<String, String>, MissingSecret> {
+    let mut secrets = BTreeMap::new();
+    for step in &plan.steps {
+        if let Action::Flow(below) = &step.action {
+            secrets.append(&mut self::secrets(below)?);
+        }
+    }
+    let of_type = |spec: &&ParameterSpec| spec.of == ParameterType::Secret;
+    for spec in plan.parameters.iter().filter(of_type) {
+        let Some(variable) = plan.params.get(&spec.name).and_then(Value::as_str) else { continue };
+        let value = std::env::var(variable);
+        let missing = |_| MissingSecret { parameter: spec.name.clone(), variable: variable.to_owned() };
+        secrets.insert(variable.to_owned(), value.map_err(missing)?);
+    }
+    Ok(secrets)
+}
+
+/// An id for a new run of a flow: its name and the moment, which people read, and a salt. With a `key` the same key gives
+/// the same id.
+pub fn run_id(flow: &str, now: Timestamp, key: Option<&str>) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' };
+    let plain: String = flow.chars().map(plain).take(40).collect();
+    match key {
+        Some(key) => format!("{plain}-key-{}", &Digest::of(key.as_bytes()).hex()[..24]),
+        None => {
+            // A server starts many runs in one moment.
+            static COUNT: AtomicU64 = AtomicU64::new(0);
+            let count = COUNT.fetch_add(1, Ordering::Relaxed);
+            let salt = Digest::of(format!("{now} {} {count}", std::process::id()).as_bytes()).hex();
+            format!("{plain}-{}-{}", now.strftime("%Y%m%d-%H%M%S"), &salt[..6])
+        }
+    }
+}
+
+/// What a run is pinned to.
+pub fn pinned(plan: &Plan) -> Result<String, swath_store::Error> {
+    serde_json::to_string(plan)
+        .map_err(|error| swath_store::Error::Record { what: "plan".to_owned(), reason: error.to_string() })
+}
+
+/// Pins a new run. Nobody else can take it up before the lease that is returned ends.
+pub async fn pin(
+    store: &SqliteStore,
+    id: &str,
+    plan: &Plan,
+    text: &str,
+    now: Timestamp,
+) -> Result<RunLease, swath_store::Error> {
+    let run = NewRun {
+        id: id.to_owned(),
+        flow: plan.name.clone(),
+        source: plan.source.clone(),
+        text: text.to_owned(),
+        text_digest: plan.text_digest,
+        params: Value::Object(plan.params.clone()).to_string(),
+        plan: pinned(plan)?,
+        state: RunState::Pending.name().to_owned(),
+        created_at: now.as_millisecond(),
+    };
+    let lease = store.lease_run(id)?;
+    store.create_run(run).await?;
+    Ok(lease)
+}
