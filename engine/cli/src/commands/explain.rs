@@ -74,7 +74,7 @@ fn explain_file(global: &Global, command: &Explain) -> Result<ExitCode, Failure>
             )?;
         } else if lineage.is_empty() {
             let message = format!(
-                "`{}` as it is now is not the result of a step in this store: it was made elsewhere, has changed, or \
+                "`{}` is not the result of a step in this store as it is now: it was made elsewhere, has changed, or \
                  its run was collected; what `store.*` steps write and folders of outputs are no results themselves",
                 path.display()
             );

@@ -585,5 +585,5 @@ fn a_file_tells_where_it_comes_from() {
     assert!(out.contains(&made) && out.contains(&reused), "{out}{err}");
     std::fs::write(place.path().join(file), "changed").unwrap();
     let (code, _, err) = place.run(&["explain", file]);
-    assert!(code == Some(2) && err.contains("no artifact of this store"), "{err}");
+    assert!(code == Some(2) && err.contains("not the result of a step in this store"), "{err}");
 }

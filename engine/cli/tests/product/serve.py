@@ -32,7 +32,7 @@ assert [event.number for event in events] == list(range(1, len(events) + 1))
 told = runs.GetRun(pb.GetRunRequest(id=run.id))
 assert told.run.state == pb.RUN_STATE_COMPLETED and told.outputs["word"] == "servus", told
 assert not runs.StartRun(start).started
-assert any(line.message == "told: servus" for line in runs.ReadLogs(pb.ReadLogsRequest(run_id=run.id)))
+assert any(line.message == "told: servus" for line in runs.ReadLogs(pb.ReadLogsRequest(run_id=run.id, follow=True)))
 try:
     runs.GetRun(pb.GetRunRequest(id="nobody"))
     raise SystemExit("a run that there is not")
