@@ -150,7 +150,7 @@ fn limit(text: &str) -> Result<(String, u32), String> {
 #[derive(Args)]
 pub(crate) struct Run {
     /// Start the run on a server, `http://127.0.0.1:7475` for example, and follow it: it goes on when this command ends.
-    #[arg(long, value_name = "URL", env = "SWATH_SERVER", conflicts_with_all = ["out", "explain", "resume"])]
+    #[arg(long, value_name = "URL", conflicts_with_all = ["out", "explain", "resume"])]
     pub server: Option<String>,
     #[command(flatten)]
     pub flow: FlowArguments,

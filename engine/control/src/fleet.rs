@@ -1,12 +1,12 @@
 //! The runs that this process drives.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use swath_host::{Engine, PlannedFlow, launch};
+use swath_host::{Engine, PlannedFlow, end_idle, launch};
 use swath_plan::{Catalogue, Plan};
 use swath_store::{Error, Home, RunFilter, RunLease, RunRow, SqliteStore, Store, StoredRun};
 use tokio_util::sync::CancellationToken;
@@ -18,6 +18,9 @@ use crate::convert::{not_now, refused, wrong};
 use crate::flows::{Text, refuse};
 use crate::watch::Changes;
 
+/// How often runs to go on with are looked for, and how often one of them is tried.
+const ADOPTING: Duration = Duration::from_secs(5);
+const MOST_TRIES: u32 = 3;
 /// How long a second request of one key waits for the first to have pinned its run.
 const PINNING: Duration = Duration::from_secs(5);
 
@@ -36,6 +39,8 @@ struct Shared {
     draining: AtomicBool,
     live: Mutex<HashSet<String>>,
     drives: TaskTracker,
+    /// How often each run was gone on with by this process of itself.
+    tried: Mutex<HashMap<String, u32>>,
 }
 
 impl Fleet {
@@ -58,6 +63,7 @@ impl Fleet {
             draining: AtomicBool::new(false),
             live: Mutex::default(),
             drives: TaskTracker::new(),
+            tried: Mutex::default(),
         }))
     }
 
@@ -100,6 +106,12 @@ impl Fleet {
     /// Plans a flow and starts a run of it; with the key of an earlier call it is that call's run, and `false`.
     pub async fn start(&self, text: Text, key: &str) -> Result<(RunRow, bool), Status> {
         self.admits()?;
+        let request = text.digest();
+        if !key.is_empty()
+            && let Some(row) = self.started_by(&launch::keyed_id(key), &request).await?
+        {
+            return Ok((row, false));
+        }
         let now = Timestamp::now();
         let now = Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now);
         let catalogue = self.0.catalogue.clone();
@@ -107,27 +119,34 @@ impl Fleet {
         let planned = planned.map_err(|error| Status::internal(error.to_string()))?;
         let (plan, source) = planned.map_err(|problems| refuse(&problems))?;
         let secrets = launch::secrets(&plan).map_err(|missing| not_now("SECRET_MISSING", missing.to_string()))?;
-        let id = launch::run_id(&plan.name, now, Some(key).filter(|key| !key.is_empty()));
-        if !key.is_empty()
-            && let Some(stored) = self.known(&id).await?
-        {
-            return same(stored, &plan).map(|row| (row, false));
-        }
-        let lease = match launch::pin(&self.0.store, &id, &plan, source.text(), now).await {
-            Ok(lease) => lease,
-            // Another request of the same key was faster.
-            Err(Error::RunHeld { .. } | Error::RunExists(_)) if !key.is_empty() => {
-                let known = tokio::time::timeout(PINNING, self.appears(&id)).await;
-                let stored = known.map_err(|_| Status::aborted("another request of this key is under way"))??;
-                return same(stored, &plan).map(|row| (row, false));
+        let id = if key.is_empty() { launch::run_id(&plan.name, now) } else { launch::keyed_id(key) };
+        // A client that goes away meanwhile must not leave a run that is pinned and driven by nobody.
+        let (fleet, keyed) = (self.clone(), !key.is_empty());
+        let started = tokio::spawn(async move {
+            let lease = match fleet.0.store.lease_run(&id) {
+                Ok(lease) => lease,
+                // Another request of the same key was faster.
+                Err(Error::RunHeld { .. }) if keyed => {
+                    let started = tokio::time::timeout(PINNING, fleet.appears(&id, &request)).await;
+                    let row = started.map_err(|_| Status::aborted("another request of this key is under way"))??;
+                    return Ok((row, false));
+                }
+                Err(error) => return Err(refused(error)),
+            };
+            if keyed && fleet.known(&id).await?.is_some() {
+                drop(lease);
+                let row = fleet.started_by(&id, &request).await?;
+                return row.map(|row| (row, false)).ok_or_else(|| Status::aborted("the run of this key is gone"));
             }
-            Err(error) => return Err(refused(error)),
-        };
-        self.0.home.mark_served(&id).map_err(refused)?;
-        self.0.engine.learn_secrets(secrets);
-        let row = self.0.store.get_run(&id).await.map_err(refused)?.row;
-        self.drive(lease, plan, now);
-        Ok((row, true))
+            // Should this process end now, a mark without a run means nothing.
+            fleet.0.home.mark_served(&id, &request).map_err(refused)?;
+            launch::pin(&fleet.0.store, &lease, &plan, source.text(), now).await.map_err(refused)?;
+            let row = fleet.0.store.get_run(&id).await.map(|stored| stored.row);
+            fleet.0.engine.learn_secrets(secrets);
+            fleet.drive(lease, plan, now);
+            row.map(|row| (row, true)).map_err(refused)
+        });
+        started.await.map_err(|error| Status::internal(error.to_string()))?
     }
 
     async fn known(&self, id: &str) -> Result<Option<StoredRun>, Status> {
@@ -138,10 +157,25 @@ impl Fleet {
         }
     }
 
-    async fn appears(&self, id: &str) -> Result<StoredRun, Status> {
+    /// The run that an earlier request of a key started, if that was the same request.
+    async fn started_by(&self, id: &str, request: &str) -> Result<Option<RunRow>, Status> {
+        let Some(stored) = self.known(id).await? else { return Ok(None) };
+        if self.0.home.served_by(id).as_deref() != Some(request) {
+            let why = format!("the key has started run `{id}`, by another request");
+            let details = ErrorDetails::with_bad_request_violation("idempotency_key", why.clone());
+            return Err(Status::with_error_details(Code::AlreadyExists, why, details));
+        }
+        // Its server was killed before it drove the run.
+        if is_live(&stored.row) && self.0.store.run_holder(id).map_err(refused)?.is_none() {
+            return self.resume(id).await.map(Some);
+        }
+        Ok(Some(stored.row))
+    }
+
+    async fn appears(&self, id: &str, request: &str) -> Result<RunRow, Status> {
         loop {
-            if let Some(stored) = self.known(id).await? {
-                return Ok(stored);
+            if let Some(row) = self.started_by(id, request).await? {
+                return Ok(row);
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -166,41 +200,65 @@ impl Fleet {
         })?;
         let secrets = launch::secrets(&plan).map_err(|missing| not_now("SECRET_MISSING", missing.to_string()))?;
         let lease = self.0.store.lease_run(id).map_err(refused)?;
-        self.0.home.mark_served(id).map_err(refused)?;
+        if self.0.home.served_by(id).is_none() {
+            self.0.home.mark_served(id, "").map_err(refused)?;
+        }
         self.0.engine.learn_secrets(secrets);
         let created = Timestamp::from_millisecond(stored.row.created_at).unwrap_or(Timestamp::UNIX_EPOCH);
         self.drive(lease, plan, created);
         Ok(stored.row)
     }
 
-    /// Asks whoever drives a run to end it soon. One that nobody drives is taken up to be ended.
+    /// Asks whoever drives a run to end it soon; one that nobody drives ends at once.
     pub async fn cancel(&self, id: &str) -> Result<RunRow, Status> {
         let row = self.0.store.get_run(id).await.map_err(refused)?.row;
-        if !matches!(row.state.as_str(), "pending" | "running" | "cancelling") {
+        if !is_live(&row) {
             return Ok(row);
         }
-        if self.0.store.run_holder(id).map_err(refused)?.is_none() {
-            match self.resume(id).await {
-                Err(status) if status.code() != Code::FailedPrecondition => return Err(status),
-                _ => {}
-            }
+        match self.0.store.lease_run(id) {
+            Ok(_lease) => end_idle(&self.0.store, id).await.map_err(refused)?,
+            Err(Error::RunHeld { .. }) => self.0.home.ask_to_cancel(id).map_err(refused)?,
+            Err(error) => return Err(refused(error)),
         }
-        self.0.home.ask_to_cancel(id).map_err(refused)?;
+        self.0.changes.happened();
         self.0.store.get_run(id).await.map_err(refused).map(|stored| stored.row)
     }
 
-    /// Goes on with the runs that an earlier server left. Returns how many.
+    /// Goes on with the runs that an earlier server left, and with those that this one could not drive on. Returns how
+    /// many.
     pub async fn adopt(&self) -> Result<usize, Error> {
         let states = ["pending", "running", "cancelling"].map(str::to_owned).to_vec();
         let rows = self.0.store.list_runs(&RunFilter { states, ..RunFilter::default() }).await?;
         let mut adopted = 0;
-        for row in rows.iter().rev().filter(|row| self.0.home.is_served(&row.id)) {
+        for row in rows.iter().rev().filter(|row| self.0.home.served_by(&row.id).is_some()) {
+            if self.is_draining() || self.0.store.run_holder(&row.id)?.is_some() {
+                continue;
+            }
+            let tries = {
+                let mut tried = self.0.tried.lock().unwrap_or_else(PoisonError::into_inner);
+                let tries = tried.entry(row.id.clone()).or_insert(0);
+                *tries += 1;
+                *tries
+            };
+            if tries > MOST_TRIES {
+                continue;
+            }
             match self.resume(&row.id).await {
                 Ok(_) => adopted += 1,
                 Err(status) => tracing::warn!("run `{}` is not gone on with: {}", row.id, status.message()),
             }
         }
         Ok(adopted)
+    }
+
+    /// Looks for runs to go on with, again and again, until the fleet drains.
+    pub async fn keep_adopting(&self) {
+        while !self.is_draining() {
+            tokio::time::sleep(ADOPTING).await;
+            if let Err(error) = self.adopt().await {
+                tracing::warn!("the store could not be looked through for runs to go on with: {error}");
+            }
+        }
     }
 
     /// Starts no more runs, waits until those that are live have ended or `grace` is over, and then stops the rest: they
@@ -215,35 +273,49 @@ impl Fleet {
         self.0.stop.cancel();
     }
 
+    /// Comes true when no run is driven any more, and none will be.
+    pub async fn drained(&self) {
+        self.0.stop.cancelled().await;
+        self.0.drives.wait().await;
+    }
+
     fn drive(&self, lease: RunLease, plan: Plan, created: Timestamp) {
         let fleet = self.clone();
         let id = lease.run().to_owned();
         self.lock().insert(id.clone());
+        let listed = Listed(fleet.clone(), id.clone());
         self.0.drives.spawn(async move {
+            let _listed = listed;
             let program = Arc::new(PlannedFlow::new(plan, fleet.0.catalogue.clone(), created));
             match fleet.0.engine.drive(&id, program).await {
                 Ok(ending) => tracing::info!(run = %id, state = ending.state.name(), "run ended"),
                 Err(error) => tracing::error!(run = %id, "the run cannot be driven on: {error}"),
             }
             drop(lease);
-            fleet.lock().remove(&id);
-            fleet.0.changes.happened();
         });
     }
 }
 
-/// The run of an earlier request of the same key, if that was the same request.
-fn same(stored: StoredRun, plan: &Plan) -> Result<RunRow, Status> {
-    let params = serde_json::Value::Object(plan.params.clone()).to_string();
-    if stored.text_digest == plan.text_digest && stored.params == params {
-        return Ok(stored.row);
+/// Takes a run off the list of those that are live, however its drive ends.
+struct Listed(Fleet, String);
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        self.0.lock().remove(&self.1);
+        self.0.0.changes.happened();
     }
-    let why = format!("the key has started run `{}`, of another flow or other parameters", stored.row.id);
-    let details = ErrorDetails::with_bad_request_violation("idempotency_key", why.clone());
-    Err(Status::with_error_details(Code::AlreadyExists, why, details))
+}
+
+/// Whether a run has not ended by its journal.
+pub fn is_live(row: &RunRow) -> bool {
+    matches!(row.state.as_str(), "pending" | "running" | "cancelling")
 }
 
 /// The id in a request.
 pub fn id_of(field: &str, id: String) -> Result<String, Status> {
-    if id.is_empty() { Err(wrong(field, "the id of a run is needed")) } else { Ok(id) }
+    match id.len() {
+        0 => Err(wrong(field, "the id of a run is needed")),
+        1..=512 => Ok(id),
+        _ => Err(wrong(field, "it is too long for the id of a run")),
+    }
 }

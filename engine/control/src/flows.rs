@@ -7,6 +7,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use swath_flow::{Diagnostic, Diagnostics, Source};
 use swath_plan::{Catalogue, Given, Plan, PlanInput};
+use swath_task::Digest;
 use tonic::{Code, Request, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -50,6 +51,14 @@ impl Text {
             folder if Path::new(folder).is_absolute() => Ok(Self { params_folder: folder.into(), ..self }),
             _ => Err(wrong("parameter_folder", "an absolute path is needed")),
         }
+    }
+
+    /// What tells this request from another.
+    pub fn digest(&self) -> String {
+        let params: Vec<(&str, String)> =
+            self.params.iter().map(|(name, value)| (name.as_str(), format!("{value:?}"))).collect();
+        let whole = serde_json::json!([self.text, self.source, params, self.params_folder]);
+        Digest::of(whole.to_string().as_bytes()).hex()
     }
 
     fn input<T>(&self, catalogue: &Catalogue, now: Timestamp, with: impl FnOnce(PlanInput<'_>) -> T) -> T {
@@ -97,16 +106,25 @@ fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
     Ok(text)
 }
 
+/// Bytes of an error's details: they travel in a header, which clients bound.
+const MOST_DETAILS: usize = 4 << 10;
+
 /// What is wrong with a flow as a status: each diagnostic a violation whose field is its place.
 pub fn refuse(problems: &[Diagnostic]) -> Status {
-    let mut details = ErrorDetails::new();
+    let (mut details, mut left) = (ErrorDetails::new(), MOST_DETAILS);
     for report in problems.iter().map(Diagnostic::report) {
         let place = match (report.line, report.column) {
             (Some(line), Some(column)) => format!("flow_text:{line}:{column}"),
             _ => "flow_text".to_owned(),
         };
         let help = report.help.map(|help| format!(" ({help})")).unwrap_or_default();
-        details.add_bad_request_violation(place, format!("[{}] {}{help}", report.code, report.message));
+        let told = format!("[{}] {}{help}", report.code, report.message);
+        let Some(rest) = left.checked_sub(place.len() + told.len()) else {
+            details.add_bad_request_violation("flow_text", "there are more: ValidateFlow tells all");
+            break;
+        };
+        left = rest;
+        details.add_bad_request_violation(place, told);
     }
     let count = problems.len();
     let message = format!("the flow has {count} mistake{}", if count == 1 { "" } else { "s" });

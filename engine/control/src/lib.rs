@@ -26,5 +26,5 @@ pub mod v1 {
 }
 
 pub use fleet::Fleet;
-pub use server::{ServeError, serve};
+pub use server::{ServeError, listen, serve};
 pub use watch::Changes;

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tonic::{Request, Response, Status};
 
 use crate::convert::{self, refused, stored_states, structure, time, wrong};
-use crate::fleet::{Fleet, id_of};
+use crate::fleet::{Fleet, id_of, is_live};
 use crate::flows::Text;
 use crate::v1;
 
@@ -53,7 +53,8 @@ impl v1::run_service_server::RunService for RunService {
         let id = id_of("id", request.into_inner().id)?;
         let stored = self.fleet.store().get_run(&id).await.map_err(refused)?;
         let json = |text: &str| serde_json::from_str::<Value>(text).unwrap_or(Value::Null);
-        let outputs = stored.row.summary.as_deref().map(|summary| json(summary)["outputs"].take());
+        let summary = stored.row.summary.as_deref().map(swath_store::redact);
+        let outputs = summary.map(|summary| json(&summary)["outputs"].take());
         let outputs = outputs.filter(|_| stored.row.state == "completed").filter(Value::is_object).map(structure);
         let parameters = Some(structure(json(&swath_store::redact(&stored.params))));
         Ok(Response::new(v1::GetRunResponse { run: Some(self.run(stored.row)), parameters, outputs }))
@@ -135,11 +136,14 @@ fn stream<T: Send + 'static>(mut answers: mpsc::Receiver<Result<T, Status>>) -> 
     Box::pin(futures::stream::poll_fn(move |context| answers.poll_recv(context)))
 }
 
+fn stopping() -> Status {
+    Status::unavailable("the server stops: ask the next one for what follows")
+}
+
 /// Whether a run goes on: somebody drives it, or it is pinned for the first time.
 async fn goes_on(fleet: &Fleet, id: &str) -> Result<bool, Status> {
     let row = fleet.store().get_run(id).await.map_err(refused)?.row;
-    let live = matches!(row.state.as_str(), "pending" | "running" | "cancelling");
-    Ok(live && fleet.store().run_holder(id).map_err(refused)?.is_some())
+    Ok(is_live(&row) && fleet.store().run_holder(id).map_err(refused)?.is_some())
 }
 
 /// Sends events as they come, until the run has ended or nobody listens.
@@ -171,6 +175,7 @@ async fn watch(fleet: Fleet, id: String, mut after: u64, events: mpsc::Sender<Re
                 _ = changes.changed() => tokio::time::sleep(TOGETHER).await,
                 () = tokio::time::sleep(LOOK) => {}
                 () = events.closed() => return Ok(()),
+                () = fleet.drained() => return Err(stopping()),
             }
         }
     };
@@ -224,6 +229,7 @@ async fn read_logs(
             tokio::select! {
                 () = tokio::time::sleep(LOOK / 2) => {}
                 () = lines.closed() => return Ok(()),
+                () = fleet.drained() => return Err(stopping()),
             }
         }
     };

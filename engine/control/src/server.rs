@@ -1,10 +1,13 @@
 //! The server: all services on one port, beside `/healthz` and `/readyz` for those who ask over plain HTTP.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::StatusCode;
+use axum::extract::Request;
+use axum::http::{Method, StatusCode, Version, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use jiff::Timestamp;
 use tokio::net::TcpListener;
@@ -27,6 +30,8 @@ const LARGEST_REQUEST: usize = swath_flow::MAX_TEXT + (1 << 20);
 const STREAMS: u32 = 256;
 /// How often a silent connection is asked whether it lives, and how long its answer may take.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
+/// How long clients may take to go once everything has ended.
+const GOODBYE: Duration = Duration::from_secs(2);
 /// Headers of a request, at most.
 const HEADERS: u32 = 16 << 10;
 
@@ -50,18 +55,18 @@ impl std::fmt::Display for ServeError {
 
 impl std::error::Error for ServeError {}
 
-/// Serves `fleet` on `address` until `stop` comes true and the fleet has drained. `ready` is told the address that is
-/// listened on: the port is chosen by the system where `address` has 0.
+/// Takes `address`; the port is chosen by the system where it has 0.
+pub async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
+    TcpListener::bind(address).await.map_err(|error| ServeError::Listen(address, error))
+}
+
+/// Serves `fleet` until `stop` comes true and the fleet has drained.
 pub async fn serve(
     fleet: Fleet,
-    address: SocketAddr,
+    listener: TcpListener,
     grace: Duration,
     stop: impl Future<Output = ()>,
-    ready: impl FnOnce(SocketAddr),
 ) -> Result<(), ServeError> {
-    let listen = |error| ServeError::Listen(address, error);
-    let listener = TcpListener::bind(address).await.map_err(listen)?;
-    let bound = listener.local_addr().map_err(listen)?;
     let described = |error: tonic_reflection::server::Error| ServeError::Transport(error.to_string());
     let reflection = || {
         tonic_reflection::server::Builder::configure()
@@ -90,21 +95,62 @@ pub async fn serve(
             }
         }),
     );
-    let routes = Routes::from(probes.merge(grpc.into_axum_router()));
-    ready(bound);
+    let grpc = grpc.into_axum_router().layer(middleware::from_fn(only_grpc));
+    let routes = Routes::from(probes.merge(grpc).layer(middleware::from_fn(only_this_machine)));
+    let adopting = tokio::spawn({
+        let fleet = fleet.clone();
+        async move { fleet.keep_adopting().await }
+    });
+    let last = {
+        let fleet = fleet.clone();
+        async move {
+            fleet.drained().await;
+            tokio::time::sleep(GOODBYE).await;
+        }
+    };
     let drained = async {
         stop.await;
         health.set_not_serving::<RunServiceServer<RunService>>().await;
         fleet.drain(grace).await;
     };
-    tonic::transport::Server::builder()
+    let serving = tonic::transport::Server::builder()
         .accept_http1(true)
         .max_concurrent_streams(STREAMS)
         .http2_keepalive_interval(Some(KEEP_ALIVE.0))
         .http2_keepalive_timeout(Some(KEEP_ALIVE.1))
         .http2_max_header_list_size(HEADERS)
         .add_routes(routes)
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), drained)
-        .await
-        .map_err(|error| ServeError::Transport(error.to_string()))
+        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), drained);
+    let served = tokio::select! {
+        served = serving => served.map_err(|error| ServeError::Transport(error.to_string())),
+        // A client that never ends its stream does not keep the server.
+        () = last => Ok(()),
+    };
+    adopting.abort();
+    served
+}
+
+/// gRPC and nothing that a web page could send without asking: that would start programs on this machine.
+async fn only_grpc(request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    let content_type = headers.get(header::CONTENT_TYPE).map(|value| value.as_bytes()).unwrap_or_default();
+    let is_grpc = request.version() == Version::HTTP_2
+        && request.method() == Method::POST
+        && content_type.starts_with(b"application/grpc");
+    match is_grpc && !headers.contains_key(header::ORIGIN) {
+        true => next.run(request).await,
+        false => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "this is gRPC over HTTP/2\n").into_response(),
+    }
+}
+
+/// Requests that name this machine: another name that leads here may be that of a web page.
+async fn only_this_machine(request: Request, next: Next) -> Response {
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    let host = request.uri().authority().map(|authority| authority.as_str()).or(host).unwrap_or_default();
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name).trim_matches(['[', ']']);
+    let is_here = name == "localhost" || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    match is_here {
+        true => next.run(request).await,
+        false => (StatusCode::FORBIDDEN, "this server answers to 127.0.0.1 and localhost\n").into_response(),
+    }
 }

@@ -39,21 +39,20 @@ pub fn secrets(plan: &Plan) -> Result<BTreeMap<String, String>, MissingSecret> {
     Ok(secrets)
 }
 
-/// An id for a new run of a flow: its name and the moment, which people read, and a salt. With a `key` the same key gives
-/// the same id.
-pub fn run_id(flow: &str, now: Timestamp, key: Option<&str>) -> String {
+/// An id for a new run of a flow: its name and the moment, which people read, and a salt.
+pub fn run_id(flow: &str, now: Timestamp) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' };
     let plain: String = flow.chars().map(plain).take(40).collect();
-    match key {
-        Some(key) => format!("{plain}-key-{}", &Digest::of(key.as_bytes()).hex()[..24]),
-        None => {
-            // A server starts many runs in one moment.
-            static COUNT: AtomicU64 = AtomicU64::new(0);
-            let count = COUNT.fetch_add(1, Ordering::Relaxed);
-            let salt = Digest::of(format!("{now} {} {count}", std::process::id()).as_bytes()).hex();
-            format!("{plain}-{}-{}", now.strftime("%Y%m%d-%H%M%S"), &salt[..6])
-        }
-    }
+    // A server starts many runs in one moment.
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let salt = Digest::of(format!("{now} {} {count}", std::process::id()).as_bytes()).hex();
+    format!("{plain}-{}-{}", now.strftime("%Y%m%d-%H%M%S"), &salt[..6])
+}
+
+/// The id of the run that a request with this key starts, whatever it asks for.
+pub fn keyed_id(key: &str) -> String {
+    format!("keyed-{}", &Digest::of(key.as_bytes()).hex()[..24])
 }
 
 /// What a run is pinned to.
@@ -62,26 +61,25 @@ pub fn pinned(plan: &Plan) -> Result<String, swath_store::Error> {
         .map_err(|error| swath_store::Error::Record { what: "plan".to_owned(), reason: error.to_string() })
 }
 
-/// Pins a new run. Nobody else can take it up before the lease that is returned ends.
+/// Pins a new run under the id of `lease`: nobody else can take it up before that ends.
 pub async fn pin(
     store: &SqliteStore,
-    id: &str,
+    lease: &RunLease,
     plan: &Plan,
     text: &str,
     now: Timestamp,
-) -> Result<RunLease, swath_store::Error> {
-    let run = NewRun {
-        id: id.to_owned(),
-        flow: plan.name.clone(),
-        source: plan.source.clone(),
-        text: text.to_owned(),
-        text_digest: plan.text_digest,
-        params: Value::Object(plan.params.clone()).to_string(),
-        plan: pinned(plan)?,
-        state: RunState::Pending.name().to_owned(),
-        created_at: now.as_millisecond(),
-    };
-    let lease = store.lease_run(id)?;
-    store.create_run(run).await?;
-    Ok(lease)
+) -> Result<(), swath_store::Error> {
+    store
+        .create_run(NewRun {
+            id: lease.run().to_owned(),
+            flow: plan.name.clone(),
+            source: plan.source.clone(),
+            text: text.to_owned(),
+            text_digest: plan.text_digest,
+            params: Value::Object(plan.params.clone()).to_string(),
+            plan: pinned(plan)?,
+            state: RunState::Pending.name().to_owned(),
+            created_at: now.as_millisecond(),
+        })
+        .await
 }

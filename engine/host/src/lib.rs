@@ -7,6 +7,7 @@
 mod attempt;
 mod drive;
 mod files;
+mod idle;
 pub mod launch;
 mod observe;
 mod outputs;
@@ -25,6 +26,7 @@ use swath_task::Needs;
 use tokio_util::sync::CancellationToken;
 
 pub use drive::{DriveError, Ending, FailedStep, OUTPUTS, SCHEDULING_PROBLEM};
+pub use idle::{end_idle, graph_of};
 pub use observe::{AttemptId, Ended, Observer, Unobserved, Update};
 pub use planned::PlannedFlow;
 pub use program::{Action, Bound, CachePolicy, Items, Outputs, Program};

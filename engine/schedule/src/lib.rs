@@ -80,7 +80,7 @@ impl Schedule {
         if width == 0 {
             return fire.at;
         }
-        let drawn = mix(seed ^ fire.at.as_millisecond() as u64) % (width + 1);
+        let drawn = mix(seed ^ fire.at.as_millisecond() as u64) % width.saturating_add(1);
         fire.at.checked_add(Duration::from_millis(drawn)).unwrap_or(fire.at)
     }
 }

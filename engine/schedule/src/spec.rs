@@ -60,6 +60,8 @@ pub struct Problem {
     pub message: String,
 }
 
+/// The longest jitter.
+const LONGEST_JITTER: SignedDuration = SignedDuration::from_hours(24);
 /// The shortest time from one run to the next.
 const SHORTEST: SignedDuration = SignedDuration::from_secs(1);
 
@@ -100,6 +102,9 @@ impl ScheduleSpec {
             problem("jitter", message);
             None
         });
+        if jitter.is_some_and(|jitter| jitter > LONGEST_JITTER) {
+            problem("jitter", "it is longer than a day".to_owned());
+        }
         let zone = match self.zone.as_deref() {
             None => Some(TimeZone::UTC),
             Some(name) => TimeZone::get(name).ok(),

@@ -201,6 +201,7 @@ fn everything_that_is_wrong_is_told_at_once() {
             "before the start",
         ),
         (serde_json::json!({ "cron": "@daily", "jitter": "soon" }), "jitter: "),
+        (serde_json::json!({ "cron": "@daily", "jitter": "500000000000000000s" }), "longer than a day"),
     ] {
         let all = told(json.clone());
         assert!(all.iter().any(|problem| problem.contains(want)), "{json}: {all:?}");

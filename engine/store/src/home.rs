@@ -130,15 +130,21 @@ impl Home {
         self.beside(run, CANCEL).is_ok_and(|mark| std::fs::remove_file(mark).is_ok())
     }
 
-    /// Notes that a server has taken a run on: the next server on the store goes on with it.
-    pub fn mark_served(&self, run: &str) -> Result<(), Error> {
+    /// Notes durably that a server takes a run on, by a request with this digest: the next server on the store goes on
+    /// with it. A mark without a run means nothing.
+    pub fn mark_served(&self, run: &str, request: &str) -> Result<(), Error> {
         let mark = self.beside(run, SERVED)?;
-        std::fs::write(&mark, b"").map_err(|error| Error::io("write", mark, &error))
+        let failed = |error: std::io::Error| Error::io("write", &mark, &error);
+        let mut file = std::fs::File::create(&mark).map_err(failed)?;
+        std::io::Write::write_all(&mut file, request.as_bytes()).map_err(failed)?;
+        file.sync_all().map_err(failed)?;
+        let folder = self.0.join("runs");
+        std::fs::File::open(&folder).and_then(|folder| folder.sync_all()).map_err(failed)
     }
 
-    /// Whether a server has taken a run on.
-    pub fn is_served(&self, run: &str) -> bool {
-        self.beside(run, SERVED).is_ok_and(|mark| mark.is_file())
+    /// The digest of the request by which a server took a run on; `None` when none did.
+    pub fn served_by(&self, run: &str) -> Option<String> {
+        std::fs::read_to_string(self.beside(run, SERVED).ok()?).ok()
     }
 
     fn beside(&self, run: &str, ending: &str) -> Result<PathBuf, Error> {

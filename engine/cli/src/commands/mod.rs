@@ -73,7 +73,7 @@ pub(crate) async fn find_run(store: &SqliteStore, id: &str) -> Result<RunRow, Fa
 /// Refuses a step that the run has not.
 pub(crate) async fn check_step(store: &SqliteStore, run: &str, step: Option<&str>) -> Result<(), Failure> {
     let Some(step) = step else { return Ok(()) };
-    let steps: Vec<String> = show::graph_of(store, run).await?.steps.into_iter().map(|step| step.id).collect();
+    let steps: Vec<String> = swath_host::graph_of(store, run).await?.steps.into_iter().map(|step| step.id).collect();
     if steps.iter().any(|known| known == step) {
         return Ok(());
     }

@@ -26,7 +26,7 @@ pub(crate) fn run(
         flow_text: String::from_utf8_lossy(&opened.text).into_owned(),
         source: source.display().to_string(),
         parameters: params.iter().cloned().collect(),
-        // A request that is sent twice because its answer was lost starts one run.
+        // Should the transport send it twice, it starts one run.
         idempotency_key: format!("cli-{}-{}", std::process::id(), jiff::Timestamp::now().as_nanosecond()),
         parameter_folder: here.display().to_string(),
     };
@@ -35,7 +35,7 @@ pub(crate) fn run(
         let answer = runs.start_run(request).await.map_err(refused)?.into_inner();
         let id = answer.run.map(|run| run.id).unwrap_or_default();
         if !global.quiet && !global.json {
-            tell!("run {id} on {server}; it goes on when this command ends, `swath cancel {id}` ends it");
+            tell!("run {id} on {server}; it goes on when this command ends");
         }
         let watch = v1::WatchRunRequest { id: id.clone(), after: 0 };
         let mut events = runs.watch_run(watch).await.map_err(refused)?.into_inner();

@@ -53,8 +53,9 @@ pub(crate) fn run(global: &Global, command: Run, catalogue: Arc<Catalogue>) -> R
         let lease = match resumed {
             Some(id) => session.store.lease_run(&id)?,
             None => {
-                let id = launch::run_id(&plan.name, now, None);
-                launch::pin(&session.store, &id, &plan, flows::source(&given.opened).text(), now).await?
+                let lease = session.store.lease_run(&launch::run_id(&plan.name, now))?;
+                launch::pin(&session.store, &lease, &plan, flows::source(&given.opened).text(), now).await?;
+                lease
             }
         };
         let end = Finish { outputs, explain: command.explain };

@@ -30,26 +30,27 @@ pub(crate) fn run(global: &Global, command: Serve, catalogue: Arc<Catalogue>) ->
             swath_telemetry::attempt_span,
         ));
         let fleet = Fleet::new(engine, session.store.clone(), catalogue, changes, stop);
-        let adopted = fleet.adopt().await?;
-        let (quiet, as_json) = (global.quiet, global.json);
-        let ready = move |address: std::net::SocketAddr| {
-            if as_json {
-                // Scripts read the port from here.
-                let _ = super::print_json(&json!({ "listening": address.to_string(), "adopted": adopted }));
-            } else if !quiet {
-                tell!("listening on {address} (gRPC, swath.v1); Ctrl-C stops");
-                if adopted > 0 {
-                    tell!("going on with {adopted} run{} of an earlier server", if adopted == 1 { "" } else { "s" });
-                }
-            }
-        };
-        let served = swath_control::serve(fleet, command.listen, command.grace, told_to_stop(quiet), ready).await;
-        logs.finish().await;
-        session.store.close().await;
-        served.map(|()| ExitCode::SUCCESS).map_err(|error| match error {
+        // Nothing begins before the port is this process' own.
+        let refused = |error: ServeError| match error {
             ServeError::Listen(..) => Failure::Usage(format!("{error}; `--listen` names another address")),
             error => Failure::Usage(error.to_string()),
-        })
+        };
+        let listener = swath_control::listen(command.listen).await.map_err(refused)?;
+        let address = listener.local_addr().map_err(|error| Failure::Usage(error.to_string()))?;
+        let adopted = fleet.adopt().await?;
+        if global.json {
+            // Scripts read the port from here.
+            super::print_json(&json!({ "listening": address.to_string(), "adopted": adopted }))?;
+        } else if !global.quiet {
+            tell!("listening on {address} (gRPC, swath.v1); Ctrl-C stops");
+            if adopted > 0 {
+                tell!("going on with {adopted} run{} of an earlier server", if adopted == 1 { "" } else { "s" });
+            }
+        }
+        let served = swath_control::serve(fleet, listener, command.grace, told_to_stop(global.quiet)).await;
+        logs.finish().await;
+        session.store.close().await;
+        served.map(|()| ExitCode::SUCCESS).map_err(refused)
     })
 }
 

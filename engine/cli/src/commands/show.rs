@@ -3,10 +3,9 @@
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
-use swath_host::{PlannedFlow, Program};
-use swath_plan::{Catalogue, Plan};
-use swath_run::{Event, Graph, Machine, RunState, StepState};
-use swath_store::{SqliteStore, Store};
+use swath_host::graph_of;
+use swath_run::{Event, Machine, RunState, StepState};
+use swath_store::Store;
 
 use crate::arguments::{Global, Show};
 use crate::failure::Failure;
@@ -116,23 +115,4 @@ fn redacted(value: Value) -> Value {
         Value::Object(map) => map.into_iter().map(|(key, value)| (key, redacted(value))).collect(),
         plain => plain,
     }
-}
-
-/// The shape of a stored run: of a sub-flow's, as the plan of the run above has it.
-pub(crate) async fn graph_of(store: &SqliteStore, run: &str) -> Result<Graph, Failure> {
-    let mut parts = run.split('.');
-    let top = parts.next().unwrap_or(run);
-    let stored = store.get_run(top).await?;
-    let unreadable = |error: serde_json::Error| {
-        Failure::Usage(format!("run `{top}` was planned by another version of swath ({error})"))
-    };
-    let mut plan: Plan = serde_json::from_str(&stored.plan).map_err(unreadable)?;
-    for part in parts.filter(|part| !part.bytes().all(|b| b.is_ascii_digit())) {
-        plan = match plan.step(part).map(|step| step.action.clone()) {
-            Some(swath_plan::Action::Flow(inner)) => *inner,
-            _ => return Err(Failure::Usage(format!("run `{top}` has no sub-flow `{part}`"))),
-        };
-    }
-    let catalogue = std::sync::Arc::new(Catalogue::default());
-    Ok(PlannedFlow::new(plan, catalogue, jiff::Timestamp::now()).graph())
 }

@@ -68,7 +68,7 @@ impl Serving {
     /// The answer to a plain HTTP request.
     fn http(&self, path: &str) -> String {
         let mut stream = TcpStream::connect(&self.address).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n").unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.address).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         answer
@@ -152,6 +152,9 @@ async fn a_run_is_started_watched_listed_and_read() {
     let again = runs.start_run(start(&place, "0.2", "once")).await.unwrap().into_inner();
     assert!(!again.started && again.run.unwrap().id == run.id);
     assert_eq!(code(runs.start_run(start(&place, "0.3", "once")).await), Code::AlreadyExists);
+    let other =
+        v1::StartRunRequest { flow_text: FLOW.replace("flow: work", "flow: play"), ..start(&place, "0.2", "once") };
+    assert_eq!(code(runs.start_run(other).await), Code::AlreadyExists);
     assert_eq!(ledger(&place).len(), 2);
 
     let mut lines = runs
@@ -276,10 +279,11 @@ async fn a_server_that_is_killed_goes_on_when_it_starts_again() {
     let mut serving = Serving::start(&place, &[]);
     let mut runs = RunServiceClient::new(serving.channel().await);
     let mut ids = Vec::new();
-    for _ in 0..3 {
-        ids.push(runs.start_run(start(&place, "3", "")).await.unwrap().into_inner().run.unwrap().id);
+    // Each holds a core while it waits.
+    for _ in 0..2 {
+        ids.push(runs.start_run(start(&place, "4", "")).await.unwrap().into_inner().run.unwrap().id);
     }
-    while ledger(&place).len() < 3 {
+    while ledger(&place).len() < 2 {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     signal(&serving.child, "KILL");
@@ -288,15 +292,15 @@ async fn a_server_that_is_killed_goes_on_when_it_starts_again() {
     assert!(listed.as_array().unwrap().iter().all(|run| run["shown_state"] == "interrupted"), "{listed}");
 
     let serving = Serving::start(&place, &[]);
-    assert_eq!(serving.adopted, 3);
+    assert_eq!(serving.adopted, 2);
     let mut runs = RunServiceClient::new(serving.channel().await);
     for id in &ids {
         watched(&mut runs, id, 0).await;
         assert_eq!(state_of(&mut runs, id).await, v1::RunState::Completed);
     }
     let told = ledger(&place);
-    assert_eq!(told.iter().filter(|line| line.starts_with("first")).count(), 3, "no finished step ran again: {told:?}");
-    assert_eq!(told.iter().filter(|line| *line == "last").count(), 3, "{told:?}");
+    assert_eq!(told.iter().filter(|line| line.starts_with("first")).count(), 2, "no finished step ran again: {told:?}");
+    assert_eq!(told.iter().filter(|line| *line == "last").count(), 2, "{told:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -309,17 +313,73 @@ async fn a_server_that_is_told_to_stop_drains_and_leaves_the_rest_resumable() {
     while ledger(&place).len() < 2 {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    let watch = v1::WatchRunRequest { id: long.clone(), after: 0 };
+    let mut open = runs.watch_run(watch).await.unwrap().into_inner();
+    let mut unread = runs
+        .read_logs(v1::ReadLogsRequest { run_id: long.clone(), follow: true, ..Default::default() })
+        .await
+        .unwrap()
+        .into_inner();
     signal(&serving.child, "TERM");
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(serving.http("/readyz").starts_with("HTTP/1.1 503"));
     assert_eq!(code(runs.start_run(start(&place, "0", "")).await), Code::Unavailable);
-    assert_eq!(serving.ends(Duration::from_secs(20)), Some(0));
+    assert_eq!(serving.ends(Duration::from_secs(20)), Some(0), "whoever still listens");
+    let ended = loop {
+        match open.message().await {
+            Ok(Some(_)) => {}
+            ended => break ended,
+        }
+    };
+    assert!(ended.is_ok() || ended.is_err_and(|status| status.code() == Code::Unavailable));
+    // It is there for its lines only.
+    let _ = unread.message().await;
     let (_, shown) = place.json(&["show", &short]);
     assert_eq!(shown["run"]["state"], "completed", "it ended within the grace");
     let (_, shown) = place.json(&["show", &long]);
     assert_eq!(shown["shown_state"], "interrupted");
     let serving = Serving::start(&place, &[]);
     assert_eq!(serving.adopted, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_nobody_drives_is_cancelled_without_being_begun_again() {
+    let place = Place::new(FLOW);
+    let mut child = place.swath(&["run", "flow.yaml", "-p", "seconds=600"]).spawn().unwrap();
+    while ledger(&place).is_empty() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    signal(&child, "KILL");
+    child.wait().unwrap();
+    let serving = Serving::start(&place, &[]);
+    assert_eq!(serving.adopted, 0, "it is a person's own");
+    let id = place.newest().unwrap();
+    let mut runs = RunServiceClient::new(serving.channel().await);
+    assert_eq!(state_of(&mut runs, &id).await, v1::RunState::Interrupted);
+    let run = runs.cancel_run(v1::CancelRunRequest { id }).await.unwrap().into_inner().run.unwrap();
+    assert_eq!(run.state(), v1::RunState::Cancelled);
+    assert_eq!(ledger(&place).len(), 1);
+}
+
+#[test]
+fn a_web_page_cannot_start_anything() {
+    let place = Place::new(FLOW);
+    let serving = Serving::start(&place, &[]);
+    let ask = |host: &str, head: &str| {
+        let mut stream = TcpStream::connect(&serving.address).unwrap();
+        write!(stream, "{head}\r\nHost: {host}\r\nConnection: close\r\nContent-Length: 5\r\n\r\n\0\0\0\0\0").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    let here = serving.address.as_str();
+    let start = "POST /swath.v1.RunService/StartRun HTTP/1.1";
+    for head in [start.to_owned(), format!("{start}\r\nContent-Type: application/grpc\r\nOrigin: http://evil.example")]
+    {
+        assert!(ask(here, &head).starts_with("HTTP/1.1 415"), "{}", ask(here, &head));
+    }
+    assert!(ask("evil.example:7475", "GET /healthz HTTP/1.1").starts_with("HTTP/1.1 403"));
+    assert!(ask("localhost:7475", "GET /healthz HTTP/1.1").starts_with("HTTP/1.1 200"));
 }
 
 #[test]
