@@ -141,7 +141,7 @@ impl Fleet {
             // Should this process end now, a mark without a run means nothing.
             fleet.0.home.mark_served(&id, &request).map_err(refused)?;
             launch::pin(&fleet.0.store, &lease, &plan, source.text(), now).await.map_err(refused)?;
-            let row = fleet.0.store.get_run(&id).await.map(|stored| stored.row);
+            let row = fleet.0.store.run_row(&id).await;
             fleet.0.engine.learn_secrets(secrets);
             fleet.drive(lease, plan, now);
             row.map(|row| (row, true)).map_err(refused)
@@ -211,7 +211,7 @@ impl Fleet {
 
     /// Asks whoever drives a run to end it soon; one that nobody drives ends at once.
     pub async fn cancel(&self, id: &str) -> Result<RunRow, Status> {
-        let row = self.0.store.get_run(id).await.map_err(refused)?.row;
+        let row = self.0.store.run_row(id).await.map_err(refused)?;
         if !is_live(&row) {
             return Ok(row);
         }
@@ -221,7 +221,7 @@ impl Fleet {
             Err(error) => return Err(refused(error)),
         }
         self.0.changes.happened();
-        self.0.store.get_run(id).await.map_err(refused).map(|stored| stored.row)
+        self.0.store.run_row(id).await.map_err(refused)
     }
 
     /// Goes on with the runs that an earlier server left, and with those that this one could not drive on. Returns how

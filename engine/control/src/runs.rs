@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::Stream;
 use serde_json::Value;
-use swath_store::{LogFilter, RunFilter, Store};
+use swath_store::{LogFilter, RunFilter, RunRow, Store};
 use tokio::sync::mpsc;
 use tonic::{Request, Response, Status};
 
@@ -34,7 +34,7 @@ pub struct RunService {
 }
 
 impl RunService {
-    fn run(&self, row: swath_store::RunRow) -> v1::Run {
+    fn run(&self, row: RunRow) -> v1::Run {
         convert::run(self.fleet.store(), row)
     }
 }
@@ -94,7 +94,7 @@ impl v1::run_service_server::RunService for RunService {
     async fn watch_run(&self, request: Request<v1::WatchRunRequest>) -> Result<Response<Self::WatchRunStream>, Status> {
         let v1::WatchRunRequest { id, after } = request.into_inner();
         let id = id_of("id", id)?;
-        let last = self.fleet.store().get_run(&id).await.map_err(refused)?.row.seq;
+        let last = self.fleet.store().run_row(&id).await.map_err(refused)?.seq;
         if after > last {
             return Err(wrong("after", format!("the last event of run `{id}` is {last}")));
         }
@@ -124,7 +124,7 @@ impl v1::run_service_server::RunService for RunService {
     async fn read_logs(&self, request: Request<v1::ReadLogsRequest>) -> Result<Response<Self::ReadLogsStream>, Status> {
         let v1::ReadLogsRequest { run_id, step, after, follow } = request.into_inner();
         let id = id_of("run_id", run_id)?;
-        self.fleet.store().get_run(&id).await.map_err(refused)?;
+        self.fleet.store().run_row(&id).await.map_err(refused)?;
         let filter = LogFilter { step: Some(step).filter(|step| !step.is_empty()), after, limit: Some(BATCH) };
         let (lines, answers) = mpsc::channel(AHEAD);
         tokio::spawn(read_logs(self.fleet.clone(), id, filter, follow, lines));
@@ -140,10 +140,9 @@ fn stopping() -> Status {
     Status::unavailable("the server stops: ask the next one for what follows")
 }
 
-/// Whether a run goes on: somebody drives it, or it is pinned for the first time.
-async fn goes_on(fleet: &Fleet, id: &str) -> Result<bool, Status> {
-    let row = fleet.store().get_run(id).await.map_err(refused)?.row;
-    Ok(is_live(&row) && fleet.store().run_holder(id).map_err(refused)?.is_some())
+/// Whether somebody drives a run on.
+fn goes_on(fleet: &Fleet, row: &RunRow) -> Result<bool, Status> {
+    Ok(is_live(row) && fleet.store().run_holder(&row.id).map_err(refused)?.is_some())
 }
 
 /// Sends events as they come, until the run has ended or nobody listens.
@@ -153,8 +152,10 @@ async fn watch(fleet: Fleet, id: String, mut after: u64, events: mpsc::Sender<Re
         loop {
             changes.mark_unchanged();
             // Asked before the events are read: what is written until it ends is seen.
-            let goes_on = goes_on(&fleet, &id).await?;
-            loop {
+            let row = fleet.store().run_row(&id).await.map_err(refused)?;
+            let goes_on = goes_on(&fleet, &row)?;
+            // Most changes are of other runs; one that has ended may have written since it was looked at.
+            while row.seq > after || !goes_on {
                 let batch = fleet.store().load_events(&id, after, BATCH).await.map_err(refused)?;
                 let whole = batch.len() == BATCH as usize;
                 for stored in batch {
@@ -197,7 +198,7 @@ async fn read_logs(
     let work = async {
         let mut last = !follow;
         loop {
-            let goes_on = !last && goes_on(&fleet, &id).await?;
+            let goes_on = !last && goes_on(&fleet, &fleet.store().run_row(&id).await.map_err(refused)?)?;
             loop {
                 let batch = fleet.store().read_logs(&id, &filter).await.map_err(refused)?;
                 let whole = batch.len() == BATCH as usize;

@@ -39,6 +39,9 @@ pub trait Store: Send + Sync + 'static {
     /// All that is pinned of a run.
     async fn get_run(&self, run: &str) -> Result<StoredRun, Error>;
 
+    /// The row of a run, without its texts: cheap whatever its plan.
+    async fn run_row(&self, run: &str) -> Result<RunRow, Error>;
+
     /// Runs, newest first.
     async fn list_runs(&self, filter: &RunFilter) -> Result<Vec<RunRow>, Error>;
 

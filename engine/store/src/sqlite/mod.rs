@@ -129,6 +129,10 @@ impl Store for SqliteStore {
         read::run(&self.reads, &self.path, run).await
     }
 
+    async fn run_row(&self, run: &str) -> Result<RunRow, Error> {
+        read::row(&self.reads, &self.path, run).await
+    }
+
     async fn list_runs(&self, filter: &RunFilter) -> Result<Vec<RunRow>, Error> {
         read::runs(&self.reads, &self.path, filter).await
     }

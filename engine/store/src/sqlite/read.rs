@@ -94,6 +94,16 @@ pub(super) async fn run(reads: &SqlitePool, path: &Path, run: &str) -> Result<St
     Ok(StoredRun { row: run, text, text_digest, params, plan })
 }
 
+pub(super) async fn row(reads: &SqlitePool, path: &Path, run: &str) -> Result<RunRow, Error> {
+    let row = sqlx::query(sqlx::AssertSqlSafe(format!("SELECT {RUN_COLUMNS} FROM run r WHERE r.id = ?1")))
+        .bind(run)
+        .fetch_optional(reads)
+        .await
+        .map_err(|error| database(path, error))?
+        .ok_or_else(|| Error::NoRun(run.to_owned()))?;
+    run_row(&row).map_err(|error| database(path, error))
+}
+
 pub(super) async fn runs(reads: &SqlitePool, path: &Path, filter: &RunFilter) -> Result<Vec<RunRow>, Error> {
     let text = format!(
         "SELECT {RUN_COLUMNS} FROM run r WHERE (?1 = '[]' OR r.state IN (SELECT value FROM json_each(?1))) \
