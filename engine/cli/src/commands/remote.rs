@@ -26,8 +26,7 @@ pub(crate) fn run(
         flow_text: String::from_utf8_lossy(&opened.text).into_owned(),
         source: source.display().to_string(),
         parameters: params.iter().cloned().collect(),
-        // Should the transport send it twice, it starts one run.
-        idempotency_key: format!("cli-{}-{}", std::process::id(), jiff::Timestamp::now().as_nanosecond()),
+        idempotency_key: String::new(),
         parameter_folder: here.display().to_string(),
     };
     super::block_on(async move {
