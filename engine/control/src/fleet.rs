@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use swath_host::{Engine, PlannedFlow, end_idle, launch};
 use swath_plan::{Catalogue, Plan};
-use swath_store::{Error, Home, RunFilter, RunLease, RunRow, SqliteStore, Store, StoredRun};
+use swath_store::{Error, Home, RunFilter, RunLease, RunRow, SqliteStore, Store};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Code, Status};
@@ -149,9 +149,9 @@ impl Fleet {
         started.await.map_err(|error| Status::internal(error.to_string()))?
     }
 
-    async fn known(&self, id: &str) -> Result<Option<StoredRun>, Status> {
-        match self.0.store.get_run(id).await {
-            Ok(stored) => Ok(Some(stored)),
+    async fn known(&self, id: &str) -> Result<Option<RunRow>, Status> {
+        match self.0.store.run_row(id).await {
+            Ok(row) => Ok(Some(row)),
             Err(Error::NoRun(_)) => Ok(None),
             Err(error) => Err(refused(error)),
         }
@@ -159,17 +159,17 @@ impl Fleet {
 
     /// The run that an earlier request of a key started, if that was the same request.
     async fn started_by(&self, id: &str, request: &str) -> Result<Option<RunRow>, Status> {
-        let Some(stored) = self.known(id).await? else { return Ok(None) };
+        let Some(row) = self.known(id).await? else { return Ok(None) };
         if self.0.home.served_by(id).as_deref() != Some(request) {
             let why = format!("the key has started run `{id}`, by another request");
             let details = ErrorDetails::with_bad_request_violation("idempotency_key", why.clone());
             return Err(Status::with_error_details(Code::AlreadyExists, why, details));
         }
         // Its server was killed before it drove the run.
-        if is_live(&stored.row) && self.0.store.run_holder(id).map_err(refused)?.is_none() {
+        if is_live(&row) && self.0.store.run_holder(id).map_err(refused)?.is_none() {
             return self.resume(id).await.map(Some);
         }
-        Ok(Some(stored.row))
+        Ok(Some(row))
     }
 
     async fn appears(&self, id: &str, request: &str) -> Result<RunRow, Status> {
