@@ -1,7 +1,6 @@
 //! Between what is stored and the messages of `swath.v1`.
 
-use prost_types::value::Kind;
-use prost_types::{ListValue, Struct, Timestamp, Value};
+use prost_types::Timestamp;
 use swath_store::{Error, RunRow, SqliteStore, StoredEvent};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
@@ -14,30 +13,6 @@ const DOMAIN: &str = "swath";
 /// Milliseconds since 1970 as a timestamp.
 pub fn time(millis: i64) -> Timestamp {
     Timestamp { seconds: millis.div_euclid(1000), nanos: (millis.rem_euclid(1000) * 1_000_000) as i32 }
-}
-
-/// JSON as a struct; what is no object becomes its only field, `value`.
-pub fn structure(json: serde_json::Value) -> Struct {
-    match json {
-        serde_json::Value::Object(fields) => {
-            Struct { fields: fields.into_iter().map(|(name, json)| (name, value(json))).collect() }
-        }
-        other => Struct { fields: [("value".to_owned(), value(other))].into() },
-    }
-}
-
-fn value(json: serde_json::Value) -> Value {
-    use serde_json::Value as Json;
-    let kind = match json {
-        Json::Null => Kind::NullValue(0),
-        Json::Bool(value) => Kind::BoolValue(value),
-        // A number of `Struct` is a double, as in JavaScript.
-        Json::Number(number) => Kind::NumberValue(number.as_f64().unwrap_or(f64::NAN)),
-        Json::String(text) => Kind::StringValue(text),
-        Json::Array(items) => Kind::ListValue(ListValue { values: items.into_iter().map(value).collect() }),
-        object @ Json::Object(_) => Kind::StructValue(structure(object)),
-    };
-    Value { kind: Some(kind) }
 }
 
 /// A run as it stands.
@@ -82,13 +57,14 @@ pub fn stored_states(state: v1::RunState) -> Result<&'static [&'static str], Sta
 
 /// An event of a journal.
 pub fn event(stored: StoredEvent) -> v1::RunEvent {
-    let detail = serde_json::from_str(&stored.payload).unwrap_or(serde_json::Value::Null);
+    let detail: serde_json::Value = serde_json::from_str(&stored.payload).unwrap_or_default();
     v1::RunEvent {
         number: stored.seq,
         at: Some(time(stored.at)),
         kind: stored.kind,
         step: stored.step.unwrap_or_default(),
-        detail: Some(structure(detail)),
+        instance: detail["i"].as_u64().and_then(|instance| u32::try_from(instance).ok()),
+        detail_json: stored.payload,
     }
 }
 

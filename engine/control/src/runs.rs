@@ -9,7 +9,7 @@ use swath_store::{LogFilter, RunFilter, RunRow, Store};
 use tokio::sync::mpsc;
 use tonic::{Request, Response, Status};
 
-use crate::convert::{self, refused, stored_states, structure, time, wrong};
+use crate::convert::{self, refused, stored_states, time, wrong};
 use crate::fleet::{Fleet, id_of, is_live};
 use crate::flows::Text;
 use crate::v1;
@@ -52,12 +52,15 @@ impl v1::run_service_server::RunService for RunService {
     async fn get_run(&self, request: Request<v1::GetRunRequest>) -> Result<Response<v1::GetRunResponse>, Status> {
         let id = id_of("id", request.into_inner().id)?;
         let stored = self.fleet.store().get_run(&id).await.map_err(refused)?;
-        let json = |text: &str| serde_json::from_str::<Value>(text).unwrap_or(Value::Null);
         let summary = stored.row.summary.as_deref().map(swath_store::redact);
-        let outputs = summary.map(|summary| json(&summary)["outputs"].take());
-        let outputs = outputs.filter(|_| stored.row.state == "completed").filter(Value::is_object).map(structure);
-        let parameters = Some(structure(json(&swath_store::redact(&stored.params))));
-        Ok(Response::new(v1::GetRunResponse { run: Some(self.run(stored.row)), parameters, outputs }))
+        let summary = summary.and_then(|summary| serde_json::from_str::<Value>(&summary).ok());
+        let outputs = summary.as_ref().and_then(|summary| summary.get("outputs"));
+        let outputs = outputs.filter(|outputs| stored.row.state == "completed" && outputs.is_object());
+        Ok(Response::new(v1::GetRunResponse {
+            outputs_json: outputs.map(Value::to_string).unwrap_or_default(),
+            parameters_json: swath_store::redact(&stored.params).into(),
+            run: Some(self.run(stored.row)),
+        }))
     }
 
     async fn list_runs(&self, request: Request<v1::ListRunsRequest>) -> Result<Response<v1::ListRunsResponse>, Status> {

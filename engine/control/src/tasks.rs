@@ -5,7 +5,6 @@ use std::sync::Arc;
 use swath_plan::Catalogue;
 use tonic::{Request, Response, Status};
 
-use crate::convert::structure;
 use crate::v1;
 
 /// The task service.
@@ -23,7 +22,7 @@ impl v1::task_service_server::TaskService for TaskService {
             name: known.definition.name.to_owned(),
             version: known.definition.version,
             about: known.schema()["description"].as_str().unwrap_or_default().to_owned(),
-            parameters: Some(structure(known.schema().clone())),
+            parameters_json: known.schema().to_string(),
         });
         Ok(Response::new(v1::ListTasksResponse { tasks: tasks.collect() }))
     }

@@ -2,8 +2,7 @@
 
 use std::process::ExitCode;
 
-use prost_types::value::Kind;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use swath_control::v1;
 use swath_control::v1::run_service_client::RunServiceClient;
 use swath_task::Fault;
@@ -46,12 +45,12 @@ pub(crate) fn run(
         let told = runs.get_run(v1::GetRunRequest { id: id.clone() }).await.map_err(refused)?.into_inner();
         let run = told.run.unwrap_or_default();
         let state = run.state().as_str_name().trim_start_matches("RUN_STATE_").to_ascii_lowercase();
-        let outputs = told.outputs.map(|outputs| json(Kind::StructValue(outputs)));
+        let outputs: Value = serde_json::from_str(&told.outputs_json).unwrap_or_default();
         if global.json {
             super::print_json(&json!({ "run": id, "state": state, "outputs": outputs, "error": run.error }))?;
         } else if !global.quiet {
             tell!("{id} {state}");
-            for (name, value) in outputs.iter().filter_map(Value::as_object).flatten() {
+            for (name, value) in outputs.as_object().into_iter().flatten() {
                 tell!("  {name:16} {}", value.as_str().map_or_else(|| value.to_string(), str::to_owned));
             }
         }
@@ -91,7 +90,7 @@ fn tell(event: &v1::RunEvent) {
     }
     let (step, colour) = (&event.step, style::colour());
     let fault = || {
-        let detail = event.detail.clone().map(|detail| json(Kind::StructValue(detail))).unwrap_or_default();
+        let detail: Value = serde_json::from_str(&event.detail_json).unwrap_or_default();
         let fault = &detail["fault"];
         let text = |name: &str| fault[name].as_str().unwrap_or_default().to_owned();
         format!("{} [{}]", text("message"), text("code"))
@@ -105,25 +104,4 @@ fn tell(event: &v1::RunEvent) {
         kind @ ("skipped" | "cancelled") => tell!("{step}: {kind}"),
         _ => {}
     }
-}
-
-fn json(kind: Kind) -> Value {
-    match kind {
-        Kind::NullValue(_) => Value::Null,
-        Kind::BoolValue(value) => value.into(),
-        // Whole numbers are told without a fraction, as they were written.
-        Kind::NumberValue(number) if number.fract() == 0.0 && number.abs() < 9e15 => (number as i64).into(),
-        Kind::NumberValue(number) => number.into(),
-        Kind::StringValue(text) => text.into(),
-        Kind::ListValue(list) => list.values.into_iter().map(value).collect(),
-        Kind::StructValue(fields) => {
-            let fields: Map<String, Value> =
-                fields.fields.into_iter().map(|(name, field)| (name, value(field))).collect();
-            fields.into()
-        }
-    }
-}
-
-fn value(value: prost_types::Value) -> Value {
-    value.kind.map_or(Value::Null, json)
 }

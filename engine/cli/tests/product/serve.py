@@ -2,7 +2,7 @@
 
     serve.py ADDRESS PROTO FOLDER
 """
-import sys, tempfile
+import json, sys, tempfile
 import grpc
 from grpc_tools import protoc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -30,7 +30,7 @@ run = runs.StartRun(start).run
 events = [answer.event for answer in runs.WatchRun(pb.WatchRunRequest(id=run.id))]
 assert [event.number for event in events] == list(range(1, len(events) + 1))
 told = runs.GetRun(pb.GetRunRequest(id=run.id))
-assert told.run.state == pb.RUN_STATE_COMPLETED and told.outputs["word"] == "servus", told
+assert told.run.state == pb.RUN_STATE_COMPLETED and json.loads(told.outputs_json) == {"word": "servus"}, told
 assert not runs.StartRun(start).started
 assert any(line.message == "told: servus" for line in runs.ReadLogs(pb.ReadLogsRequest(run_id=run.id, follow=True)))
 try:

@@ -144,8 +144,9 @@ async fn a_run_is_started_watched_listed_and_read() {
 
     let told = runs.get_run(v1::GetRunRequest { id: run.id.clone() }).await.unwrap().into_inner();
     assert_eq!(told.run.as_ref().unwrap().state(), v1::RunState::Completed);
-    let word = told.outputs.unwrap().fields["word"].kind.clone();
-    assert_eq!(word, Some(prost_types::value::Kind::StringValue("hello".to_owned())));
+    assert_eq!(told.outputs_json, r#"{"word":"hello"}"#);
+    assert!(told.parameters_json.contains(r#""seconds":0.2"#), "{}", told.parameters_json);
+    assert!(events.iter().any(|event| event.kind == "succeeded" && event.instance == Some(0)), "{events:?}");
     assert_eq!(ledger(&place), ["first hello", "last"]);
 
     // The same request starts nothing; another one of its key is refused.
