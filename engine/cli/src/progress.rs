@@ -57,7 +57,7 @@ struct Lines {
 }
 
 impl Observer for Lines {
-    fn update(&self, update: &Update) {
+    fn update(&self, _run: &str, update: &Update) {
         match update {
             Update::Retrying { at, error, wait } => {
                 tell!("{}: retrying in {}: {error}", name(&at.step, &at.instance), style::duration(*wait));
@@ -111,7 +111,7 @@ fn template(text: &str) -> ProgressStyle {
 }
 
 impl Observer for Terminal {
-    fn update(&self, update: &Update) {
+    fn update(&self, _run: &str, update: &Update) {
         match update {
             Update::AttemptStarted { at } => {
                 if lock(&self.expanded).get(&at.step).is_some_and(|(_, count)| *count > MANY) {

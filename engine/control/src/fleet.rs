@@ -220,7 +220,7 @@ impl Fleet {
             Err(Error::RunHeld { .. }) => self.0.home.ask_to_cancel(id).map_err(refused)?,
             Err(error) => return Err(refused(error)),
         }
-        self.0.changes.happened();
+        self.0.changes.happened(id);
         self.0.store.run_row(id).await.map_err(refused)
     }
 
@@ -302,7 +302,7 @@ struct Listed(Fleet, String);
 impl Drop for Listed {
     fn drop(&mut self) {
         self.0.lock().remove(&self.1);
-        self.0.0.changes.happened();
+        self.0.0.changes.happened(&self.1);
     }
 }
 

@@ -150,7 +150,7 @@ fn goes_on(fleet: &Fleet, row: &RunRow) -> Result<bool, Status> {
 
 /// Sends events as they come, until the run has ended or nobody listens.
 async fn watch(fleet: Fleet, id: String, mut after: u64, events: mpsc::Sender<Result<v1::WatchRunResponse, Status>>) {
-    let mut changes = fleet.changes().subscribe();
+    let mut changes = fleet.changes().subscribe(&id);
     let work = async {
         loop {
             changes.mark_unchanged();

@@ -121,7 +121,7 @@ impl Host for AttemptHost {
     }
 
     fn progress(&self, done: u64, total: u64, unit: &'static str) {
-        self.engine.observer.update(&Update::Progress { at: self.id.clone(), done, total, unit });
+        self.engine.observer.update(&self.run, &Update::Progress { at: self.id.clone(), done, total, unit });
     }
 
     fn metric(&self, name: &'static str, value: f64) {

@@ -106,13 +106,13 @@ pub enum Ended {
 
 /// Who is told. Called from the event loop, and for progress from the threads of tasks: it must not block.
 pub trait Observer: Send + Sync {
-    /// Something changed.
-    fn update(&self, update: &Update);
+    /// Something changed in `run`.
+    fn update(&self, run: &str, update: &Update);
 }
 
 /// Watches nothing.
 pub struct Unobserved;
 
 impl Observer for Unobserved {
-    fn update(&self, _: &Update) {}
+    fn update(&self, _: &str, _: &Update) {}
 }

@@ -364,7 +364,7 @@ impl Driver {
 
     fn tell(&mut self) {
         for update in self.updates.drain(..) {
-            self.engine.observer.update(&update);
+            self.engine.observer.update(&self.run, &update);
         }
     }
 

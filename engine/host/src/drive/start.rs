@@ -165,7 +165,7 @@ impl Driver {
         for (step, index, prepared, held) in std::mem::take(&mut self.claimed) {
             let Some(&(attempt, epoch, started)) = running.get(&(step, index)) else { continue };
             let at = AttemptId { step: self.path(step), instance: self.instance(step, index), attempt };
-            self.engine.observer.update(&Update::AttemptStarted { at: at.clone() });
+            self.engine.observer.update(&self.run, &Update::AttemptStarted { at: at.clone() });
             let cancel = CancellationToken::new();
             let Prepared { bound, reuse } = prepared;
             let (cpus, watched) = (held.cpus(), reuse.as_ref().map(|reuse| reuse.watched.clone()).unwrap_or_default());
