@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use swath_flow::{Diagnostic, Diagnostics, Flow, Source};
+use swath_host::launch;
 use swath_plan::{Catalogue, Given, Plan, PlanInput};
 
 use crate::failure::Failure;
@@ -33,19 +34,12 @@ pub(crate) fn open(path: &Path) -> Result<Opened, Failure> {
             .map_err(|error| Failure::io("read", path, &error))?;
         (text, here)
     } else {
-        let text = read_bounded(path).map_err(|error| Failure::io("read", path, &error))?;
+        let text = launch::read_text(path).map_err(|error| Failure::io("read", path, &error))?;
         let absolute = std::path::absolute(path).map_err(|error| Failure::io("find", path, &error))?;
         (text, absolute.parent().map_or(here, Path::to_owned))
     };
     let reading = swath_flow::read(&name, &text);
     Ok(Opened { flow: reading.flow, problems: reading.diagnostics, text, folder, name })
-}
-
-/// At most what the reader accepts and one byte, so that a huge file costs nothing to refuse.
-fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    std::fs::File::open(path)?.take(swath_flow::MAX_TEXT as u64 + 1).read_to_end(&mut text)?;
-    Ok(text)
 }
 
 /// Calls `with` with all that planning needs.
@@ -59,7 +53,7 @@ fn planning<T>(
     let here = std::env::current_dir().map_err(|error| Failure::io("find", Path::new("."), &error))?;
     let params: Vec<(String, Given)> =
         params.iter().map(|(name, value)| (name.clone(), Given::Text(value.clone()))).collect();
-    let load = |path: &Path| read_bounded(path).map_err(|error| error.to_string());
+    let load = |path: &Path| launch::read_text(path).map_err(|error| error.to_string());
     Ok(with(PlanInput { catalogue, params: &params, params_folder: &here, folder: &opened.folder, now, load: &load }))
 }
 

@@ -15,11 +15,18 @@ pub fn time(millis: i64) -> Timestamp {
     Timestamp { seconds: millis.div_euclid(1000), nanos: (millis.rem_euclid(1000) * 1_000_000) as i32 }
 }
 
+/// Names in the store of the states of a run that has not ended.
+pub const LIVE: [&str; 3] = ["pending", "running", "cancelling"];
+
+/// Whether a run has not ended by its journal.
+pub fn is_live(row: &RunRow) -> bool {
+    LIVE.contains(&row.state.as_str())
+}
+
 /// A run as it stands.
 pub fn run(store: &SqliteStore, row: RunRow) -> v1::Run {
-    let live = matches!(row.state.as_str(), "pending" | "running" | "cancelling");
     let state = match row.state.as_str() {
-        _ if live && matches!(store.run_holder(&row.id), Ok(None)) => v1::RunState::Interrupted,
+        _ if is_live(&row) && matches!(store.run_holder(&row.id), Ok(None)) => v1::RunState::Interrupted,
         "pending" => v1::RunState::Pending,
         "running" => v1::RunState::Running,
         "cancelling" => v1::RunState::Cancelling,
@@ -50,7 +57,7 @@ pub fn stored_states(state: v1::RunState) -> Result<&'static [&'static str], Sta
         v1::RunState::Completed => &["completed"],
         v1::RunState::Failed => &["failed"],
         v1::RunState::Cancelled => &["cancelled"],
-        v1::RunState::Interrupted => &["pending", "running", "cancelling"],
+        v1::RunState::Interrupted => &LIVE,
         v1::RunState::Unspecified => return Err(wrong("states", "a state must be told")),
     })
 }

@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::convert::{not_now, refused, wrong};
+use crate::convert::{LIVE, is_live, not_now, refused, wrong};
 use crate::flows::{Text, refuse};
 use crate::watch::Changes;
 
@@ -227,7 +227,7 @@ impl Fleet {
     /// Goes on with the runs that an earlier server left, and with those that this one could not drive on. Returns how
     /// many.
     pub async fn adopt(&self) -> Result<usize, Error> {
-        let states = ["pending", "running", "cancelling"].map(str::to_owned).to_vec();
+        let states = LIVE.map(str::to_owned).to_vec();
         let rows = self.0.store.list_runs(&RunFilter { states, ..RunFilter::default() }).await?;
         let mut adopted = 0;
         for row in rows.iter().rev().filter(|row| self.0.home.served_by(&row.id).is_some()) {
@@ -304,11 +304,6 @@ impl Drop for Listed {
         self.0.lock().remove(&self.1);
         self.0.0.changes.happened(&self.1);
     }
-}
-
-/// Whether a run has not ended by its journal.
-pub fn is_live(row: &RunRow) -> bool {
-    matches!(row.state.as_str(), "pending" | "running" | "cancelling")
 }
 
 /// The id in a request.

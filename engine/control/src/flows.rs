@@ -1,11 +1,11 @@
 //! Flows as texts: reading and planning them as the command line does, from the folder they came from.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use swath_flow::{Diagnostic, Diagnostics, Source};
+use swath_host::launch;
 use swath_plan::{Catalogue, Given, Plan, PlanInput};
 use swath_task::Digest;
 use tonic::{Code, Request, Response, Status};
@@ -63,7 +63,7 @@ impl Text {
 
     fn input<T>(&self, catalogue: &Catalogue, now: Timestamp, with: impl FnOnce(PlanInput<'_>) -> T) -> T {
         let folder = Path::new(&self.source).parent().unwrap_or(Path::new("/"));
-        let load = |path: &Path| read_bounded(path).map_err(|error| error.to_string());
+        let load = |path: &Path| launch::read_text(path).map_err(|error| error.to_string());
         with(PlanInput {
             catalogue,
             params: &self.params,
@@ -97,13 +97,6 @@ impl Text {
             _ => Err(self.check(catalogue)),
         }
     }
-}
-
-/// At most what the reader accepts and one byte, so that a huge file costs nothing to refuse.
-fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    std::fs::File::open(path)?.take(swath_flow::MAX_TEXT as u64 + 1).read_to_end(&mut text)?;
-    Ok(text)
 }
 
 /// Bytes of an error's details: they travel in a header, which clients bound.

@@ -9,8 +9,8 @@ use swath_store::{LogFilter, RunFilter, RunRow, Store};
 use tokio::sync::mpsc;
 use tonic::{Request, Response, Status};
 
-use crate::convert::{self, refused, stored_states, time, wrong};
-use crate::fleet::{Fleet, id_of, is_live};
+use crate::convert::{self, is_live, refused, stored_states, time, wrong};
+use crate::fleet::{Fleet, id_of};
 use crate::flows::Text;
 use crate::v1;
 

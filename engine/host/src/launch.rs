@@ -1,6 +1,8 @@
 //! What becomes of a plan before it is driven: a run of its own, pinned, with the values of its secrets.
 
 use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use jiff::Timestamp;
@@ -37,6 +39,13 @@ pub fn secrets(plan: &Plan) -> Result<BTreeMap<String, String>, MissingSecret> {
         secrets.insert(variable.to_owned(), value.map_err(missing)?);
     }
     Ok(secrets)
+}
+
+/// The text of a flow: at most what the reader accepts and one byte, so that a huge file costs nothing to refuse.
+pub fn read_text(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    std::fs::File::open(path)?.take(swath_flow::MAX_TEXT as u64 + 1).read_to_end(&mut text)?;
+    Ok(text)
 }
 
 /// An id for a new run of a flow: its name and the moment, which people read, and a salt.
