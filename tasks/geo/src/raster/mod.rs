@@ -156,7 +156,7 @@ impl Raster {
         if let Some(direct) = self.direct.as_ref().filter(|direct| direct.gives::<T>()) {
             return direct.read(&self.info.name, band, window, buffer);
         }
-        self.raster_io(band, window, (window.width, window.height), Resampling::Nearest, buffer)
+        self.read_resampled(band, window, (window.width, window.height), Resampling::Nearest, buffer)
     }
 
     /// Reads a window of several bands, one band after the other, into `buffer`.
@@ -183,18 +183,6 @@ impl Raster {
         buffer: &mut [T],
     ) -> Result<()> {
         self.check_request(band, window, width * height, buffer.len())?;
-        self.raster_io(band, window, (width, height), resampling, buffer)
-    }
-
-    fn raster_io<T: Pixel>(
-        &self,
-        band: usize,
-        window: &PixelWindow,
-        (width, height): (usize, usize),
-        resampling: Resampling,
-        buffer: &mut [T],
-    ) -> Result<()> {
-        debug_assert_eq!(buffer.len(), width * height);
         self.reopen()?;
         let mut extra = gdal_sys::GDALRasterIOExtraArg {
             nVersion: 1,
