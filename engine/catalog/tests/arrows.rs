@@ -77,7 +77,7 @@ fn pure_rooms_have_no_runtime_and_know_only_whom_they_may() {
     let rooms: [(&str, &[&str]); 5] = [
         ("swath-task", &[]),
         ("swath-flow", &[]),
-        ("swath-plan", &["swath-flow", "swath-task"]),
+        ("swath-plan", &["swath-flow", "swath-schedule", "swath-task"]),
         ("swath-run", &[]),
         ("swath-schedule", &[]),
     ];

@@ -154,6 +154,10 @@ pub(crate) struct Run {
     pub server: Option<String>,
     #[command(flatten)]
     pub flow: FlowArguments,
+    /// What the run covers, as a flow that goes by a schedule reads it: `2024-06-01/2024-06-07` [default: the time since
+    /// the schedule was last due]
+    #[arg(long, value_name = "START/END")]
+    pub interval: Option<String>,
     #[command(flatten)]
     pub slots: Slots,
     /// Where to put the flow's outputs [default: results/FLOW]

@@ -28,7 +28,6 @@ mod failure;
 mod flows;
 mod outputs;
 mod pages;
-mod preflight;
 mod progress;
 mod style;
 

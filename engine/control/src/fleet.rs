@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use swath_host::{Engine, PlannedFlow, end_idle, launch};
+use swath_host::{Engine, PlannedFlow, end_idle, launch, preflight};
 use swath_plan::{Catalogue, Plan};
 use swath_store::{Error, Home, RunFilter, RunLease, RunRow, SqliteStore, Store};
 use tokio_util::sync::CancellationToken;
@@ -118,6 +118,11 @@ impl Fleet {
         let planned = tokio::task::spawn_blocking(move || text.plan(&catalogue, now)).await;
         let planned = planned.map_err(|error| Status::internal(error.to_string()))?;
         let (plan, source) = planned.map_err(|problems| refuse(&problems))?;
+        let looked = (plan.clone(), self.0.catalogue.clone());
+        let looked = tokio::task::spawn_blocking(move || preflight::check(&looked.0, &looked.1)).await;
+        looked
+            .map_err(|error| Status::internal(error.to_string()))?
+            .map_err(|missing| not_now("FILE_MISSING", missing.to_string()))?;
         let secrets = launch::secrets(&plan).map_err(|missing| not_now("SECRET_MISSING", missing.to_string()))?;
         let id = if key.is_empty() { launch::run_id(&plan.name, now) } else { launch::keyed_id(key) };
         // A client that goes away meanwhile must not leave a run that is pinned and driven by nobody.

@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use futures::Stream;
+use jiff::Timestamp;
 use serde_json::Value;
 use swath_store::{LogFilter, RunFilter, RunRow, Store};
 use tokio::sync::mpsc;
@@ -42,9 +43,10 @@ impl RunService {
 #[tonic::async_trait]
 impl v1::run_service_server::RunService for RunService {
     async fn start_run(&self, request: Request<v1::StartRunRequest>) -> Result<Response<v1::StartRunResponse>, Status> {
-        let v1::StartRunRequest { flow_text, source, parameters, idempotency_key, parameter_folder } =
+        let v1::StartRunRequest { flow_text, source, parameters, idempotency_key, parameter_folder, interval } =
             request.into_inner();
         let text = Text::new(flow_text, source, parameters)?.with_params_from(parameter_folder)?;
+        let text = text.covering(&interval, Timestamp::now())?;
         let (row, started) = self.fleet.start(text, &idempotency_key).await?;
         Ok(Response::new(v1::StartRunResponse { run: Some(self.run(row)), started }))
     }

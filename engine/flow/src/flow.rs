@@ -20,6 +20,8 @@ pub struct Flow {
     pub params: Vec<Parameter>,
     /// Parameters of which only the name is known: what is wrong with them was reported.
     pub unread_params: Vec<String>,
+    /// How it goes when it is deployed, as it was written.
+    pub deployment: Option<Node>,
     /// Its steps in the order of the text.
     pub steps: Vec<Step>,
     /// What it yields, by name.

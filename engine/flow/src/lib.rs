@@ -18,7 +18,7 @@ mod yaml;
 
 pub use diagnostic::{Diagnostic, Diagnostics, Label, Report, ReportLabel, render_all};
 pub use duration::parse_duration;
-pub use expression::{Expression, ExpressionError, FUNCTIONS, Reference, Scope, Yields, as_text};
+pub use expression::{Expression, ExpressionError, FUNCTIONS, Reference, SCHEDULE, Scope, Yields, as_text};
 pub use flow::{
     Action, Backoff, Cache, Edge, EdgeSource, FailureClass, Flow, Needs, OnFailure, Retry, Step, read_edge,
 };

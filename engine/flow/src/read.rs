@@ -14,7 +14,7 @@ use crate::{Diagnostic, Source, Span, Spanned};
 /// Most steps of a flow.
 pub const MAX_STEPS: usize = 100_000;
 
-const FLOW_FIELDS: &[&str] = &["flow", "about", "params", "defaults", "steps", "outputs"];
+const FLOW_FIELDS: &[&str] = &["flow", "about", "params", "defaults", "deployment", "steps", "outputs"];
 const PARAM_FIELDS: &[&str] = &["type", "default", "about", "required", "min", "max", "values"];
 const STEP_FIELDS: &[&str] = &[
     "task",
@@ -94,6 +94,7 @@ impl Reader {
             about: None,
             params: Vec::new(),
             unread_params: Vec::new(),
+            deployment: root.get("deployment").cloned(),
             steps: Vec::new(),
             outputs: Vec::new(),
         };

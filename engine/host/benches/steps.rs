@@ -120,6 +120,7 @@ fn planned(text: &str, catalogue: &Catalogue) -> Outcome<Plan> {
     let folder = std::env::current_dir()?;
     let load = |_: &Path| Err("there are no sub-flows".to_owned());
     let input = PlanInput {
+        fire: None,
         catalogue,
         params: &[],
         params_folder: &folder,

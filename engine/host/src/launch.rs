@@ -10,6 +10,7 @@ use serde_json::Value;
 use swath_flow::{ParameterSpec, ParameterType};
 use swath_plan::{Action, Plan};
 use swath_run::RunState;
+use swath_schedule::Fire;
 use swath_store::{NewRun, RunLease, SqliteStore, Store};
 use swath_task::Digest;
 
@@ -39,6 +40,14 @@ pub fn secrets(plan: &Plan) -> Result<BTreeMap<String, String>, MissingSecret> {
         secrets.insert(variable.to_owned(), value.map_err(missing)?);
     }
     Ok(secrets)
+}
+
+/// What a run covers, from `START/END`, where neither side is open; the error says what is wrong.
+pub fn interval(text: &str, now: Timestamp) -> Result<Fire, String> {
+    let resolved = swath_flow::resolve_period(text, now)?;
+    let ends = resolved.split_once('/').and_then(|(start, end)| Some((start.parse().ok()?, end.parse().ok()?)));
+    let (since, at) = ends.ok_or_else(|| format!("`{text}` is open: an interval has a start and an end"))?;
+    Ok(Fire { at, since })
 }
 
 /// The text of a flow: at most what the reader accepts and one byte, so that a huge file costs nothing to refuse.

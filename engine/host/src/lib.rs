@@ -12,10 +12,12 @@ pub mod launch;
 mod observe;
 mod outputs;
 mod planned;
+pub mod preflight;
 mod program;
 mod reuse;
 mod slots;
 mod sub_flow;
+mod text;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
@@ -31,6 +33,7 @@ pub use observe::{AttemptId, Ended, Observer, Unobserved, Update};
 pub use planned::PlannedFlow;
 pub use program::{Action, Bound, CachePolicy, Items, Outputs, Program};
 pub use slots::{Beyond, Capacity, Held, Missing, Slots};
+pub use text::{Asked, Files, FlowText};
 
 /// What all runs of a process share.
 pub struct Engine {

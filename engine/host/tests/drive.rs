@@ -113,6 +113,7 @@ impl Bench {
         assert!(reading.diagnostics.is_empty(), "{:?}", reading.diagnostics);
         let load = |_: &Path| Ok(below.as_bytes().to_vec());
         let input = PlanInput {
+            fire: None,
             catalogue: &catalogue,
             params: &[],
             params_folder: self.home.path(),

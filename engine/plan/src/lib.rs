@@ -8,6 +8,7 @@ mod absolute;
 mod bind_params;
 mod catalogue;
 mod compile;
+mod deployment;
 mod draw;
 mod items;
 mod mistakes;
@@ -22,6 +23,7 @@ mod sub_flow;
 mod template;
 
 pub use catalogue::{Catalogue, Known};
+pub use deployment::deployment_of;
 pub use draw::{dot, mermaid, terminal};
 pub use plan::{
     Action, Backoff, Cache, Each, InputSource, NeedsOverride, OnFailure, Output, OutputSource, Plan, PlannedInput,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use swath_host::{Capacity, Ending, Engine, FailedStep, OUTPUTS, PlannedFlow, launch};
+use swath_host::{Asked, Capacity, Ending, Engine, FailedStep, FlowText, OUTPUTS, PlannedFlow, launch, preflight};
 use swath_plan::{Catalogue, Plan};
 use swath_run::RunState;
 use swath_store::{Access, Artifacts, Home, RunFilter, RunLease, RunRow, SqliteStore, Store};
@@ -16,18 +16,21 @@ use crate::arguments::{Global, Run, Slots};
 use crate::attempt_logs::AttemptLogs;
 use crate::failure::Failure;
 use crate::outputs::Outputs;
-use crate::{flows, preflight, progress, style};
+use crate::{flows, progress, style};
 
 pub(crate) fn run(global: &Global, command: Run, catalogue: Arc<Catalogue>) -> Result<ExitCode, Failure> {
-    let opened = flows::open(&command.flow.flow)?;
-    let given = Given { opened, params: command.flow.params, catalogue };
     let now = Timestamp::now();
+    let flow = flows::open(&command.flow.flow)?;
+    let mut asked = flows::asked(&command.flow.params)?;
+    asked.fire =
+        command.interval.as_deref().map(|text| launch::interval(text, now)).transpose().map_err(Failure::Usage)?;
+    let given = Given { flow, asked, catalogue };
     let plan = match given.plan(now) {
-        Err(Failure::Flow(problems)) if global.json => return super::validate::refuse(&given.opened.name, &problems),
+        Err(Failure::Flow(problems)) if global.json => return super::validate::refuse(&given.flow.name, &problems),
         planned => planned?,
     };
     if let Some(server) = command.server {
-        return super::remote::run(global, &server, &given.opened, &given.params);
+        return super::remote::run(global, &server, &given.flow, &command.flow.params, command.interval);
     }
     super::block_on(async move {
         let session = Session::open(global, &command.slots).await?;
@@ -54,7 +57,7 @@ pub(crate) fn run(global: &Global, command: Run, catalogue: Arc<Catalogue>) -> R
             Some(id) => session.store.lease_run(&id)?,
             None => {
                 let lease = session.store.lease_run(&launch::run_id(&plan.name, now))?;
-                launch::pin(&session.store, &lease, &plan, flows::source(&given.opened).text(), now).await?;
+                launch::pin(&session.store, &lease, &plan, given.flow.source().text(), now).await?;
                 lease
             }
         };
@@ -65,8 +68,8 @@ pub(crate) fn run(global: &Global, command: Run, catalogue: Arc<Catalogue>) -> R
 
 /// A flow as it was given on the command line.
 struct Given {
-    opened: flows::Opened,
-    params: Vec<(String, String)>,
+    flow: FlowText,
+    asked: Asked,
     catalogue: Arc<Catalogue>,
 }
 
@@ -74,7 +77,7 @@ impl Given {
     /// What it comes to at a moment: relative periods count from it. Runs remember the moment to the millisecond.
     fn plan(&self, now: Timestamp) -> Result<Plan, Failure> {
         let now = Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now);
-        flows::plan(&self.opened, &self.params, &self.catalogue, now)
+        self.flow.plan(&self.asked, &self.catalogue, now).map_err(Failure::Flow)
     }
 }
 

@@ -101,6 +101,7 @@ fn start(place: &Place, seconds: &str, key: &str) -> v1::StartRunRequest {
         parameters: [("seconds".to_owned(), seconds.to_owned())].into(),
         idempotency_key: key.to_owned(),
         parameter_folder: String::new(),
+        interval: String::new(),
     }
 }
 
