@@ -23,10 +23,9 @@ pub fn is_live(row: &RunRow) -> bool {
     LIVE.contains(&row.state.as_str())
 }
 
-/// A run as it stands.
-pub fn run(store: &SqliteStore, row: RunRow) -> v1::Run {
-    let state = match row.state.as_str() {
-        _ if is_live(&row) && matches!(store.run_holder(&row.id), Ok(None)) => v1::RunState::Interrupted,
+/// A state by its name in the store.
+pub fn run_state(name: &str) -> v1::RunState {
+    match name {
         "pending" => v1::RunState::Pending,
         "running" => v1::RunState::Running,
         "cancelling" => v1::RunState::Cancelling,
@@ -34,6 +33,14 @@ pub fn run(store: &SqliteStore, row: RunRow) -> v1::Run {
         "failed" => v1::RunState::Failed,
         "cancelled" => v1::RunState::Cancelled,
         _ => v1::RunState::Unspecified,
+    }
+}
+
+/// A run as it stands.
+pub fn run(store: &SqliteStore, row: RunRow) -> v1::Run {
+    let state = match row.state.as_str() {
+        _ if is_live(&row) && matches!(store.run_holder(&row.id), Ok(None)) => v1::RunState::Interrupted,
+        state => run_state(state),
     };
     v1::Run {
         id: row.id,
@@ -85,7 +92,7 @@ pub fn wrong(field: &str, why: impl Into<String>) -> Status {
 /// A failure of the store as a status with its code.
 pub fn refused(error: Error) -> Status {
     let code = match &error {
-        Error::NoRun(_) => Code::NotFound,
+        Error::NoRun(_) | Error::NoDeployment(_) => Code::NotFound,
         Error::RunExists(_) => Code::AlreadyExists,
         Error::RunHeld { .. } | Error::StoreHeld { .. } => Code::FailedPrecondition,
         Error::Busy { .. } | Error::Closed => Code::Unavailable,

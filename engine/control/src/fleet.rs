@@ -1,6 +1,6 @@
 //! The runs that this process drives.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use swath_host::{Engine, PlannedFlow, end_idle, launch, preflight};
 use swath_plan::{Catalogue, Plan};
-use swath_store::{Error, Home, RunFilter, RunLease, RunRow, SqliteStore, Store};
+use swath_store::{Deployments, Error, Home, RunFilter, RunLease, RunRow, SqliteStore, Store};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Code, Status};
@@ -23,6 +23,8 @@ const ADOPTING: Duration = Duration::from_secs(5);
 const MOST_TRIES: u32 = 3;
 /// How long a second request of one key waits for the first to have pinned its run.
 const PINNING: Duration = Duration::from_secs(5);
+/// Stands for the request, of a run that a deployment started.
+const FIRED: &str = "fired";
 
 /// The runs of one engine in this process. Cheap to clone.
 #[derive(Clone)]
@@ -118,15 +120,42 @@ impl Fleet {
         let planned = tokio::task::spawn_blocking(move || text.plan(&catalogue, now)).await;
         let planned = planned.map_err(|error| Status::internal(error.to_string()))?;
         let (plan, source) = planned.map_err(|problems| refuse(&problems))?;
-        let looked = (plan.clone(), self.0.catalogue.clone());
-        let looked = tokio::task::spawn_blocking(move || preflight::check(&looked.0, &looked.1)).await;
-        looked
-            .map_err(|error| Status::internal(error.to_string()))?
-            .map_err(|missing| not_now("FILE_MISSING", missing.to_string()))?;
+        self.look_for_files(&plan).await?;
         let secrets = launch::secrets(&plan).map_err(|missing| not_now("SECRET_MISSING", missing.to_string()))?;
         let id = if key.is_empty() { launch::run_id(&plan.name, now) } else { launch::keyed_id(key) };
+        let keyed = !key.is_empty();
+        self.begin(id, plan, source.text().to_owned(), request, keyed, secrets, now).await
+    }
+
+    /// Starts the run of a fire under its id, unless that is there already. The id is the run's key: whoever asks again
+    /// gets the same run.
+    pub(crate) async fn start_as(&self, id: String, plan: Plan, text: String, now: Timestamp) -> Result<(), Status> {
+        self.admits()?;
+        self.look_for_files(&plan).await?;
+        let secrets = launch::secrets(&plan).map_err(|missing| not_now("SECRET_MISSING", missing.to_string()))?;
+        self.begin(id, plan, text, FIRED.to_owned(), true, secrets, now).await.map(drop)
+    }
+
+    async fn look_for_files(&self, plan: &Plan) -> Result<(), Status> {
+        let looked = (plan.clone(), self.0.catalogue.clone());
+        let looked = tokio::task::spawn_blocking(move || preflight::check(&looked.0, &looked.1)).await;
+        let looked = looked.map_err(|error| Status::internal(error.to_string()))?;
+        looked.map_err(|missing| not_now("FILE_MISSING", missing.to_string()))
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "all that a run begins with")]
+    async fn begin(
+        &self,
+        id: String,
+        plan: Plan,
+        text: String,
+        request: String,
+        keyed: bool,
+        secrets: BTreeMap<String, String>,
+        now: Timestamp,
+    ) -> Result<(RunRow, bool), Status> {
         // A client that goes away meanwhile must not leave a run that is pinned and driven by nobody.
-        let (fleet, keyed) = (self.clone(), !key.is_empty());
+        let fleet = self.clone();
         let started = tokio::spawn(async move {
             let lease = match fleet.0.store.lease_run(&id) {
                 Ok(lease) => lease,
@@ -145,7 +174,7 @@ impl Fleet {
             }
             // Should this process end now, a mark without a run means nothing.
             fleet.0.home.mark_served(&id, &request).map_err(refused)?;
-            launch::pin(&fleet.0.store, &lease, &plan, source.text(), now).await.map_err(refused)?;
+            launch::pin(&fleet.0.store, &lease, &plan, &text, now).await.map_err(refused)?;
             let row = fleet.0.store.run_row(&id).await;
             fleet.0.engine.learn_secrets(secrets);
             fleet.drive(lease, plan, now);
@@ -208,6 +237,8 @@ impl Fleet {
         if self.0.home.served_by(id).is_none() {
             self.0.home.mark_served(id, "").map_err(refused)?;
         }
+        // Its next end counts for those who wait for it.
+        self.0.store.unsettle(id).await.map_err(refused)?;
         self.0.engine.learn_secrets(secrets);
         let created = Timestamp::from_millisecond(stored.row.created_at).unwrap_or(Timestamp::UNIX_EPOCH);
         self.drive(lease, plan, created);

@@ -73,6 +73,13 @@ pub fn keyed_id(key: &str) -> String {
     format!("keyed-{}", &Digest::of(key.as_bytes()).hex()[..24])
 }
 
+/// The id of the run that a fire of a deployment starts: the instant that it covers, which people read, and what tells
+/// the fire from others.
+pub fn fired_id(deployment: &str, key: &str, at: Timestamp) -> String {
+    let salt = Digest::of(format!("{deployment} {key}").as_bytes()).hex();
+    format!("{deployment}-{}-{}", at.strftime("%Y%m%d-%H%M%S"), &salt[..8])
+}
+
 /// What a run is pinned to.
 pub fn pinned(plan: &Plan) -> Result<String, swath_store::Error> {
     serde_json::to_string(plan)

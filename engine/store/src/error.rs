@@ -80,6 +80,9 @@ pub enum Error {
     /// No run has this id.
     #[error("no run `{0}` in this store")]
     NoRun(String),
+    /// The deployment is not in the store.
+    #[error("there is no deployment `{0}`")]
+    NoDeployment(String),
     /// A run with this id and other content exists.
     #[error("run `{0}` exists already")]
     RunExists(String),
@@ -188,6 +191,7 @@ impl Error {
             Self::SqliteTooOld { .. } => "E106",
             Self::Conflict { .. } => "E107",
             Self::NoRun(_) => "E108",
+            Self::NoDeployment(_) => "E120",
             Self::RunExists(_) => "E109",
             Self::ResultExists { .. } => "E110",
             Self::DiskFull { .. } => "E111",
@@ -214,6 +218,7 @@ impl Error {
             Self::SqliteTooOld { .. } => "build Swath with its bundled SQLite",
             Self::Conflict { .. } => "see what the other process did with `swath show RUN`",
             Self::NoRun(_) => "list the runs with `swath runs`",
+            Self::NoDeployment(_) => "list the deployments with `swath deployments`",
             Self::RunExists(_) => "choose another run id, or go on with it: `swath resume RUN`",
             Self::ResultExists { .. } => "this is a fault of the engine: please report it with the run's journal",
             Self::DiskFull { .. } => "free space (`swath gc` removes what nothing refers to), then `swath resume RUN`",

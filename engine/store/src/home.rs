@@ -16,6 +16,9 @@ const OUTPUTS: &str = ".out";
 /// That a server drives a run: `runs/RUN.served`.
 const SERVED: &str = ".served";
 
+/// Held by servers.
+const SERVER: &str = "server";
+
 /// The folder of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Home(PathBuf);
@@ -34,6 +37,21 @@ impl Home {
     /// The database.
     pub fn database(&self) -> PathBuf {
         self.0.join("swath.db")
+    }
+
+    /// Notes that a server runs on the store, as long as what is returned is held, and no longer than this process lives.
+    pub fn mark_server(&self) -> Result<std::fs::File, Error> {
+        let path = self.0.join(SERVER);
+        let failed = |error: std::io::Error| Error::io("lock", &path, &error);
+        let file = std::fs::File::create(&path).map_err(failed)?;
+        file.lock_shared().map_err(failed)?;
+        Ok(file)
+    }
+
+    /// Whether a server runs on the store now, on this machine. A hint for people: nothing may be decided by it.
+    pub fn is_served(&self) -> bool {
+        let file = std::fs::File::open(self.0.join(SERVER));
+        file.is_ok_and(|file| matches!(file.try_lock(), Err(std::fs::TryLockError::WouldBlock)))
     }
 
     /// Whether there is a store.

@@ -13,6 +13,7 @@
 //! It deliberately does not decide, retry or schedule, and the database part has no clock: times are given by the caller.
 
 mod artifacts;
+mod deployments;
 mod disk;
 mod error;
 mod home;
@@ -24,6 +25,10 @@ mod sqlite;
 mod store;
 
 pub use artifacts::{Artifacts, Stored, Swept};
+pub use deployments::{
+    DeploymentRow, Deployments, FireChange, FireFilter, FireRow, Follows, NewFire, NewTelling, NewVersion, Telling,
+    Version, fire_state,
+};
 pub use error::Error;
 pub use home::Home;
 pub use key::{Difference, KeyParts, canonical_json};

@@ -2,6 +2,7 @@
 
 pub(crate) mod cancel;
 pub(crate) mod completions;
+pub(crate) mod deployments;
 pub(crate) mod doctor;
 pub(crate) mod explain;
 pub(crate) mod gc;

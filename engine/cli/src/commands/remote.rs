@@ -64,7 +64,7 @@ pub(crate) fn run(
     })
 }
 
-async fn connect(server: &str) -> Result<Channel, Failure> {
+pub(crate) async fn connect(server: &str) -> Result<Channel, Failure> {
     let wrong = || Failure::Usage(format!("`{server}` is no address of a server: write `http://127.0.0.1:7475`"));
     let endpoint = Endpoint::from_shared(server.to_owned()).map_err(|_| wrong())?;
     if endpoint.uri().scheme_str() != Some("http") {
@@ -77,7 +77,7 @@ async fn connect(server: &str) -> Result<Channel, Failure> {
     })
 }
 
-fn refused(status: Status) -> Failure {
+pub(crate) fn refused(status: Status) -> Failure {
     use tonic_types::StatusExt;
     let violations = status.get_details_bad_request().map(|details| details.field_violations).unwrap_or_default();
     let more: String = violations.iter().map(|one| format!("\n  {}: {}", one.field, one.description)).collect();

@@ -7,7 +7,7 @@ use serde_json::json;
 use swath_control::{Changes, Fleet, ServeError};
 use swath_host::Engine;
 use swath_plan::Catalogue;
-use swath_store::Store;
+use swath_store::{Home, Store};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -37,6 +37,7 @@ pub(crate) fn run(global: &Global, command: Serve, catalogue: Arc<Catalogue>) ->
         };
         let listener = swath_control::listen(command.listen).await.map_err(refused)?;
         let address = listener.local_addr().map_err(|error| Failure::Usage(error.to_string()))?;
+        let _served = Home::new(&global.home).mark_server()?;
         let adopted = fleet.adopt().await?;
         if global.json {
             // Scripts read the port from here.

@@ -6,6 +6,7 @@
 //! - Durability costs one `fsync` a commit, so waiting appends share a commit ([`writer`]).
 //! - Several processes may write to one file: SQLite serialises them. A process that collects holds the store alone.
 
+mod deployments;
 mod open;
 mod read;
 mod rows;
@@ -97,13 +98,17 @@ impl SqliteStore {
     }
 
     async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<Result<T, Error>>) -> Request) -> Result<T, Error> {
+        let (reply, answer) = oneshot::channel();
+        self.send(request(reply)).await?;
+        answer.await.map_err(|_| Error::Closed)?
+    }
+
+    async fn send(&self, request: Request) -> Result<(), Error> {
         let Some(requests) = &self.requests else {
             let reason = "it was opened for reading only".to_owned();
             return Err(Error::ReadOnly { path: self.path.clone(), reason });
         };
-        let (reply, answer) = oneshot::channel();
-        requests.send(request(reply)).await.map_err(|_| Error::Closed)?;
-        answer.await.map_err(|_| Error::Closed)?
+        requests.send(request).await.map_err(|_| Error::Closed)
     }
 }
 

@@ -326,7 +326,7 @@ async fn number(reads: &SqlitePool, path: &Path, run: &str) -> Result<i64, Error
     Ok(row.ok_or_else(|| Error::NoRun(run.to_owned()))?.get(0))
 }
 
-fn all<T>(
+pub(super) fn all<T>(
     rows: &[SqliteRow],
     path: &Path,
     read: impl Fn(&SqliteRow) -> Result<T, sqlx::Error>,

@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
+use futures::future::BoxFuture;
 use serde_json::json;
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, Connection, Row};
@@ -36,8 +37,13 @@ pub(super) enum Request {
     Touch(Digest, i64, Reply<()>),
     Forget(Digest, Reply<()>),
     Collect(Box<Retention>, Reply<Collected>),
+    /// A change of its own.
+    Apart(Work),
     Close(Reply<()>),
 }
+
+/// A change that answers for itself.
+pub(super) type Work = Box<dyn for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, ()> + Send>;
 
 /// Serves until the queue is closed or a request says so.
 pub(super) async fn run(connection: SqliteConnection, path: PathBuf, mut inbox: mpsc::Receiver<Request>) {
@@ -58,6 +64,7 @@ pub(super) async fn run(connection: SqliteConnection, path: PathBuf, mut inbox: 
                         Request::Touch(key, now, reply) => answer(reply, writer.touch(&key, now).await),
                         Request::Forget(key, reply) => answer(reply, writer.forget(&key).await),
                         Request::Collect(retention, reply) => answer(reply, writer.collect(&retention).await),
+                        Request::Apart(work) => work(&mut writer.connection).await,
                         Request::Close(reply) => closing = Some(reply),
                         Request::Append(..) | Request::Logs(..) => {}
                     }
