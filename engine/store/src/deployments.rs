@@ -7,6 +7,9 @@ use swath_task::Digest;
 
 use crate::error::Error;
 
+/// How long whoever takes a telling has it for himself, milliseconds.
+pub const TAKEN_FOR: i64 = 60_000;
+
 /// Deployments, their fires and their tellings.
 ///
 /// # Contract
@@ -54,7 +57,7 @@ pub trait Deployments: Send + Sync + 'static {
     /// Notes that the run of a fire goes on again: its next end is acted on too.
     async fn unsettle(&self, run: &str) -> Result<(), Error>;
 
-    /// Tellings that are due, the oldest first.
+    /// Takes tellings that are due, the oldest first: nobody else gets them for [`TAKEN_FOR`].
     async fn tellings(&self, now: i64, limit: u32) -> Result<Vec<Telling>, Error>;
 
     /// Notes how a telling went. `next_at`: it is tried again then.

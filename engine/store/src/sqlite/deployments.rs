@@ -11,8 +11,8 @@ use super::open::database;
 use super::writer::{Request, Work};
 use super::{SqliteStore, read};
 use crate::deployments::{
-    DeploymentRow, Deployments, FireChange, FireFilter, FireRow, Follows, NewFire, NewVersion, Telling, Version,
-    fire_state,
+    DeploymentRow, Deployments, FireChange, FireFilter, FireRow, Follows, NewFire, NewVersion, TAKEN_FOR, Telling,
+    Version, fire_state,
 };
 use crate::error::Error;
 use crate::redact::storable;
@@ -190,6 +190,25 @@ async fn settle(connection: &mut SqliteConnection, fire: i64, follows: &Follows)
     transaction.commit().await
 }
 
+/// Takes tellings, so that nobody else gets them for a while. Returns those that it got.
+async fn take(connection: &mut SqliteConnection, ids: &[i64], now: i64) -> Result<Vec<i64>, sqlx::Error> {
+    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+    let mut taken = Vec::new();
+    for id in ids {
+        let took = sqlx::query("UPDATE telling SET next_at = $3 WHERE n = $1 AND next_at <= $2 AND ended_at IS NULL")
+            .bind(id)
+            .bind(now)
+            .bind(now.saturating_add(TAKEN_FOR))
+            .execute(&mut *transaction)
+            .await?;
+        if took.rows_affected() == 1 {
+            taken.push(*id);
+        }
+    }
+    transaction.commit().await?;
+    Ok(taken)
+}
+
 impl SqliteStore {
     /// Writes by the writer's connection, apart from the commits that transitions share.
     async fn write<T: Send + 'static>(
@@ -353,7 +372,14 @@ impl Deployments for SqliteStore {
              JOIN fire f ON f.n = t.fire JOIN deployment d ON d.n = f.deployment \
              WHERE t.ended_at IS NULL AND t.next_at <= $1 ORDER BY t.next_at, t.n LIMIT $2",
         );
-        self.select(query.bind(now).bind(limit), telling).await
+        let mut due = self.select(query.bind(now).bind(limit), telling).await?;
+        if due.is_empty() {
+            return Ok(due);
+        }
+        let ids: Vec<i64> = due.iter().map(|one| one.id).collect();
+        let taken = self.write(move |connection| Box::pin(async move { take(connection, &ids, now).await })).await?;
+        due.retain(|one| taken.contains(&one.id));
+        Ok(due)
     }
 
     async fn told(&self, telling: i64, at: i64, error: Option<String>, next_at: Option<i64>) -> Result<(), Error> {

@@ -3,5 +3,6 @@
 mod artifacts;
 mod conformance;
 mod crash;
+mod deployments;
 mod opening;
 mod support;
