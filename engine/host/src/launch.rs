@@ -10,7 +10,7 @@ use serde_json::Value;
 use swath_flow::{ParameterSpec, ParameterType};
 use swath_plan::{Action, Plan};
 use swath_run::RunState;
-use swath_store::{NewRun, RunLease, SqliteStore, Store};
+use swath_store::{NewRun, RunLease, Store};
 use swath_task::Digest;
 
 /// A secret whose environment variable is not set.
@@ -72,7 +72,7 @@ pub fn pinned(plan: &Plan) -> Result<String, swath_store::Error> {
 
 /// Pins a new run under the id of `lease`: nobody else can take it up before that ends.
 pub async fn pin(
-    store: &SqliteStore,
+    store: &dyn Store,
     lease: &RunLease,
     plan: &Plan,
     text: &str,

@@ -4,4 +4,5 @@ mod artifacts;
 mod conformance;
 mod crash;
 mod opening;
+mod postgres;
 mod support;
