@@ -20,6 +20,15 @@ pub(crate) struct Global {
     /// Folder of the store: journal, cache and artifacts.
     #[arg(long, global = true, env = "SWATH_HOME", default_value = ".swath", value_name = "FOLDER")]
     pub home: PathBuf,
+    /// Keep journal and cache in PostgreSQL, `postgres://USER@HOST:5432/DATABASE`, instead of a file in the home folder.
+    ///
+    /// Artifacts and scratch stay in the home folder, which all processes on one store share. A password is better kept in
+    /// the environment or in `~/.pgpass` than written on a command line.
+    #[arg(long, global = true, env = "SWATH_STORE", hide_env_values = true, value_name = "URL")]
+    pub store: Option<String>,
+    /// How long a run stays with a process that is no longer heard of, with PostgreSQL.
+    #[arg(long, global = true, env = "SWATH_LEASE", value_name = "TIME", default_value = "15s", value_parser = lease)]
+    pub lease: std::time::Duration,
     /// Print JSON on standard output: one document, of `logs` an object a line.
     #[arg(long, global = true)]
     pub json: bool,
@@ -29,6 +38,13 @@ pub(crate) struct Global {
     /// Log more on standard error; twice for debug.
     #[arg(long, short, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
+}
+
+impl Global {
+    /// Where the store is.
+    pub fn address(&self) -> swath_store::Address {
+        swath_store::Address { home: self.home.clone(), database: self.store.clone(), lease: self.lease }
+    }
 }
 
 #[derive(Subcommand)]
@@ -77,6 +93,10 @@ pub(crate) enum Command {
     Sample(Sample),
     /// Tell what is missing on this machine, and how to get it.
     Doctor,
+    /// Check what is stored of every run: its journal by replaying it, its rows by questions to the database.
+    ///
+    /// Live runs go on meanwhile. Exits with 1 when a rule is broken.
+    Check,
     /// Write a shell completion script.
     Completions(Completions),
 }
@@ -100,6 +120,14 @@ fn loopback(text: &str) -> Result<std::net::SocketAddr, String> {
         false => Err(format!(
             "{address} can be reached from other machines, and there is no log-in yet: listen on 127.0.0.1"
         )),
+    }
+}
+
+fn lease(text: &str) -> Result<std::time::Duration, String> {
+    let lease = duration(text)?;
+    match lease.as_secs() {
+        1..=3600 => Ok(lease),
+        _ => Err("a lease is from 1s to 1h".to_owned()),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use swath_store::{LogBatch, LogLine, SqliteStore, Store};
+use swath_store::{LogBatch, LogLine, Store};
 use swath_telemetry::{Buffer, Format, Settings};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -18,7 +18,7 @@ pub(crate) struct AttemptLogs {
 
 impl AttemptLogs {
     /// Sets telemetry up and starts carrying.
-    pub fn start(store: Arc<SqliteStore>, verbosity: u8) -> Self {
+    pub fn start(store: Arc<dyn Store>, verbosity: u8) -> Self {
         let buffer = Arc::new(Buffer::default());
         let settings = Settings { verbosity, format: Format::Text, redact: swath_store::redact };
         if let Err(error) = swath_telemetry::init(settings, buffer.clone()) {
@@ -33,7 +33,7 @@ impl AttemptLogs {
                     () = tokio::time::sleep(INTERVAL) => false,
                 };
                 for batch in buffer.take() {
-                    carry(&store, batch).await;
+                    carry(store.as_ref(), batch).await;
                 }
                 if last {
                     return;
@@ -51,7 +51,7 @@ impl AttemptLogs {
     }
 }
 
-async fn carry(store: &SqliteStore, batch: swath_telemetry::Batch) {
+async fn carry(store: &dyn Store, batch: swath_telemetry::Batch) {
     let line = |record: swath_telemetry::LogRecord| LogLine {
         at: record.at,
         level: record.level,

@@ -83,6 +83,7 @@ fn run(arguments: Arguments, catalogue: Arc<Catalogue>) -> Result<ExitCode, Fail
         Command::Gc(command) => commands::gc::run(&global, command),
         Command::Sample(command) => commands::sample::run(&global, command),
         Command::Doctor => commands::doctor::run(&global),
+        Command::Check => commands::check::run(&global),
         Command::Completions(command) => commands::completions::run(&global, command),
     }
 }

@@ -1,7 +1,7 @@
 //! Between what is stored and the messages of `swath.v1`.
 
 use prost_types::Timestamp;
-use swath_store::{Error, RunRow, SqliteStore, StoredEvent};
+use swath_store::{Error, RunRow, StoredEvent};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -36,10 +36,10 @@ pub fn run_state(name: &str) -> v1::RunState {
     }
 }
 
-/// A run as it stands.
-pub fn run(store: &SqliteStore, row: RunRow) -> v1::Run {
+/// A run as it stands. `driven`: whether somebody drives it on.
+pub fn run(row: RunRow, driven: bool) -> v1::Run {
     let state = match row.state.as_str() {
-        _ if is_live(&row) && matches!(store.run_holder(&row.id), Ok(None)) => v1::RunState::Interrupted,
+        _ if is_live(&row) && !driven => v1::RunState::Interrupted,
         state => run_state(state),
     };
     v1::Run {
@@ -95,7 +95,8 @@ pub fn refused(error: Error) -> Status {
         Error::NoRun(_) | Error::NoDeployment(_) => Code::NotFound,
         Error::RunExists(_) => Code::AlreadyExists,
         Error::RunHeld { .. } | Error::StoreHeld { .. } => Code::FailedPrecondition,
-        Error::Busy { .. } | Error::Closed => Code::Unavailable,
+        Error::LeaseLost { .. } => Code::Aborted,
+        Error::Busy { .. } | Error::Closed | Error::Unreachable { .. } => Code::Unavailable,
         Error::DiskFull { .. } => Code::ResourceExhausted,
         _ => Code::Internal,
     };

@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use swath_host::{Engine, PlannedFlow, end_idle, launch, preflight};
 use swath_plan::{Catalogue, Plan};
-use swath_store::{Deployments, Error, Home, RunFilter, RunLease, RunRow, SqliteStore, Store};
+use swath_store::{Error, RunFilter, RunLease, RunRow, Store};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Code, Status};
@@ -32,8 +32,7 @@ pub struct Fleet(Arc<Shared>);
 
 struct Shared {
     engine: Arc<Engine>,
-    store: Arc<SqliteStore>,
-    home: Home,
+    store: Arc<dyn Store>,
     catalogue: Arc<Catalogue>,
     changes: Arc<Changes>,
     /// Ends every drive soon and leaves its run resumable.
@@ -47,18 +46,10 @@ struct Shared {
 
 impl Fleet {
     /// No runs yet. `stop` is the token that the engine was made with, `changes` its observer.
-    pub fn new(
-        engine: Arc<Engine>,
-        store: Arc<SqliteStore>,
-        catalogue: Arc<Catalogue>,
-        changes: Arc<Changes>,
-        stop: CancellationToken,
-    ) -> Self {
-        let home = Home::new(store.home());
+    pub fn new(engine: Arc<Engine>, catalogue: Arc<Catalogue>, changes: Arc<Changes>, stop: CancellationToken) -> Self {
         Self(Arc::new(Shared {
+            store: engine.store().clone(),
             engine,
-            store,
-            home,
             catalogue,
             changes,
             stop,
@@ -70,7 +61,7 @@ impl Fleet {
     }
 
     /// The store.
-    pub fn store(&self) -> &Arc<SqliteStore> {
+    pub fn store(&self) -> &Arc<dyn Store> {
         &self.0.store
     }
 
@@ -157,7 +148,7 @@ impl Fleet {
         // A client that goes away meanwhile must not leave a run that is pinned and driven by nobody.
         let fleet = self.clone();
         let started = tokio::spawn(async move {
-            let lease = match fleet.0.store.lease_run(&id) {
+            let lease = match fleet.0.store.lease_run(&id).await {
                 Ok(lease) => lease,
                 // Another request of the same key was faster.
                 Err(Error::RunHeld { .. }) if keyed => {
@@ -173,8 +164,8 @@ impl Fleet {
                 return row.map(|row| (row, false)).ok_or_else(|| Status::aborted("the run of this key is gone"));
             }
             // Should this process end now, a mark without a run means nothing.
-            fleet.0.home.mark_served(&id, &request).map_err(refused)?;
-            launch::pin(&fleet.0.store, &lease, &plan, &text, now).await.map_err(refused)?;
+            fleet.0.store.mark_served(&id, &request).await.map_err(refused)?;
+            launch::pin(fleet.0.store.as_ref(), &lease, &plan, &text, now).await.map_err(refused)?;
             let row = fleet.0.store.run_row(&id).await;
             fleet.0.engine.learn_secrets(secrets);
             fleet.drive(lease, plan, now);
@@ -194,13 +185,13 @@ impl Fleet {
     /// The run that an earlier request of a key started, if that was the same request.
     async fn started_by(&self, id: &str, request: &str) -> Result<Option<RunRow>, Status> {
         let Some(row) = self.known(id).await? else { return Ok(None) };
-        if self.0.home.served_by(id).as_deref() != Some(request) {
+        if self.0.store.served_by(id).await.map_err(refused)?.as_deref() != Some(request) {
             let why = format!("the key has started run `{id}`, by another request");
             let details = ErrorDetails::with_bad_request_violation("idempotency_key", why.clone());
             return Err(Status::with_error_details(Code::AlreadyExists, why, details));
         }
         // Its server was killed before it drove the run.
-        if is_live(&row) && self.0.store.run_holder(id).map_err(refused)?.is_none() {
+        if is_live(&row) && self.0.store.run_holder(id).await.map_err(refused)?.is_none() {
             return self.resume(id).await.map(Some);
         }
         Ok(Some(row))
@@ -233,9 +224,9 @@ impl Fleet {
             not_now("PLAN_OF_ANOTHER_VERSION", why)
         })?;
         let secrets = launch::secrets(&plan).map_err(|missing| not_now("SECRET_MISSING", missing.to_string()))?;
-        let lease = self.0.store.lease_run(id).map_err(refused)?;
-        if self.0.home.served_by(id).is_none() {
-            self.0.home.mark_served(id, "").map_err(refused)?;
+        let lease = self.0.store.lease_run(id).await.map_err(refused)?;
+        if self.0.store.served_by(id).await.map_err(refused)?.is_none() {
+            self.0.store.mark_served(id, "").await.map_err(refused)?;
         }
         // Its next end counts for those who wait for it.
         self.0.store.unsettle(id).await.map_err(refused)?;
@@ -251,23 +242,26 @@ impl Fleet {
         if !is_live(&row) {
             return Ok(row);
         }
-        match self.0.store.lease_run(id) {
-            Ok(_lease) => end_idle(&self.0.store, id).await.map_err(refused)?,
-            Err(Error::RunHeld { .. }) => self.0.home.ask_to_cancel(id).map_err(refused)?,
+        match self.0.store.lease_run(id).await {
+            Ok(lease) => end_idle(self.0.store.as_ref(), &lease).await.map_err(refused)?,
+            Err(Error::RunHeld { .. }) => self.0.store.ask_to_cancel(id).await.map_err(refused)?,
             Err(error) => return Err(refused(error)),
         }
         self.0.changes.happened(id);
         self.0.store.run_row(id).await.map_err(refused)
     }
 
-    /// Goes on with the runs that an earlier server left, and with those that this one could not drive on. Returns how
-    /// many.
+    /// Goes on with the runs that other servers left, and with those that this one could not drive on. Returns how many.
     pub async fn adopt(&self) -> Result<usize, Error> {
         let states = LIVE.map(str::to_owned).to_vec();
-        let rows = self.0.store.list_runs(&RunFilter { states, ..RunFilter::default() }).await?;
+        // A run of a sub-flow is gone on with by the run above it.
+        let filter = RunFilter { states, served: true, without_sub_flows: true, ..RunFilter::default() };
+        let rows = self.0.store.list_runs(&filter).await?;
+        let ids: Vec<String> = rows.iter().map(|row| row.id.clone()).collect();
+        let driven = if ids.is_empty() { HashMap::new() } else { self.0.store.holders(&ids).await? };
         let mut adopted = 0;
-        for row in rows.iter().rev().filter(|row| self.0.home.served_by(&row.id).is_some()) {
-            if self.is_draining() || self.0.store.run_holder(&row.id)?.is_some() {
+        for row in rows.iter().rev() {
+            if self.is_draining() || driven.contains_key(&row.id) {
                 continue;
             }
             let tries = {
@@ -281,10 +275,16 @@ impl Fleet {
             }
             match self.resume(&row.id).await {
                 Ok(_) => adopted += 1,
+                // Another server was faster.
+                Err(status) if self.is_driven(&row.id).await => tracing::debug!("{}", status.message()),
                 Err(status) => tracing::warn!("run `{}` is not gone on with: {}", row.id, status.message()),
             }
         }
         Ok(adopted)
+    }
+
+    async fn is_driven(&self, id: &str) -> bool {
+        matches!(self.0.store.run_holder(id).await, Ok(Some(_)))
     }
 
     /// Looks for runs to go on with, again and again, until the fleet drains.
@@ -323,7 +323,7 @@ impl Fleet {
         self.0.drives.spawn(async move {
             let _listed = listed;
             let program = Arc::new(PlannedFlow::new(plan, fleet.0.catalogue.clone(), created));
-            match fleet.0.engine.drive(&id, program).await {
+            match fleet.0.engine.drive(&lease, program).await {
                 Ok(ending) => tracing::info!(run = %id, state = ending.state.name(), "run ended"),
                 Err(error) => tracing::error!(run = %id, "the run cannot be driven on: {error}"),
             }

@@ -7,7 +7,7 @@
 //!
 //! SHAPE is `chain` (each step reads the one before), `fan-out` (one step lifted over a list), `wide` (that many steps
 //! that read the same one) or `chain-kept` (a chain whose results also go into the cache). FOLDER decides which disk is
-//! measured. One line of JSON: what is timed goes from the creation of the run to its durable end; planning is apart.
+//! measured; `SWATH_STORE` names a PostgreSQL database to be measured instead. One line of JSON: what is timed goes from the creation of the run to its durable end; planning is apart.
 
 #[path = "../tests/support/mod.rs"]
 mod support;
@@ -25,7 +25,7 @@ use serde_json::json;
 use swath_host::{Capacity, Engine, PlannedFlow, Unobserved};
 use swath_plan::{Catalogue, Plan, PlanInput};
 use swath_run::RunState;
-use swath_store::{Access, Artifacts, NewRun, SqliteStore, Store};
+use swath_store::{Access, Address, Artifacts, Home, LEASE, NewRun};
 use swath_task::{Context, Needs, Purity, Task, TaskDef, TaskError};
 use tokio_util::sync::CancellationToken;
 
@@ -137,12 +137,13 @@ async fn measure(shape: &str, steps: u32, home: &Path) -> Outcome<()> {
     let planning = Instant::now();
     let plan = planned(&text, &catalogue)?;
     let planning = planning.elapsed().as_secs_f64();
-    let store = Arc::new(SqliteStore::open(home, Access::Write).await?);
+    let database = std::env::var("SWATH_STORE").ok();
+    let store = Address { home: home.to_owned(), database, lease: LEASE }.open(Access::Write).await?;
     let artifacts = Arc::new(Artifacts::local(home)?);
     let capacity = Capacity::of_this_machine();
     let stop = CancellationToken::new();
     let span = |_: &str, _: &str, _: &str, _: u32| tracing::Span::none();
-    let engine = Engine::new(store.clone(), artifacts, capacity, Arc::new(Unobserved), stop, span);
+    let engine = Engine::new(store.clone(), Home::new(home), artifacts, capacity, Arc::new(Unobserved), stop, span);
     let started = Instant::now();
     store
         .create_run(NewRun {
@@ -157,9 +158,9 @@ async fn measure(shape: &str, steps: u32, home: &Path) -> Outcome<()> {
             created_at: 0,
         })
         .await?;
-    let lease = store.lease_run("bench")?;
+    let lease = store.lease_run("bench").await?;
     let program = Arc::new(PlannedFlow::new(plan, catalogue, Timestamp::now()));
-    let ending = Arc::new(engine).drive("bench", program).await?;
+    let ending = Arc::new(engine).drive(&lease, program).await?;
     let seconds = started.elapsed().as_secs_f64();
     drop(lease);
     if ending.state != RunState::Completed {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use swath_plan::{Action, Catalogue, Plan};
 use swath_run::{Event, Graph, Input, Machine};
-use swath_store::{Append, Error, NewEvent, RunUpdate, SqliteStore, Store};
+use swath_store::{Append, Error, NewEvent, RunLease, RunUpdate, Store};
 
 use crate::{PlannedFlow, Program};
 
@@ -14,7 +14,7 @@ fn unreadable(what: &str, reason: impl std::fmt::Display) -> Error {
 }
 
 /// The shape of a stored run: of a sub-flow's, as the plan of the run above has it.
-pub async fn graph_of(store: &SqliteStore, run: &str) -> Result<Graph, Error> {
+pub async fn graph_of(store: &dyn Store, run: &str) -> Result<Graph, Error> {
     let mut parts = run.split('.');
     let top = parts.next().unwrap_or(run);
     let stored = store.get_run(top).await?;
@@ -29,8 +29,9 @@ pub async fn graph_of(store: &SqliteStore, run: &str) -> Result<Graph, Error> {
     Ok(PlannedFlow::new(plan, Arc::new(Catalogue::default()), Timestamp::UNIX_EPOCH).graph())
 }
 
-/// Cancels a run whose attempts died with its process. The caller holds its lease.
-pub async fn end_idle(store: &SqliteStore, run: &str) -> Result<(), Error> {
+/// Cancels a run whose attempts died with its process.
+pub async fn end_idle(store: &dyn Store, lease: &RunLease) -> Result<(), Error> {
+    let run = lease.run();
     let stored = store.load_events(run, 0, u32::MAX).await?;
     let events: Result<Vec<Event>, _> = stored.iter().map(|event| Event::decode(&event.payload)).collect();
     let events = events.map_err(|error| unreadable("event", error))?;
@@ -48,6 +49,7 @@ pub async fn end_idle(store: &SqliteStore, run: &str) -> Result<(), Error> {
     let append = Append {
         run: run.to_owned(),
         expected_seq: stored.len() as u64,
+        epoch: lease.epoch(),
         at,
         events,
         update: Some(update),

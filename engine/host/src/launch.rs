@@ -11,7 +11,7 @@ use swath_flow::{ParameterSpec, ParameterType};
 use swath_plan::{Action, Plan};
 use swath_run::RunState;
 use swath_schedule::Fire;
-use swath_store::{NewRun, RunLease, SqliteStore, Store};
+use swath_store::{NewRun, RunLease, Store};
 use swath_task::Digest;
 
 /// A secret whose environment variable is not set.
@@ -88,7 +88,7 @@ pub fn pinned(plan: &Plan) -> Result<String, swath_store::Error> {
 
 /// Pins a new run under the id of `lease`: nobody else can take it up before that ends.
 pub async fn pin(
-    store: &SqliteStore,
+    store: &dyn Store,
     lease: &RunLease,
     plan: &Plan,
     text: &str,

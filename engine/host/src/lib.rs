@@ -5,6 +5,7 @@
 //! What may happen next is decided by `swath-run`; what a step needs of the flow comes from a [`Program`].
 
 mod attempt;
+mod check;
 mod drive;
 mod files;
 mod idle;
@@ -23,10 +24,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Instant;
 
-use swath_store::{Artifacts, Home, SqliteStore, Store};
+use swath_store::{Artifacts, Home, Store};
 use swath_task::Needs;
 use tokio_util::sync::CancellationToken;
 
+pub use check::{check_run, check_store, vocabulary};
 pub use drive::{DriveError, Ending, FailedStep, OUTPUTS, SCHEDULING_PROBLEM};
 pub use idle::{end_idle, graph_of};
 pub use observe::{AttemptId, Ended, Observer, Unobserved, Update};
@@ -37,7 +39,7 @@ pub use text::{Asked, Files, FlowText};
 
 /// What all runs of a process share.
 pub struct Engine {
-    pub(crate) store: Arc<SqliteStore>,
+    pub(crate) store: Arc<dyn Store>,
     pub(crate) artifacts: Arc<Artifacts>,
     pub(crate) home: Home,
     pub(crate) slots: Mutex<Slots>,
@@ -56,16 +58,17 @@ pub struct Engine {
 pub type AttemptSpan = fn(&str, &str, &str, u32) -> tracing::Span;
 
 impl Engine {
-    /// An engine over a store in `home`. `stop` ends every drive soon, cleanly, and leaves the runs resumable.
+    /// An engine over a store whose artifacts and scratch are in `home`. `stop` ends every drive soon, cleanly, and leaves
+    /// the runs resumable.
     pub fn new(
-        store: Arc<SqliteStore>,
+        store: Arc<dyn Store>,
+        home: Home,
         artifacts: Arc<Artifacts>,
         capacity: Capacity,
         observer: Arc<dyn Observer>,
         stop: CancellationToken,
         span: AttemptSpan,
     ) -> Self {
-        let home = Home::new(store.home());
         Self {
             store,
             artifacts,
@@ -82,8 +85,8 @@ impl Engine {
     }
 
     /// The store.
-    pub fn store(&self) -> &dyn Store {
-        self.store.as_ref()
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
     }
 
     /// Takes `needs` if they are free. `Err` names what is missing.

@@ -11,7 +11,7 @@ use swath_control::v1::deployment_service_server::DeploymentService as _;
 use swath_control::{DeploymentService, v1};
 use swath_plan::Catalogue;
 use swath_schedule::DeploymentSpec;
-use swath_store::{Access, SqliteStore};
+use swath_store::Access;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
@@ -43,7 +43,7 @@ impl Place {
         match server {
             Some(server) => Ok(Self::There(DeploymentServiceClient::new(connect(server).await?))),
             None => {
-                let store = Arc::new(SqliteStore::open(&global.home, Access::Write).await?);
+                let store = global.address().open(Access::Write).await?;
                 Ok(Self::Here(DeploymentService::new(store, catalogue)))
             }
         }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 use serde_json::json;
-use swath_store::{Lineage, RunFilter, SqliteStore, Store, StoredResult};
+use swath_store::{Lineage, RunFilter, Store, StoredResult};
 use swath_task::Bytes;
 
 use crate::arguments::{Explain, Global};
@@ -23,11 +23,11 @@ pub(crate) fn run(global: &Global, command: Explain) -> Result<ExitCode, Failure
         return explain_file(global, &command);
     }
     super::block_on(async move {
-        let store = super::reader(&global.home).await?;
-        let row = super::find_run(&store, &command.what).await?;
+        let store = super::reader(global).await?;
+        let row = super::find_run(store.as_ref(), &command.what).await?;
         let step = command.step.as_deref();
-        super::check_step(&store, &row.id, step).await?;
-        let reasons = reasons(&store, &row.id, step).await?;
+        super::check_step(store.as_ref(), &row.id, step).await?;
+        let reasons = reasons(store.as_ref(), &row.id, step).await?;
         if reasons.is_empty() {
             let of = step.map(|step| format!("step `{step}` of ")).unwrap_or_default();
             return Err(Failure::Usage(format!("{of}run `{}` has no result yet", row.id)));
@@ -66,7 +66,7 @@ fn explain_file(global: &Global, command: &Explain) -> Result<ExitCode, Failure>
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let record = swath_task::files::describe(path, &name, "").map_err(|error| Failure::io("read", path, &error))?;
     super::block_on(async move {
-        let store = super::reader(&global.home).await?;
+        let store = super::reader(global).await?;
         let lineage = store.lineage(&record.digest).await?;
         if global.json {
             super::print_json(
@@ -109,7 +109,7 @@ pub(crate) fn text(reasons: &[Reason]) -> String {
 }
 
 /// Says for each step of a run, or one of them, why it ran or was reused; of sub-flows step by step.
-pub(crate) async fn reasons(store: &SqliteStore, run: &str, step: Option<&str>) -> Result<Vec<Reason>, Failure> {
+pub(crate) async fn reasons(store: &dyn Store, run: &str, step: Option<&str>) -> Result<Vec<Reason>, Failure> {
     let mut found = Vec::new();
     let runs = store.list_runs(&RunFilter::default()).await?;
     let runs: BTreeSet<String> = runs.into_iter().map(|row| row.id).collect();
@@ -118,7 +118,7 @@ pub(crate) async fn reasons(store: &SqliteStore, run: &str, step: Option<&str>) 
 }
 
 async fn explain(
-    store: &SqliteStore,
+    store: &dyn Store,
     runs: &BTreeSet<String>,
     run: &str,
     above: &str,
@@ -166,7 +166,7 @@ fn directly_below<'a>(id: &'a str, run: &str) -> Option<(&'a str, &'a str)> {
     instance.bytes().all(|b| b.is_ascii_digit()).then_some((step, instance))
 }
 
-async fn reason(store: &SqliteStore, run: &str, flow: &str, result: &StoredResult) -> Result<String, Failure> {
+async fn reason(store: &dyn Store, run: &str, flow: &str, result: &StoredResult) -> Result<String, Failure> {
     if let Some(from) = &result.reused_from {
         return Ok(format!("reused: task, version, parameters and inputs are those of run {from}"));
     }
@@ -186,7 +186,7 @@ async fn reason(store: &SqliteStore, run: &str, flow: &str, result: &StoredResul
 
 /// The newest earlier result of the same step instance: of a sub-flow, in the same place of an earlier run.
 async fn before(
-    store: &SqliteStore,
+    store: &dyn Store,
     run: &str,
     flow: &str,
     result: &StoredResult,
@@ -207,7 +207,7 @@ async fn before(
 }
 
 /// Other runs of the flow, newest first: of a sub-flow, those of the same step and instance.
-async fn same_place(store: &SqliteStore, run: &str, flow: &str) -> Result<Vec<String>, Failure> {
+async fn same_place(store: &dyn Store, run: &str, flow: &str) -> Result<Vec<String>, Failure> {
     let place = |id: &str| id.split_once('.').map(|(_, place)| place.to_owned());
     let filter = RunFilter { flow: Some(flow.to_owned()), ..RunFilter::default() };
     let ids = store.list_runs(&filter).await?.into_iter().map(|row| row.id);
@@ -215,7 +215,7 @@ async fn same_place(store: &SqliteStore, run: &str, flow: &str) -> Result<Vec<St
 }
 
 /// Which run an earlier result is of.
-async fn run_of(store: &SqliteStore, run: &str, flow: &str, of: &StoredResult) -> Result<Option<String>, Failure> {
+async fn run_of(store: &dyn Store, run: &str, flow: &str, of: &StoredResult) -> Result<Option<String>, Failure> {
     for row in same_place(store, run, flow).await? {
         if store.results(&row, Some(&of.step)).await?.contains(of) {
             return Ok(Some(format!("run {row}")));

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use swath_store::{LogFilter, Store, StoredLogLine};
+use swath_store::{LogFilter, StoredLogLine};
 
 use crate::arguments::{Global, Logs};
 use crate::failure::Failure;
@@ -10,9 +10,9 @@ use crate::style;
 
 pub(crate) fn run(global: &Global, command: Logs) -> Result<ExitCode, Failure> {
     super::block_on(async move {
-        let store = super::reader(&global.home).await?;
-        let row = super::find_run(&store, &command.run).await?;
-        super::check_step(&store, &row.id, command.step.as_deref()).await?;
+        let store = super::reader(global).await?;
+        let row = super::find_run(store.as_ref(), &command.run).await?;
+        super::check_step(store.as_ref(), &row.id, command.step.as_deref()).await?;
         let mut after = 0;
         loop {
             let filter = LogFilter { step: command.step.clone(), after, limit: None };

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use swath_host::launch;
 use swath_plan::{Catalogue, Plan};
-use swath_store::{Home, Store};
 
 use super::run::{Finish, Ready, Session};
 use crate::arguments::{Global, Resume};
@@ -15,8 +14,8 @@ use crate::outputs::Outputs;
 pub(crate) fn run(global: &Global, command: Resume, catalogue: Arc<Catalogue>) -> Result<ExitCode, Failure> {
     super::block_on(async move {
         // Only an existing store can hold a run to resume.
-        let reader = super::reader(&global.home).await?;
-        let row = super::find_run(&reader, &command.run).await?;
+        let reader = super::reader(global).await?;
+        let row = super::find_run(reader.as_ref(), &command.run).await?;
         drop(reader);
         let session = Session::open(global, &command.slots).await?;
         let stored = session.store.get_run(&row.id).await?;
@@ -30,13 +29,13 @@ pub(crate) fn run(global: &Global, command: Resume, catalogue: Arc<Catalogue>) -
                 row.id
             ))
         })?;
-        let outputs = Outputs::choose(&Home::new(&global.home), Some(&row.id), command.out, &plan)?;
+        let outputs = Outputs::choose(session.store.as_ref(), Some(&row.id), command.out, &plan).await?;
         outputs.try_writing(&plan)?;
         if row.state == "completed" && !global.quiet {
             tell!("run {} has completed: nothing is left to do", row.id);
         }
         let secrets = launch::secrets(&plan)?;
-        let lease = session.store.lease_run(&row.id)?;
+        let lease = session.store.lease_run(&row.id).await?;
         session.drive(global, Ready { lease, plan, secrets }, catalogue, Finish { outputs, explain: false }).await
     })
 }

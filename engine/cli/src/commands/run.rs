@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use swath_host::{Asked, Capacity, Ending, Engine, FailedStep, FlowText, OUTPUTS, PlannedFlow, launch, preflight};
 use swath_plan::{Catalogue, Plan};
 use swath_run::RunState;
-use swath_store::{Access, Artifacts, Home, RunFilter, RunLease, RunRow, SqliteStore, Store};
+use swath_store::{Access, Artifacts, Home, RunFilter, RunLease, RunRow, Store};
 use tokio_util::sync::CancellationToken;
 
 use crate::arguments::{Global, Run, Slots};
@@ -34,7 +34,6 @@ pub(crate) fn run(global: &Global, command: Run, catalogue: Arc<Catalogue>) -> R
     }
     super::block_on(async move {
         let session = Session::open(global, &command.slots).await?;
-        let home = Home::new(&global.home);
         let unfinished = session.unfinished(&given, &plan.name).await?;
         let (resumed, plan) = match unfinished {
             Some((row, pinned)) if command.resume => (Some(row.id), pinned),
@@ -49,15 +48,16 @@ pub(crate) fn run(global: &Global, command: Run, catalogue: Arc<Catalogue>) -> R
                 (None, plan)
             }
         };
-        let outputs = Outputs::choose(&home, resumed.as_deref(), command.out, &plan)?;
+        let outputs = Outputs::choose(session.store.as_ref(), resumed.as_deref(), command.out, &plan).await?;
         outputs.try_writing(&plan)?;
         preflight::check(&plan, &given.catalogue)?;
         let secrets = launch::secrets(&plan)?;
         let lease = match resumed {
-            Some(id) => session.store.lease_run(&id)?,
+            Some(id) => session.store.lease_run(&id).await?,
             None => {
-                let lease = session.store.lease_run(&launch::run_id(&plan.name, now))?;
-                launch::pin(&session.store, &lease, &plan, given.flow.source().text(), now).await?;
+                let lease = session.store.lease_run(&launch::run_id(&plan.name, now)).await?;
+                let text = given.flow.source().text();
+                launch::pin(session.store.as_ref(), &lease, &plan, text, now).await?;
                 lease
             }
         };
@@ -97,31 +97,37 @@ pub(crate) struct Finish {
 
 /// An open store and the engine over it.
 pub(crate) struct Session {
-    pub store: Arc<SqliteStore>,
+    pub store: Arc<dyn Store>,
+    pub home: Home,
     pub artifacts: Arc<Artifacts>,
     pub capacity: Capacity,
 }
 
 impl Session {
     pub async fn open(global: &Global, slots: &Slots) -> Result<Self, Failure> {
-        let store = Arc::new(SqliteStore::open(&global.home, Access::Write).await?);
+        let store = global.address().open(Access::Write).await?;
         let artifacts = Arc::new(Artifacts::local(&global.home)?);
         let mut capacity = Capacity::of_this_machine();
         capacity.cpu = slots.cpus.unwrap_or(capacity.cpu);
         capacity.memory = slots.memory.unwrap_or(capacity.memory);
         capacity.gpu = slots.gpus.unwrap_or(capacity.gpu);
         capacity.limits = slots.limits.iter().cloned().collect();
-        Ok(Self { store, artifacts, capacity })
+        Ok(Self { store, home: global.address().home(), artifacts, capacity })
     }
 
     /// The newest run of the flow that was cut off and was planned as what is given would have been planned then, sub-flows
     /// and versions of tasks included; with the plan it is pinned to.
     async fn unfinished(&self, given: &Given, flow: &str) -> Result<Option<(RunRow, Plan)>, Failure> {
         let states = ["pending", "running", "cancelling", "failed", "cancelled"].map(str::to_owned).to_vec();
-        let filter = RunFilter { states, flow: Some(flow.to_owned()), ..RunFilter::default() };
-        let rows = self.store.list_runs(&filter).await?.into_iter().filter(|row| !super::is_below(&row.id));
-        for row in rows.take(20) {
-            if self.store.run_holder(&row.id)?.is_some() {
+        let filter = RunFilter {
+            states,
+            flow: Some(flow.to_owned()),
+            without_sub_flows: true,
+            limit: Some(20),
+            ..RunFilter::default()
+        };
+        for row in self.store.list_runs(&filter).await? {
+            if self.store.run_holder(&row.id).await?.is_some() {
                 continue;
             }
             let created = Timestamp::from_millisecond(row.created_at).unwrap_or(Timestamp::UNIX_EPOCH);
@@ -137,9 +143,15 @@ impl Session {
     /// that failed or was cancelled has said so, and how to go on with it.
     async fn is_worth_a_note(&self, row: &RunRow) -> Result<bool, Failure> {
         let states = vec![RunState::Completed.name().to_owned()];
-        let filter = RunFilter { states, flow: Some(row.flow.clone()), ..RunFilter::default() };
+        let filter = RunFilter {
+            states,
+            flow: Some(row.flow.clone()),
+            without_sub_flows: true,
+            limit: Some(1),
+            ..RunFilter::default()
+        };
         let completed = self.store.list_runs(&filter).await?;
-        let since = |later: &RunRow| !super::is_below(&later.id) && later.created_at > row.created_at;
+        let since = |later: &RunRow| later.created_at > row.created_at;
         let told = [RunState::Failed.name(), RunState::Cancelled.name()];
         Ok(!told.contains(&row.state.as_str()) && !completed.iter().any(since))
     }
@@ -155,7 +167,7 @@ impl Session {
         let Ready { lease, plan, secrets } = ready;
         let id = lease.run().to_owned();
         let id = id.as_str();
-        finish.outputs.keep(&Home::new(&global.home), id)?;
+        finish.outputs.keep(self.store.as_ref(), id).await?;
         let created = self.store.get_run(id).await?.row.created_at;
         let created = Timestamp::from_millisecond(created).unwrap_or_else(|_| Timestamp::now());
         let stop = CancellationToken::new();
@@ -164,6 +176,7 @@ impl Session {
         let logs = AttemptLogs::start(self.store.clone(), global.verbose);
         let engine = Engine::new(
             self.store.clone(),
+            self.home.clone(),
             self.artifacts.clone(),
             self.capacity.clone(),
             observer,
@@ -173,7 +186,7 @@ impl Session {
         engine.learn_secrets(secrets);
         let program = Arc::new(PlannedFlow::new(plan, catalogue, created));
         let started = std::time::Instant::now();
-        let ending = Arc::new(engine).drive(id, program).await;
+        let ending = Arc::new(engine).drive(&lease, program).await;
         logs.finish().await;
         let ending = ending?;
         drop(lease);
@@ -183,7 +196,8 @@ impl Session {
             unpublished = finish.outputs.publish(id, &self.artifacts, outputs, &mut places).await.err();
         }
         let took = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let reasons = if finish.explain { Some(super::explain::reasons(&self.store, id, None).await?) } else { None };
+        let reasons =
+            if finish.explain { Some(super::explain::reasons(self.store.as_ref(), id, None).await?) } else { None };
         if global.json {
             let failures: Vec<_> = ending
                 .failures

@@ -7,7 +7,7 @@ use serde_json::json;
 use swath_control::{Changes, Fleet, ServeError};
 use swath_host::Engine;
 use swath_plan::Catalogue;
-use swath_store::{Home, Store};
+use swath_store::Home;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -23,13 +23,14 @@ pub(crate) fn run(global: &Global, command: Serve, catalogue: Arc<Catalogue>) ->
         let logs = AttemptLogs::start(session.store.clone(), global.verbose);
         let engine = Arc::new(Engine::new(
             session.store.clone(),
+            session.home.clone(),
             session.artifacts.clone(),
             session.capacity.clone(),
             changes.clone(),
             stop.clone(),
             swath_telemetry::attempt_span,
         ));
-        let fleet = Fleet::new(engine, session.store.clone(), catalogue, changes, stop);
+        let fleet = Fleet::new(engine, catalogue, changes, stop);
         // Nothing begins before the port is this process' own.
         let refused = |error: ServeError| match error {
             ServeError::Listen(..) => Failure::Usage(format!("{error}; `--listen` names another address")),

@@ -5,7 +5,6 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 use swath_host::graph_of;
 use swath_run::{Event, Machine, RunState, StepState};
-use swath_store::Store;
 
 use crate::arguments::{Global, Show};
 use crate::failure::Failure;
@@ -13,16 +12,16 @@ use crate::style;
 
 pub(crate) fn run(global: &Global, command: Show) -> Result<ExitCode, Failure> {
     super::block_on(async move {
-        let store = super::reader(&global.home).await?;
-        let row = super::find_run(&store, &command.run).await?;
+        let store = super::reader(global).await?;
+        let row = super::find_run(store.as_ref(), &command.run).await?;
         let stored = store.get_run(&row.id).await?;
         let events = store.load_events(&row.id, 0, u32::MAX).await?;
         let decoded: Result<Vec<Event>, _> = events.iter().map(|event| Event::decode(&event.payload)).collect();
         let decoded = decoded.map_err(|error| Failure::Usage(format!("the journal cannot be read: {error}")))?;
-        let machine = Machine::restore(graph_of(&store, &row.id).await?, &decoded)
+        let machine = Machine::restore(graph_of(store.as_ref(), &row.id).await?, &decoded)
             .map_err(|error| Failure::Usage(error.to_string()))?;
         let results = store.results(&row.id, None).await?;
-        let state = super::shown_state(&store, &row);
+        let state = super::shown_state(store.as_ref(), &row).await?;
         let steps: Vec<(String, String, String)> = (0..machine.graph().steps.len() as u32)
             .map(|s| {
                 let id = machine.graph().steps[s as usize].id.clone();

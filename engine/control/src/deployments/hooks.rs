@@ -9,7 +9,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use jiff::Timestamp;
 use sha2::Sha256;
 use swath_schedule::Hook;
-use swath_store::{Deployments, Error, Telling, redact};
+use swath_store::{Error, Store, Telling, redact};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
@@ -25,13 +25,13 @@ const LONGEST_WAIT: i64 = 3_600_000;
 
 /// Tells hooks what is in the store for them.
 pub struct Hooks {
-    store: Arc<dyn Deployments>,
+    store: Arc<dyn Store>,
     client: Result<reqwest::Client, String>,
 }
 
 impl Hooks {
     /// Nothing is told yet.
-    pub fn new(store: Arc<dyn Deployments>) -> Self {
+    pub fn new(store: Arc<dyn Store>) -> Self {
         // No provider is linked by default; whoever was first has installed one.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder()

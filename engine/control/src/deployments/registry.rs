@@ -9,7 +9,7 @@ use swath_flow::Diagnostic;
 use swath_host::{Asked, FlowText};
 use swath_plan::{Catalogue, Plan, deployment_of};
 use swath_schedule::{DeploymentSpec, Fire, Problem, ScheduleSpec};
-use swath_store::{DeploymentRow, Deployments, Error, FireFilter, FireRow, NewFire, NewVersion, Version};
+use swath_store::{DeploymentRow, Error, FireFilter, FireRow, NewFire, NewVersion, Store, Version};
 use swath_task::Digest;
 
 use super::content::Content;
@@ -20,7 +20,7 @@ const MOST_BACKFILLED: usize = 10_000;
 /// The deployments of a store.
 #[derive(Clone)]
 pub struct Registry {
-    store: Arc<dyn Deployments>,
+    store: Arc<dyn Store>,
     catalogue: Arc<Catalogue>,
 }
 
@@ -70,12 +70,12 @@ pub struct Backfilled {
 
 impl Registry {
     /// The deployments of a store.
-    pub fn new(store: Arc<dyn Deployments>, catalogue: Arc<Catalogue>) -> Self {
+    pub fn new(store: Arc<dyn Store>, catalogue: Arc<Catalogue>) -> Self {
         Self { store, catalogue }
     }
 
     /// The store.
-    pub fn store(&self) -> &Arc<dyn Deployments> {
+    pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
     }
 

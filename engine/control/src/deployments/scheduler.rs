@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use swath_run::RunState;
 use swath_schedule::{Admission, CatchUp, DeploymentSpec, Fire, Happening, RunEnding, Schedule, admit, missed};
 use swath_store::{
-    DeploymentRow, Deployments, Error, FireChange, FireFilter, FireRow, Follows, NewFire, NewTelling, Store, fire_state,
+    DeploymentRow, Error, FireChange, FireFilter, FireRow, Follows, NewFire, NewTelling, Store, fire_state,
 };
 use swath_task::Digest;
 use tokio::sync::Notify;
@@ -103,7 +103,7 @@ impl Scheduler {
         Ok(next)
     }
 
-    fn store(&self) -> &Arc<dyn Deployments> {
+    fn store(&self) -> &Arc<dyn Store> {
         self.registry.store()
     }
 

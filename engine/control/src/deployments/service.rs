@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use swath_host::FlowText;
 use swath_plan::Catalogue;
 use swath_schedule::ScheduleSpec;
-use swath_store::{DeploymentRow, Deployments, FireFilter, FireRow};
+use swath_store::{DeploymentRow, FireFilter, FireRow, Store};
 use tokio::sync::Notify;
 use tonic::{Code, Request, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt};
@@ -33,7 +33,7 @@ pub struct DeploymentService {
 
 impl DeploymentService {
     /// Over a store that a server may run on: it sees within a second what changes here.
-    pub fn new(store: Arc<dyn Deployments>, catalogue: Arc<Catalogue>) -> Self {
+    pub fn new(store: Arc<dyn Store>, catalogue: Arc<Catalogue>) -> Self {
         Self { registry: Registry::new(store, catalogue), wake: Arc::default() }
     }
 

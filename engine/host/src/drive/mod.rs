@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use swath_run::{Event, Fault, FaultClass, Input, Machine, RunState};
-use swath_store::{Append, NewEvent, RunUpdate, Store, redact};
+use swath_store::{Append, NewEvent, RunLease, RunUpdate, Term, redact};
 use swath_task::TaskError;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -24,8 +24,6 @@ use crate::{Engine, Holding, now, steady};
 
 /// How many answers are taken into one append.
 const BATCH: usize = 512;
-/// How often a cancellation asked for by another process is looked for.
-const TICK: Duration = Duration::from_millis(400);
 /// How long a cancelled run may take to end.
 const CANCEL_GRACE: u64 = 15_000;
 /// Outputs of a flow that would make the summary of its run longer than this are left out: steps keep their own.
@@ -70,7 +68,7 @@ pub struct FailedStep {
 /// A drive that could not go on. The run stays as its journal has it.
 #[derive(Debug, thiserror::Error)]
 pub enum DriveError {
-    /// The store failed.
+    /// The store failed, or the lease of the run was lost ([`swath_store::Error::LeaseLost`]).
     #[error(transparent)]
     Store(#[from] swath_store::Error),
     /// The journal holds something that is no event.
@@ -128,6 +126,8 @@ struct Driver {
     engine: Arc<Engine>,
     program: Arc<dyn Program>,
     run: String,
+    /// The lease by which it is driven.
+    term: Term,
     /// Path of the steps above, `outer/`, for a sub-flow.
     prefix: String,
     machine: Machine,
@@ -152,17 +152,17 @@ struct Driver {
 }
 
 impl Engine {
-    /// Takes a run that is in the store from where its journal ends to where the run ends. The caller holds its lease.
+    /// Takes a run that is in the store from where its journal ends to where the run ends.
     ///
     /// # Errors
-    /// [`DriveError`] when the store fails: nothing that was not durable has been acted on.
-    pub async fn drive(self: &Arc<Self>, run: &str, program: Arc<dyn Program>) -> Result<Ending, DriveError> {
-        let (engine, run) = (self.clone(), run.to_owned());
+    /// [`DriveError`] when the store fails or the lease is lost: nothing that was not durable has been acted on.
+    pub async fn drive(self: &Arc<Self>, lease: &RunLease, program: Arc<dyn Program>) -> Result<Ending, DriveError> {
+        let (engine, term) = (self.clone(), lease.term().clone());
         // A task of its own, so that an attempt it starts can go on in the same thread: a hop between threads costs more
         // than a short step.
         let drive =
             tokio::spawn(
-                async move { engine.drive_below(&run, program, String::new(), engine.stop.child_token()).await },
+                async move { engine.drive_below(term, program, String::new(), engine.stop.child_token()).await },
             );
         match drive.await {
             Ok(ending) => ending,
@@ -172,11 +172,12 @@ impl Engine {
 
     pub(crate) async fn drive_below(
         self: &Arc<Self>,
-        run: &str,
+        term: Term,
         program: Arc<dyn Program>,
         prefix: String,
         stop: CancellationToken,
     ) -> Result<Ending, DriveError> {
+        let run = term.run();
         let mut events = Vec::new();
         loop {
             let page = self.store.load_events(run, events.len() as u64, PAGE).await?;
@@ -189,7 +190,7 @@ impl Engine {
                 break;
             }
         }
-        // What attempts of a dead process left. This process holds the run's lease, so nobody is in there.
+        // What attempts of a dead process left; one that has lost the run is refused whatever it still makes in there.
         self.discard_scratch(run);
         let graph = program.graph();
         let steps = graph.steps.len();
@@ -200,6 +201,7 @@ impl Engine {
             engine: self.clone(),
             program,
             run: run.to_owned(),
+            term: term.clone(),
             prefix,
             machine,
             outputs: StepOutputs::new(steps),
@@ -224,7 +226,11 @@ impl Engine {
         if ending.is_err() {
             driver.abandon().await;
         }
-        self.discard_scratch(run);
+        // Who has the run now may work in there.
+        let refused = matches!(&ending, Err(DriveError::Store(swath_store::Error::LeaseLost { .. })));
+        if !refused && !term.is_lost() {
+            self.discard_scratch(run);
+        }
         ending
     }
 
@@ -238,15 +244,14 @@ impl Engine {
 
 impl Driver {
     async fn turn(&mut self) -> Result<Ending, DriveError> {
-        let (engine, stop) = (self.engine.clone(), self.stop.clone());
+        let (engine, stop, term) = (self.engine.clone(), self.stop.clone(), self.term.clone());
         let first = if self.seq == 0 { Input::Begin } else { Input::Recovered };
         self.updates.push(Update::RunStarted { run: self.run.clone(), steps: self.machine.graph().steps.len() });
         self.offer(first);
         if matches!(self.machine.state(), RunState::Failed | RunState::Cancelled) {
             self.offer(Input::Reopen);
         }
-        let mut ticks = tokio::time::interval(TICK);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut cancelling = false;
         loop {
             // Slots that are given back from here on are heard of below.
             let freed = engine.freed.notified();
@@ -264,12 +269,12 @@ impl Driver {
             tokio::select! {
                 // Wishes to stop first: a fan-out of short steps always has a report to hear.
                 biased;
+                () = term.lost() => return Err(term.loss().into()),
                 () = stop.cancelled() => return self.interrupt().await,
-                _ = ticks.tick() => {
-                    if engine.home.cancel_asked(&self.run) {
-                        self.offer(Input::Cancel { deadline: steady() + CANCEL_GRACE });
-                        self.live.values().for_each(|live| live.cancel.cancel());
-                    }
+                () = term.cancel_asked(), if !cancelling => {
+                    cancelling = true;
+                    self.offer(Input::Cancel { deadline: steady() + CANCEL_GRACE });
+                    self.live.values().for_each(|live| live.cancel.cancel());
                 }
                 Some(report) = self.reports.recv() => {
                     self.hear(report);
@@ -317,6 +322,7 @@ impl Driver {
         let mut append = std::mem::take(&mut self.append);
         append.run = self.run.clone();
         append.expected_seq = self.seq;
+        append.epoch = self.term.epoch();
         append.at = now() as i64;
         let state = self.state();
         let first = self.seq == 0;

@@ -1,8 +1,23 @@
-//! Deployments, their fires and what hooks are told: the contract of [`Deployments`].
+//! Deployments, their fires and what hooks are told: the contract of [`swath_store::Deployments`], on both databases.
 
-use swath_store::{Deployments, Error, FireChange, FireFilter, Follows, NewFire, NewTelling, NewVersion, fire_state};
+use std::sync::Arc;
 
-use crate::support::store;
+use swath_store::{
+    Access, Error, FireChange, FireFilter, Follows, LEASE, NewFire, NewTelling, NewVersion, PostgresStore, SqliteStore,
+    Store, fire_state,
+};
+
+use crate::support::POSTGRES;
+
+type Shared = Arc<dyn Store>;
+
+conformance! {
+    a_version_never_changes_and_equal_content_makes_no_new_one
+    a_deployment_has_one_fire_of_each_key
+    of_two_who_take_a_fire_one_gets_it
+    what_follows_from_an_end_is_stored_once_and_told_until_it_is_heard
+    who_deploys_at_once_makes_versions_one_after_the_other
+}
 
 fn version(name: &str, content: &str, now: i64) -> NewVersion {
     NewVersion {
@@ -35,9 +50,7 @@ fn all() -> FireFilter {
     FireFilter::default()
 }
 
-#[tokio::test]
-async fn a_version_never_changes_and_equal_content_makes_no_new_one() {
-    let (_folder, store) = store().await;
+async fn a_version_never_changes_and_equal_content_makes_no_new_one(store: Shared) {
     let first = store.deploy(version("scan", "one", 100)).await.unwrap();
     assert_eq!((first.version, first.handled, first.paused), (1, 100, false));
     let same = store.deploy(version("scan", "one", 200)).await.unwrap();
@@ -58,9 +71,7 @@ async fn a_version_never_changes_and_equal_content_makes_no_new_one() {
     assert!(store.deployments().await.unwrap().is_empty());
 }
 
-#[tokio::test]
-async fn a_deployment_has_one_fire_of_each_key() {
-    let (_folder, store) = store().await;
+async fn a_deployment_has_one_fire_of_each_key(store: Shared) {
     store.deploy(version("scan", "one", 0)).await.unwrap();
     store.deploy(version("other", "one", 0)).await.unwrap();
     assert_eq!(store.add_fires("scan", vec![fire("a", 10), fire("b", 20)], Some(20)).await.unwrap(), 2);
@@ -79,9 +90,7 @@ async fn a_deployment_has_one_fire_of_each_key() {
     assert_eq!(store.add_fires("nobody", vec![fire("d", 45)], None).await.unwrap(), 0);
 }
 
-#[tokio::test]
-async fn of_two_who_take_a_fire_one_gets_it() {
-    let (_folder, store) = store().await;
+async fn of_two_who_take_a_fire_one_gets_it(store: Shared) {
     store.deploy(version("scan", "one", 0)).await.unwrap();
     store.add_fires("scan", vec![fire("a", 10), fire("b", 20)], None).await.unwrap();
     let fires = store.fires(&all()).await.unwrap();
@@ -102,9 +111,7 @@ async fn of_two_who_take_a_fire_one_gets_it() {
     assert_eq!(store.fires(&FireFilter { open: true, ..all() }).await.unwrap().len(), 1);
 }
 
-#[tokio::test]
-async fn what_follows_from_an_end_is_stored_once_and_told_until_it_is_heard() {
-    let (_folder, store) = store().await;
+async fn what_follows_from_an_end_is_stored_once_and_told_until_it_is_heard(store: Shared) {
     for name in ["scan", "after", "paused"] {
         store.deploy(version(name, "one", 0)).await.unwrap();
     }
@@ -134,4 +141,19 @@ async fn what_follows_from_an_end_is_stored_once_and_told_until_it_is_heard() {
     assert_eq!(again[0].attempts, 1);
     store.told(again[0].id, 400_001, None, None).await.unwrap();
     assert!(store.tellings(i64::MAX, 10).await.unwrap().is_empty());
+}
+
+async fn who_deploys_at_once_makes_versions_one_after_the_other(store: Shared) {
+    let deploying = (0..16).map(|n| {
+        let store = store.clone();
+        tokio::spawn(async move { store.deploy(version("scan", &format!("content {}", n % 4), n)).await.unwrap() })
+    });
+    for one in deploying.collect::<Vec<_>>() {
+        one.await.unwrap();
+    }
+    let versions = store.versions("scan", None).await.unwrap();
+    let newest = store.deployment("scan").await.unwrap().version;
+    let numbers: Vec<u32> = versions.iter().map(|one| one.version).rev().collect();
+    assert_eq!(numbers, (1..=newest).collect::<Vec<_>>());
+    assert!(versions.windows(2).all(|pair| pair[0].digest != pair[1].digest), "equal content makes no new one");
 }

@@ -1,11 +1,15 @@
 //! What must outlive a crash of flows that go by themselves: deployments with their versions, the occasions on which
 //! they run, and what hooks are told.
 
+mod tables;
+
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use swath_task::Digest;
 
 use crate::error::Error;
+
+pub(crate) use tables::{Given, Statement, Tables};
 
 /// How long whoever takes a telling has it for himself, milliseconds.
 pub const TAKEN_FOR: i64 = 60_000;
