@@ -38,17 +38,23 @@ outputs:
   word: ${params.word}
 ";
 
-struct Serving {
-    child: Child,
-    address: String,
+pub struct Serving {
+    pub child: Child,
+    pub address: String,
     adopted: u64,
     _out: BufReader<ChildStdout>,
 }
 
 impl Serving {
-    fn start(place: &Place, more: &[&str]) -> Self {
+    pub fn start(place: &Place, more: &[&str]) -> Self {
+        Self::start_with(place, more, &[])
+    }
+
+    /// With variables of its own.
+    pub fn start_with(place: &Place, more: &[&str], variables: &[(&str, &str)]) -> Self {
         let arguments = [&["serve", "--listen", "127.0.0.1:0", "--json"], more].concat();
-        let mut child = place.swath(&arguments).stderr(std::process::Stdio::null()).spawn().unwrap();
+        let mut serve = place.swath(&arguments);
+        let mut child = serve.envs(variables.iter().copied()).stderr(std::process::Stdio::null()).spawn().unwrap();
         let mut out = BufReader::new(child.stdout.take().unwrap());
         let mut text = String::new();
         let told: Value = loop {
@@ -61,7 +67,7 @@ impl Serving {
         Self { child, address, adopted: told["adopted"].as_u64().unwrap(), _out: out }
     }
 
-    async fn channel(&self) -> Channel {
+    pub async fn channel(&self) -> Channel {
         Channel::from_shared(format!("http://{}", self.address)).unwrap().connect().await.unwrap()
     }
 
