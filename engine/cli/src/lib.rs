@@ -82,5 +82,6 @@ fn run(arguments: Arguments, catalogue: Arc<Catalogue>) -> Result<ExitCode, Fail
         Command::Sample(command) => commands::sample::run(&global, command),
         Command::Doctor => commands::doctor::run(&global),
         Command::Completions(command) => commands::completions::run(&global, command),
+        Command::AttemptWorker => commands::attempt_worker::run(&global, catalogue),
     }
 }

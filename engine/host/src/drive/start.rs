@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{BATCH, DriveError, Driver, Live, Prepared, Report, SCHEDULING_PROBLEM};
 use crate::attempt::{self, Attempt, AttemptEnd, AttemptError};
+use crate::isolate::{self, Apart};
 use crate::observe::{AttemptId, Update};
 use crate::program::{Action, Items};
 use crate::reuse::{self, Reuse};
@@ -136,6 +137,10 @@ impl Driver {
             };
             return Ok(Err(Fault::new(SCHEDULING_PROBLEM, message, Some(help))));
         }
+        let apart = match isolate::applies(self.engine.isolation.as_ref(), bound.isolate, bound.native) {
+            Ok(apart) => apart,
+            Err(fault) => return Ok(Err(Fault::new(fault.code, fault.message, fault.help))),
+        };
         let reuse = match &bound.action {
             Action::Task { name, version, task } => {
                 let id = (name.as_str(), *version);
@@ -151,7 +156,7 @@ impl Driver {
             Some(reuse) => reuse.find(&self.engine, now() as i64).await?,
             None => None,
         };
-        Ok(Ok((Prepared { bound, reuse }, found)))
+        Ok(Ok((Prepared { bound, reuse, apart }, found)))
     }
 
     /// Starts what was claimed, now that the claim is durable.
@@ -167,7 +172,13 @@ impl Driver {
             let at = AttemptId { step: self.path(step), instance: self.instance(step, index), attempt };
             self.engine.observer.update(&self.run, &Update::AttemptStarted { at: at.clone() });
             let cancel = CancellationToken::new();
-            let Prepared { bound, reuse } = prepared;
+            let Prepared { bound, reuse, apart } = prepared;
+            let apart = match &bound.action {
+                Action::Task { name, version, .. } if apart => {
+                    Some(Apart { task: name.clone(), version: *version, needed: bound.needs.memory })
+                }
+                _ => None,
+            };
             let (cpus, watched) = (held.cpus(), reuse.as_ref().map(|reuse| reuse.watched.clone()).unwrap_or_default());
             let live =
                 Live { cancel: cancel.clone(), reuse, at: at.clone(), started, is_flow: bound.is_flow(), _held: held };
@@ -182,7 +193,7 @@ impl Driver {
                     match bound.action {
                         Action::Task { task, .. } => {
                             let timeout = bound.timeout;
-                            let attempt = Attempt { id: at, run, inputs: bound.inputs, cpus, timeout, cancel };
+                            let attempt = Attempt { id: at, run, inputs: bound.inputs, cpus, timeout, cancel, apart };
                             attempt::run(&engine, task, attempt).await
                         }
                         Action::Flow(program) => {
