@@ -73,7 +73,7 @@ impl Engine {
             store,
             artifacts,
             home,
-            workers: isolate::Pool::new((capacity.cpu as usize).max(2)),
+            workers: isolate::Pool::new(0),
             isolation: None,
             most_sub_flows: (4.0 * capacity.cpu).max(16.0) as usize,
             slots: Mutex::new(Slots::new(capacity)),
@@ -89,7 +89,7 @@ impl Engine {
     /// The engine, able to run attempts in processes of their own.
     #[must_use]
     pub fn isolating(self, isolation: Isolation) -> Self {
-        Self { isolation: Some(isolation), ..self }
+        Self { workers: isolate::Pool::new(isolation.idle), isolation: Some(isolation), ..self }
     }
 
     /// The store.

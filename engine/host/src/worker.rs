@@ -17,6 +17,7 @@ use rustix::process::{Signal, getpgrp, kill_process_group, set_parent_process_de
 use serde_json::Value;
 use swath_plan::Catalogue;
 use swath_task::{ArtifactRecord, Context, Fault, Host, Problem, Staged, TaskError};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span};
@@ -90,6 +91,9 @@ impl Channel {
             let _ = kill_process_group(getpgrp(), Signal::KILL);
         })?;
         runtime.block_on(async {
+            // Whoever stops a server may tell all of its processes at once. What that means for this one the engine says.
+            // Heard and not ignored: what is ignored stays so in programs that a step starts.
+            let _heard = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
             for serial in 1.. {
                 let Some(start) = starts.recv().await else { break };
                 let cancel = CancellationToken::new();

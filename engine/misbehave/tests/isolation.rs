@@ -152,7 +152,7 @@ fn a_step_that_nothing_can_stop_is_killed_after_its_timeout_with_all_it_started(
 fn a_process_that_is_suspended_or_killed_from_outside_is_lost_and_its_step_run_again() {
     let text = steps(&[("wait", "")]).replace("ledger: wait", "ledger: wait, times: 2");
     let place = Place::new(&text);
-    let child = place.swath(&["run", "flow.yaml", "--isolate", "native", "--heartbeat", "1s"]).spawn().unwrap();
+    let child = place.swath(&["run", "flow.yaml", "--isolate", "native", "--heartbeat", "3s"]).spawn().unwrap();
     let first = place.attempt("wait", 0);
     kill_process(first, Signal::STOP).unwrap();
     let second = place.attempt("wait", 1);
@@ -161,7 +161,7 @@ fn a_process_that_is_suspended_or_killed_from_outside_is_lost_and_its_step_run_a
     let output = child.wait_with_output().unwrap();
     let told = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "{told}");
-    assert!(told.contains("gave no sign of life for 1s") && told.contains("SIGKILL"), "{told}");
+    assert!(told.contains("gave no sign of life for 3s") && told.contains("SIGKILL"), "{told}");
     assert_eq!(place.ledger("wait").len(), 3);
 }
 
@@ -171,6 +171,8 @@ fn a_step_that_waits_is_told_to_stop_and_one_that_is_deaf_is_killed() {
         let place = Place::new(&steps(&[(does, "")]));
         let mut child = place.swath(&["run", "flow.yaml", "--isolate", "all"]).spawn().unwrap();
         let process = place.attempt(does, 0);
+        // Whoever stops a service may tell all of its processes; this one stops when the engine says so.
+        kill_process(process, Signal::TERM).unwrap();
         let asked = Instant::now();
         let run = &std::fs::read_dir(place.path(".swath/runs")).unwrap().next().unwrap().unwrap().file_name();
         let run = Path::new(run).file_stem().unwrap().to_str().unwrap();
@@ -179,6 +181,7 @@ fn a_step_that_waits_is_told_to_stop_and_one_that_is_deaf_is_killed() {
         assert_eq!(child.wait().unwrap().code(), Some(1));
         assert!(asked.elapsed() < Duration::from_secs(if does == "wait" { 5 } else { 20 }), "{:?}", asked.elapsed());
         gone(process);
+        assert_eq!(place.ledger(does).len(), 1, "it was never lost");
     }
 }
 

@@ -63,8 +63,10 @@ pub(crate) async fn run(
     };
     let told = worker.say(&ToWorker::Start(Box::new(start)));
     told.map_err(|error| AttemptError::Task(not_told(step, &error)))?;
-    let ended = Watch { host: &host, limit: limit_of(apart.needed), needed: apart.needed, isolation };
-    let result = ended.over(&mut worker, &stop).await;
+    let watch = Watch { host: &host, limit: limit_of(apart.needed), needed: apart.needed, isolation };
+    let result = watch.over(&mut worker, &stop).await;
+    worker.memory.used();
+    host.told_metric("peak_memory_mib".into(), worker.memory.peak().0 as f64 / f64::from(1 << 20));
     worker.out.finish();
     worker.err.finish();
     if result.is_ok() && !stop.is_cancelled() {
@@ -84,7 +86,7 @@ impl Watch<'_> {
     async fn over(&self, worker: &mut Worker, stop: &CancellationToken) -> Result<Value, AttemptError> {
         let mut ticks = tokio::time::interval(WATCH);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let (mut silent, mut watched, mut told) = (Duration::ZERO, Instant::now(), false);
+        let (mut silent, mut watched, mut cancelled) = (Duration::ZERO, Instant::now(), false);
         let mut answers = FuturesUnordered::new();
         loop {
             tokio::select! {
@@ -108,8 +110,8 @@ impl Watch<'_> {
                     let told = worker.say(&ToWorker::Answer(id, answer));
                     told.map_err(|error| AttemptError::Task(not_told(&self.host.id.step, &error)))?;
                 }
-                () = stop.cancelled(), if !told => {
-                    told = true;
+                () = stop.cancelled(), if !cancelled => {
+                    cancelled = true;
                     // It is short; if it cannot be said, the grace ends.
                     let _ = worker.say(&ToWorker::Cancel);
                 }

@@ -17,12 +17,13 @@ pub(crate) struct Memory {
     session: Pid,
     members: Vec<Pid>,
     searched: Instant,
+    peak: Bytes,
 }
 
 impl Memory {
     /// Of the session that this process leads.
     pub fn of(session: Pid) -> Self {
-        Self { session, members: vec![session], searched: Instant::now() }
+        Self { session, members: vec![session], searched: Instant::now(), peak: Bytes(0) }
     }
 
     /// What they take together now.
@@ -31,7 +32,14 @@ impl Memory {
             self.members = members(self.session);
             self.searched = Instant::now();
         }
-        Bytes(self.members.iter().map(|pid| resident(*pid)).sum())
+        let used = Bytes(self.members.iter().map(|pid| resident(*pid)).sum());
+        self.peak = self.peak.max(used);
+        used
+    }
+
+    /// The most that they were seen to take since the last time this was asked.
+    pub fn peak(&mut self) -> Bytes {
+        std::mem::replace(&mut self.peak, Bytes(0))
     }
 }
 

@@ -9,7 +9,7 @@
 //! 2. A worker whose attempt is given up (cancelled, out of time, over its memory, silent) is killed with all it started:
 //!    no late answer of it can come (I5).
 //! 3. A worker dies with the engine: the kernel sends it SIGKILL, and it ends itself when its channel does.
-//! 4. No secret is on a worker's command line or in its environment.
+//! 4. No secret that the engine knows is on the command line or in the environment of a worker that it starts.
 //! 5. Only a worker whose attempt succeeded, and which did not grow, takes another, of the same task.
 
 mod attempt;
@@ -53,6 +53,8 @@ pub struct Isolation {
     /// A worker that shows no sign of life for so long is killed. It gives one every quarter of a second, from a thread of
     /// its own: a long call of native code does not stop it, a process that is suspended or whose machine hangs does.
     pub heartbeat: Duration,
+    /// How many workers may wait for another attempt.
+    pub idle: usize,
     /// What a worker is told of the trace that the current attempt belongs to.
     pub trace: fn() -> BTreeMap<String, String>,
 }
@@ -65,7 +67,8 @@ impl Isolation {
     pub fn new(which: Isolated, arguments: Vec<OsString>) -> Self {
         // By this name it is what runs now, even when another program has been put in its place meanwhile.
         let program = PathBuf::from("/proc/self/exe");
-        Self { which, program, arguments, heartbeat: Self::HEARTBEAT, trace: BTreeMap::new }
+        let idle = std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2));
+        Self { which, program, arguments, heartbeat: Self::HEARTBEAT, idle, trace: BTreeMap::new }
     }
 }
 
