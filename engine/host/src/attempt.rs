@@ -78,26 +78,29 @@ pub(crate) async fn run(engine: &Arc<Engine>, task: Arc<dyn ErasedTask>, attempt
             Either::Right(task.run(attempt.inputs, context).map(|result| result.map_err(AttemptError::Task)))
         }
     };
-    tokio::pin!(work);
     let timeout = async {
         match attempt.timeout {
             Some(limit) => tokio::time::sleep(limit).await,
             None => std::future::pending().await,
         }
     };
-    let result = tokio::select! {
-        result = &mut work => result,
-        () = timeout => {
-            stop.cancel();
-            // Give it the chance to clean up; what it returns now is too late to count.
-            let _ = tokio::time::timeout(GRACE, &mut work).await;
-            Err(AttemptError::TimedOut(attempt.timeout.unwrap_or_default()))
+    let result = {
+        // Dropped here: a process of its own is killed before its scratch folder is taken away.
+        tokio::pin!(work);
+        tokio::select! {
+            result = &mut work => result,
+            () = timeout => {
+                stop.cancel();
+                // Give it the chance to clean up; what it returns now is too late to count.
+                let _ = tokio::time::timeout(GRACE, &mut work).await;
+                Err(AttemptError::TimedOut(attempt.timeout.unwrap_or_default()))
+            }
+            () = attempt.cancel.cancelled() => match tokio::time::timeout(GRACE, &mut work).await {
+                // It finished all the same: its work is not thrown away.
+                Ok(Ok(outputs)) => Ok(outputs),
+                _ => Err(AttemptError::Task(TaskError::Cancelled)),
+            },
         }
-        () = attempt.cancel.cancelled() => match tokio::time::timeout(GRACE, &mut work).await {
-            // It finished all the same: its work is not thrown away.
-            Ok(Ok(outputs)) => Ok(outputs),
-            _ => Err(AttemptError::Task(TaskError::Cancelled)),
-        },
     };
     if let Some(Ok(scratch)) = host.scratch.get()
         && let Err(error) = engine.home.discard_scratch(scratch)

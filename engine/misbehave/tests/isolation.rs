@@ -92,9 +92,14 @@ fn steps(does: &[(&str, &str)]) -> String {
 const CANARY: &str =
     "  canary: { task: run.command, each: \"${[1, 2, 3]}\", with: { command: [echo, \"${string(item)}\"] } }\n";
 
+/// A program of the step hoards: `tail` keeps what it is given until it can write it, and nobody reads.
+const BELOW: &str = "  below: { task: run.command, isolate: process, needs: { memory: 16 MiB }, \
+                     with: { command: [sh, -c, 'head -c 600m /dev/zero | tail | sleep 20'] } }\n";
+
 #[test]
 fn steps_that_take_their_process_down_fail_alone_and_with_a_word_for_how() {
-    let flow = steps(&[("segfault", ""), ("abort", ""), ("exit", ""), ("panic", ""), ("allocate", "")]) + CANARY;
+    let flow =
+        steps(&[("segfault", ""), ("abort", ""), ("exit", ""), ("panic", ""), ("allocate", "")]) + BELOW + CANARY;
     let place = Place::new(&flow);
     let (_, document) = place.flow(&["--isolate", "native"]);
     assert_eq!(document["ran"], 3, "the canary: {document}");
@@ -105,6 +110,7 @@ fn steps_that_take_their_process_down_fail_alone_and_with_a_word_for_how() {
         ("exit", "E330", "exit code 3", 4),
         ("panic", "E202", "a task that panics", 1),
         ("allocate", "E331", "its limit is 280 MiB (it needs 16 MiB)", 1),
+        ("below", "E331", "its limit is 280 MiB (it needs 16 MiB)", 0),
     ] {
         let fault = fault_of(&document, step);
         assert_eq!(fault["code"], code, "{fault}");

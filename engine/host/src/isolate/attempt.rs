@@ -69,8 +69,9 @@ pub(crate) async fn run(
     host.told_metric("peak_memory_mib".into(), worker.memory.peak().0 as f64 / f64::from(1 << 20));
     worker.out.finish();
     worker.err.finish();
-    if result.is_ok() && !stop.is_cancelled() {
-        host.engine.workers.put(&apart.task, worker);
+    match result.is_ok() && !stop.is_cancelled() {
+        true => host.engine.workers.put(&apart.task, worker),
+        false => worker.end().await,
     }
     result
 }

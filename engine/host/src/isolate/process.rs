@@ -21,6 +21,8 @@ use super::memory::{Memory, members};
 use super::output::Stream;
 use super::wire::{self, FromWorker, ToWorker};
 
+/// How long the kernel may take to end a process.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// How many messages of a worker wait here; then it waits.
 const WAITING: usize = 64;
 
@@ -82,16 +84,25 @@ impl Worker {
         !self.reaped && !self.to.is_closed()
     }
 
+    /// Kills it with all it started, and waits until it is gone.
+    pub async fn end(mut self) {
+        if !self.reaped {
+            kill(self.pid);
+            // Longer only when the kernel itself hangs in a call of it.
+            self.reaped = tokio::time::timeout(PATIENCE, self.child.wait()).await.is_ok();
+        }
+    }
+
     /// How it ended, when its channel has. What it had started is killed.
     pub async fn status(&mut self) -> io::Result<ExitStatus> {
-        members(self.pid).into_iter().filter(|member| *member != self.pid).for_each(end);
-        // A dying process closes its files before it can be waited for.
-        match tokio::time::timeout(Duration::from_secs(1), self.child.wait()).await {
+        // A dying process closes its files before it can be waited for; by what it dies is settled then.
+        kill(self.pid);
+        match tokio::time::timeout(PATIENCE, self.child.wait()).await {
             Ok(status) => {
                 self.reaped = true;
                 status
             }
-            Err(_) => Err(io::Error::other("it closed its channel and went on")),
+            Err(_) => Err(io::Error::other("it does not die")),
         }
     }
 }
@@ -99,16 +110,17 @@ impl Worker {
 impl Drop for Worker {
     fn drop(&mut self) {
         if !self.reaped {
-            // Itself by name, too: it may not have come as far as to lead a session.
-            end(self.pid);
-            members(self.pid).into_iter().for_each(end);
+            kill(self.pid);
         }
     }
 }
 
-fn end(process: Pid) {
-    // It fails when the process is gone, which is what is wanted.
-    let _ = kill_process(process, Signal::KILL);
+/// Kills the members of a session, and by name the one that leads it: it may not have come as far as to do so.
+fn kill(leader: Pid) {
+    for process in std::iter::once(leader).chain(members(leader)) {
+        // It fails when the process is gone, which is what is wanted.
+        let _ = kill_process(process, Signal::KILL);
+    }
 }
 
 async fn listen(mut reading: OwnedReadHalf, told: mpsc::Sender<io::Result<FromWorker>>) {
