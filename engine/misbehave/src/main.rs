@@ -48,6 +48,8 @@ enum Does {
     Spin,
     /// Starts a program that does not end, and then works without end.
     Breed,
+    /// Sleeps for half a second.
+    Pause,
     /// Waits until it is told to stop.
     Wait,
     /// Prints as native code does, and logs.
@@ -116,6 +118,7 @@ fn do_harm(does: Does, ledger: &LocalPath) {
                 std::hint::black_box(&hoard);
             }
         }
+        Does::Pause => std::thread::sleep(Duration::from_millis(500)),
         Does::Spin => spin(),
         Does::Breed => {
             let child = Command::new("sleep").arg("300").spawn();

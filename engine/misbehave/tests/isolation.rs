@@ -172,6 +172,33 @@ fn a_process_that_is_suspended_or_killed_from_outside_is_lost_and_its_step_run_a
 }
 
 #[test]
+fn a_list_half_of_whose_processes_are_killed_is_done_once_and_whole() {
+    const ITEMS: usize = 24;
+    let items: Vec<usize> = (0..ITEMS).collect();
+    let flow = format!(
+        "flow: many\nsteps:\n  all: {{ each: {items:?}, task: harm.do, \
+         with: {{ does: pause, times: 1, ledger: \"${{'item' + string(item)}}\" }} }}\noutputs: {{ processes: all.process }}\n"
+    );
+    let place = Place::new(&flow);
+    let child = place.swath(&["run", "flow.yaml", "--isolate", "native", "--json", "-q"]).spawn().unwrap();
+    for item in (0..ITEMS).step_by(2) {
+        kill_process(place.attempt(&format!("item{item}"), 0), Signal::KILL).unwrap();
+    }
+    let output = child.wait_with_output().unwrap();
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), &document["ran"]), (Some(0), &ITEMS.into()), "{document}");
+    for (item, process) in document["outputs"]["processes"].as_array().unwrap().iter().enumerate() {
+        let attempts = place.ledger(&format!("item{item}"));
+        assert_eq!(
+            *process,
+            attempts.last().unwrap().as_raw_nonzero().get(),
+            "the last attempt of {item} is its result"
+        );
+        assert!(attempts.len() > usize::from(item % 2 == 0), "{item}: {attempts:?}");
+    }
+}
+
+#[test]
 fn a_step_that_waits_is_told_to_stop_and_one_that_is_deaf_is_killed() {
     for does in ["wait", "spin"] {
         let place = Place::new(&steps(&[(does, "")]));

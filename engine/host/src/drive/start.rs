@@ -123,10 +123,17 @@ impl Driver {
             }
             item => item.map(|item| (item, u64::from(index))),
         };
-        let bound = match guarded(|| self.program.bind(step as usize, item, &self.outputs)) {
+        let mut bound = match guarded(|| self.program.bind(step as usize, item, &self.outputs)) {
             Ok(bound) => bound,
             Err(fault) => return Ok(Err(fault)),
         };
+        let apart = match isolate::applies(self.engine.isolation.as_ref(), bound.isolate, bound.native) {
+            Ok(apart) => apart && !bound.is_flow(),
+            Err(fault) => return Ok(Err(Fault::new(fault.code, fault.message, fault.help))),
+        };
+        if apart {
+            bound.needs.cpu = bound.needs.cpu.max(isolate::LEAST_CPU);
+        }
         if let Err(beyond) = lock(&self.engine.slots).possible(&bound.needs) {
             let message = format!("`{}` needs more {beyond} than there is for all steps together", self.path(step));
             let help = match beyond {
@@ -137,10 +144,6 @@ impl Driver {
             };
             return Ok(Err(Fault::new(SCHEDULING_PROBLEM, message, Some(help))));
         }
-        let apart = match isolate::applies(self.engine.isolation.as_ref(), bound.isolate, bound.native) {
-            Ok(apart) => apart,
-            Err(fault) => return Ok(Err(Fault::new(fault.code, fault.message, fault.help))),
-        };
         let reuse = match &bound.action {
             Action::Task { name, version, task } => {
                 let id = (name.as_str(), *version);

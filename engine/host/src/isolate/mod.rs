@@ -78,6 +78,9 @@ pub(crate) fn limit_of(needed: Bytes) -> Option<Bytes> {
     (needed.0 > 0).then(|| Bytes(needed.0.saturating_add(needed.0 / 2).saturating_add(256 << 20)))
 }
 
+/// The least share of a core that an isolated attempt holds: steps that only wait must not start processes without end.
+pub(crate) const LEAST_CPU: f32 = 0.125;
+
 /// Whether an attempt runs in a process of its own, as the flow or else the engine says it.
 ///
 /// # Errors
