@@ -257,6 +257,17 @@ fn what_a_process_prints_and_logs_is_in_the_log_of_its_attempt() {
 }
 
 #[test]
+fn a_filter_of_the_log_means_the_same_in_a_process_of_the_step() {
+    for isolate in ["none", "native"] {
+        let place = Place::new(&steps(&[("print", "")]));
+        let mut swath = place.swath(&["run", "flow.yaml", "--isolate", isolate]);
+        let output = swath.env("RUST_LOG", "harm::inner=info").output().unwrap();
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert!(told.contains("print: logged tiles=7") && !told.contains("stream="), "{isolate}: {told}");
+    }
+}
+
+#[test]
 fn a_secret_reaches_the_step_that_names_it_and_neither_the_command_line_nor_the_environment_of_its_process() {
     let flow = "flow: secret\nparams: { token: { type: secret, default: HARM_TOKEN }, other: { type: secret, default: OTHER_TOKEN } }\n\
                 steps:\n  a: { task: harm.do, with: { does: wait, ledger: a, times: 1, token: $token } }\n\

@@ -18,7 +18,7 @@ use crate::{RELAYED, Redact};
 
 /// Name and target of the spans that [`attempt_span`] makes.
 const NAME: &str = "step";
-const TARGET: &str = "swath::step";
+pub(crate) const TARGET: &str = "swath::step";
 
 /// The span of one attempt. What is told inside it (and inside `Context::blocking`, which carries it over) is the
 /// attempt's log; threads that a task starts by itself enter `Span::current()` of their parent to belong to it.

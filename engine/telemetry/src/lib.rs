@@ -23,6 +23,7 @@ use tracing::Subscriber;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::{EnvFilter, Registry};
 
+use attempt::TARGET as SPANS;
 pub use attempt::{AttemptKey, AttemptLogs, Batch, Buffer, LogRecord, LogSink, attempt_span};
 pub use lines::{Format, Lines};
 pub use text::{LONGEST_LINE, plain};
@@ -129,8 +130,8 @@ where
 
 fn filter(directives: Option<&str>, verbosity: u8, hidden: &[&str]) -> Result<EnvFilter, SetupError> {
     let text = match directives {
-        // What processes of attempts tell has been through the same filter there.
-        Some(text) => format!("{text},{RELAYED}=trace"),
+        // Without the span a line would be of no attempt; what processes of attempts tell has been through the same filter there.
+        Some(text) => format!("{text},{SPANS}=error,{RELAYED}=trace"),
         None => {
             let (all, quiet) = match verbosity {
                 0 => ("warn", "error"),
