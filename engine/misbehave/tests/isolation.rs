@@ -172,6 +172,19 @@ fn a_process_that_is_suspended_or_killed_from_outside_is_lost_and_its_step_run_a
 }
 
 #[test]
+fn an_engine_that_was_suspended_itself_does_not_take_its_processes_for_dead() {
+    let place = Place::new(&steps(&[("pause", "")]));
+    let child = place.swath(&["run", "flow.yaml", "--isolate", "native", "--heartbeat", "2s"]).spawn().unwrap();
+    place.attempt("pause", 0);
+    kill_process(Pid::from_child(&child), Signal::STOP).unwrap();
+    std::thread::sleep(Duration::from_secs(4));
+    kill_process(Pid::from_child(&child), Signal::CONT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(place.ledger("pause").len(), 1);
+}
+
+#[test]
 fn a_list_half_of_whose_processes_are_killed_is_done_once_and_whole() {
     const ITEMS: usize = 24;
     let items: Vec<usize> = (0..ITEMS).collect();

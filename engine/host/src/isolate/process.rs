@@ -79,7 +79,6 @@ impl Worker {
 
     /// Whether it can still be spoken with.
     pub fn lives(&mut self) -> bool {
-        // What it started goes with it.
         self.reaped = !matches!(self.child.try_wait(), Ok(None));
         !self.reaped && !self.to.is_closed()
     }
