@@ -71,7 +71,9 @@ pub(crate) async fn run(engine: &Arc<Engine>, task: Arc<dyn ErasedTask>, attempt
     let work = match (attempt.apart, &engine.isolation) {
         (Some(apart), Some(isolation)) => {
             let (inputs, cpus) = (attempt.inputs, attempt.cpus);
-            Either::Left(isolate::run(host.clone(), isolation, apart, task, inputs, cpus, stop.clone()))
+            let work = isolate::run(host.clone(), isolation, apart, task, inputs, cpus, stop.clone());
+            // Boxed, so that the many short attempts of this process do not carry its room.
+            Either::Left(Box::pin(work))
         }
         _ => {
             let context = Context::new(host.clone(), stop.clone(), attempt.cpus, host.idempotency_key());
