@@ -78,7 +78,12 @@ impl Channel {
             let (mut stream, current) = listening;
             while let Ok(message) = wire::read::<ToWorker>(&mut stream) {
                 match message {
-                    ToWorker::Start(start) => drop(starter.send(start)),
+                    ToWorker::Start(start) => {
+                        // Here, so that a wish to cancel that follows at once finds what it means.
+                        let cancel = CancellationToken::new();
+                        *lock(&current) = Current { cancel: cancel.clone(), ..Current::default() };
+                        let _ = starter.send((start, cancel));
+                    }
                     ToWorker::Answer(id, answer) => {
                         if let Some(asking) = lock(&current).asking.remove(&id) {
                             let _ = asking.send(answer);
@@ -95,9 +100,7 @@ impl Channel {
             // Heard and not ignored: what is ignored stays so in programs that a step starts.
             let _heard = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
             for serial in 1.. {
-                let Some(start) = starts.recv().await else { break };
-                let cancel = CancellationToken::new();
-                *lock(&current) = Current { cancel: cancel.clone(), ..Current::default() };
+                let Some((start, cancel)) = starts.recv().await else { break };
                 lock(&self.0).serial = serial;
                 let span = span(&start.run, &start.step, &start.instance, start.attempt, &start.trace);
                 let beats = self.clone().beat(serial);

@@ -29,7 +29,7 @@ const WAITING: usize = 64;
 /// A worker, idle or at work. Killed with all it started when dropped.
 pub(crate) struct Worker {
     child: Child,
-    pub pid: Pid,
+    pid: Pid,
     to: mpsc::UnboundedSender<Vec<u8>>,
     pub from: mpsc::Receiver<io::Result<FromWorker>>,
     pub out: Stream,
