@@ -103,3 +103,22 @@ fn the_store_knows_nothing_of_plans_and_only_the_command_line_knows_all() {
         assert!(!reach(room, &edges).contains("swath-catalog"), "`{room}` must not name task crates");
     }
 }
+
+#[test]
+fn tasks_of_a_crate_that_links_native_code_say_so() {
+    let (ours, edges, _) = dependencies();
+    for tasks in swath_catalog::BUILTIN {
+        let family = tasks[0].name.split('.').next().expect("`family.verb`");
+        let package = match family {
+            "store" => "swath-stores".to_owned(),
+            "run" => "swath-process".to_owned(),
+            family => format!("swath-{family}"),
+        };
+        assert!(ours.contains(&package), "`{package}`");
+        let reached = reach(&package, &edges);
+        let native = reached.contains("gdal-sys") || reached.contains("ort");
+        for task in *tasks {
+            assert_eq!(task.native, native, "`NATIVE` of `{}`", task.name);
+        }
+    }
+}

@@ -99,6 +99,36 @@ pub(crate) enum Command {
     Check,
     /// Write a shell completion script.
     Completions(Completions),
+    /// Run attempts that an engine sends over standard input. Started by `run`, `resume` and `serve`, not by hand.
+    #[command(hide = true)]
+    AttemptWorker,
+}
+
+/// How steps are kept from hurting each other and this process.
+#[derive(Args)]
+pub(crate) struct Isolate {
+    /// Steps that run in processes of their own, where the flow does not say [default: none; of `serve`: native]
+    #[arg(long, value_enum, value_name = "WHICH")]
+    pub isolate: Option<Isolated>,
+    /// How long the process of a step may give no sign of life (it is suspended, its machine hangs) before it is killed.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = heartbeat)]
+    pub heartbeat: std::time::Duration,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Isolated {
+    /// None.
+    None,
+    /// Steps that call native code: GDAL, ONNX Runtime.
+    Native,
+    /// All.
+    All,
+}
+
+fn heartbeat(text: &str) -> Result<std::time::Duration, String> {
+    // A process gives a sign four times a second.
+    duration(text)
+        .and_then(|time| if time.as_secs() >= 1 { Ok(time) } else { Err("it is at least one second".to_owned()) })
 }
 
 #[derive(Args)]
@@ -111,6 +141,8 @@ pub(crate) struct Serve {
     pub grace: std::time::Duration,
     #[command(flatten)]
     pub slots: Slots,
+    #[command(flatten)]
+    pub isolate: Isolate,
 }
 
 fn loopback(text: &str) -> Result<std::net::SocketAddr, String> {
@@ -323,6 +355,8 @@ pub(crate) struct Run {
     pub interval: Option<String>,
     #[command(flatten)]
     pub slots: Slots,
+    #[command(flatten)]
+    pub isolate: Isolate,
     /// Where to put the flow's outputs [default: results/FLOW]
     #[arg(long, value_name = "FOLDER")]
     pub out: Option<PathBuf>,
@@ -340,6 +374,8 @@ pub(crate) struct Resume {
     pub run: String,
     #[command(flatten)]
     pub slots: Slots,
+    #[command(flatten)]
+    pub isolate: Isolate,
     /// Where to put the flow's outputs [default: where the run was to put them]
     #[arg(long, value_name = "FOLDER")]
     pub out: Option<PathBuf>,

@@ -85,5 +85,6 @@ fn run(arguments: Arguments, catalogue: Arc<Catalogue>) -> Result<ExitCode, Fail
         Command::Doctor => commands::doctor::run(&global),
         Command::Check => commands::check::run(&global),
         Command::Completions(command) => commands::completions::run(&global, command),
+        Command::AttemptWorker => commands::attempt_worker::run(&global, catalogue),
     }
 }

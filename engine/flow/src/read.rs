@@ -5,7 +5,9 @@ mod values;
 use std::sync::Arc;
 
 use crate::diagnostic::Diagnostics;
-use crate::flow::{Action, Backoff, Cache, Edge, FailureClass, Flow, Needs, OnFailure, Retry, Step, read_edge};
+use crate::flow::{
+    Action, Backoff, Cache, Edge, FailureClass, Flow, Isolate, Needs, OnFailure, Retry, Step, read_edge,
+};
 use crate::nearest::{did_you_mean, list};
 use crate::parameter::{Parameter, ParameterSpec, ParameterType, TYPES, brief, is_variable};
 use crate::yaml::{Data, Node, parse, source_of};
@@ -29,9 +31,10 @@ const STEP_FIELDS: &[&str] = &[
     "timeout",
     "cache",
     "needs",
+    "isolate",
     "on_failure",
 ];
-const DEFAULT_FIELDS: &[&str] = &["retry", "timeout", "cache", "needs", "on_failure"];
+const DEFAULT_FIELDS: &[&str] = &["retry", "timeout", "cache", "needs", "isolate", "on_failure"];
 const RETRY_FIELDS: &[&str] = &["times", "wait", "backoff", "max_wait", "jitter", "on"];
 const NEEDS_FIELDS: &[&str] = &["cpu", "memory", "gpu", "limits"];
 
@@ -78,6 +81,7 @@ struct Settings {
     timeout: Option<u64>,
     cache: Option<Cache>,
     needs: Needs,
+    isolate: Option<Isolate>,
     on_failure: Option<OnFailure>,
 }
 
@@ -295,6 +299,7 @@ impl Reader {
                 timeout: None,
                 cache: None,
                 needs: Needs::default(),
+                isolate: None,
                 on_failure: None,
             };
         };
@@ -341,13 +346,14 @@ impl Reader {
         };
         let mut settings = self.settings(node, defaults);
         if let Some(Action::Flow(_)) = &action {
-            settings.needs = Needs::default();
-            if let Some((key, _)) = entries.iter().find(|(key, _)| key.value == "needs") {
+            (settings.needs, settings.isolate) = (Needs::default(), None);
+            for (key, _) in entries.iter().filter(|(key, _)| ["needs", "isolate"].contains(&key.value.as_str())) {
+                let field = &key.value;
                 self.wrong(
                     "F114",
                     key.span,
-                    format!("the step `{}` runs a flow: `needs` are of the steps inside", brief(id)),
-                    Some("write `needs` in the steps of that flow, or under its `defaults`".to_owned()),
+                    format!("the step `{}` runs a flow: `{field}` belongs to the steps inside", brief(id)),
+                    Some(format!("write `{field}` in the steps of that flow, or under its `defaults`")),
                 );
             }
         }
@@ -363,6 +369,7 @@ impl Reader {
             timeout: settings.timeout,
             cache: settings.cache,
             needs: settings.needs,
+            isolate: settings.isolate,
             on_failure: settings.on_failure,
             id: id.clone(),
         }
@@ -415,6 +422,10 @@ impl Reader {
         }
         if let Some(node) = node.get("needs") {
             self.needs(node, &mut settings.needs);
+        }
+        if let Some(node) = node.get("isolate") {
+            let words = [("process", Isolate::Process), ("none", Isolate::None)];
+            settings.isolate = self.word(node, "`isolate`", &words);
         }
         if let Some(node) = node.get("on_failure") {
             let words = [("stop", OnFailure::Stop), ("continue", OnFailure::Continue)];

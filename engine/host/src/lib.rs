@@ -9,6 +9,7 @@ mod check;
 mod drive;
 mod files;
 mod idle;
+mod isolate;
 pub mod launch;
 mod observe;
 mod outputs;
@@ -19,6 +20,7 @@ mod reuse;
 mod slots;
 mod sub_flow;
 mod text;
+pub mod worker;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
@@ -31,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 pub use check::{check_run, check_store, vocabulary};
 pub use drive::{DriveError, Ending, FailedStep, OUTPUTS, SCHEDULING_PROBLEM};
 pub use idle::{end_idle, graph_of};
+pub use isolate::{Isolated, Isolation};
 pub use observe::{AttemptId, Ended, Observer, Unobserved, Update};
 pub use planned::PlannedFlow;
 pub use program::{Action, Bound, CachePolicy, Items, Outputs, Program};
@@ -52,6 +55,9 @@ pub struct Engine {
     pub(crate) secrets: Mutex<BTreeMap<String, String>>,
     pub(crate) stop: CancellationToken,
     pub(crate) span: AttemptSpan,
+    /// How attempts run in processes of their own; `None`: they cannot.
+    pub(crate) isolation: Option<Isolation>,
+    pub(crate) workers: Arc<isolate::Pool>,
 }
 
 /// Makes the `tracing` span of an attempt from run, step, instance and attempt.
@@ -73,6 +79,8 @@ impl Engine {
             store,
             artifacts,
             home,
+            workers: isolate::Pool::new(0),
+            isolation: None,
             most_sub_flows: (4.0 * capacity.cpu).max(16.0) as usize,
             slots: Mutex::new(Slots::new(capacity)),
             freed: tokio::sync::Notify::new(),
@@ -82,6 +90,12 @@ impl Engine {
             stop,
             span,
         }
+    }
+
+    /// The engine, able to run attempts in processes of their own.
+    #[must_use]
+    pub fn isolating(self, isolation: Isolation) -> Self {
+        Self { workers: isolate::Pool::new(isolation.idle), isolation: Some(isolation), ..self }
     }
 
     /// The store.

@@ -1,5 +1,7 @@
 //! What a run tells whoever watches it.
 
+use std::borrow::Cow;
+
 use swath_task::ArtifactRecord;
 
 /// A change worth showing. Steps are named by their path (`outer/inner`), instances of lifted steps by index (`3`).
@@ -33,7 +35,7 @@ pub enum Update {
         /// Units in all; 0 when unknown.
         total: u64,
         /// `tiles`, `scenes`, ...
-        unit: &'static str,
+        unit: Cow<'static, str>,
     },
     /// An attempt failed and will be tried again.
     Retrying {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
+use swath_plan::Isolate;
 use swath_run::{Fault, Graph};
 use swath_task::{ErasedTask, Needs};
 
@@ -56,6 +57,10 @@ pub struct Bound {
     pub timeout: Option<Duration>,
     /// Whether results are reused.
     pub cache: CachePolicy,
+    /// Whether attempts run in processes of their own, where the flow says so.
+    pub isolate: Option<Isolate>,
+    /// It calls native code: [`swath_task::Task::NATIVE`].
+    pub native: bool,
 }
 
 impl Bound {

@@ -26,8 +26,8 @@ pub use catalogue::{Catalogue, Known};
 pub use deployment::deployment_of;
 pub use draw::{dot, mermaid, terminal};
 pub use plan::{
-    Action, Backoff, Cache, Each, InputSource, NeedsOverride, OnFailure, Output, OutputSource, Plan, PlannedInput,
-    PlannedOutput, PlannedStep, Retry, borrowed,
+    Action, Backoff, Cache, Each, InputSource, Isolate, NeedsOverride, OnFailure, Output, OutputSource, Plan,
+    PlannedInput, PlannedOutput, PlannedStep, Retry, borrowed,
 };
 pub use planner::{Given, PlanInput, check, plan, sketch};
 pub use reference::reference_pages;

@@ -61,6 +61,7 @@ pub fn flow_schema(catalogue: &Catalogue) -> Value {
         "timeout": { "$ref": "#/$defs/duration", "description": "Longest time of an attempt." },
         "cache": { "$ref": "#/$defs/cache", "description": "Whether results are reused." },
         "needs": { "$ref": "#/$defs/needs", "description": "Slots an attempt holds while it runs." },
+        "isolate": { "enum": ["process", "none"], "description": "Whether an attempt runs in a process of its own." },
         "on_failure": { "enum": ["stop", "continue"], "description": "What a failure means for the rest of the run." },
     });
     let mut step = json!({
@@ -111,7 +112,7 @@ pub fn flow_schema(catalogue: &Catalogue) -> Value {
                 "properties": step,
                 "additionalProperties": false,
                 "oneOf": [{ "required": ["task"] }, { "required": ["flow"] }],
-                "dependentSchemas": { "flow": { "properties": { "needs": false } } },
+                "dependentSchemas": { "flow": { "properties": { "needs": false, "isolate": false } } },
                 "allOf": cases,
             },
             "edge": {

@@ -13,12 +13,12 @@ use tracing::{Event, Span, Subscriber};
 use tracing_subscriber::layer::{Context, Layer};
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::Redact;
 use crate::text::Said;
+use crate::{RELAYED, Redact};
 
 /// Name and target of the spans that [`attempt_span`] makes.
 const NAME: &str = "step";
-const TARGET: &str = "swath::step";
+pub(crate) const TARGET: &str = "swath::step";
 
 /// The span of one attempt. What is told inside it (and inside `Context::blocking`, which carries it over) is the
 /// attempt's log; threads that a task starts by itself enter `Span::current()` of their parent to belong to it.
@@ -156,6 +156,10 @@ where
         let Some(of) = AttemptKey::of(event, &context) else { return };
         let mut said = Said::default();
         event.record(&mut said);
+        let mut target = event.metadata().target().to_owned();
+        if target == RELAYED {
+            target = said.relayed().unwrap_or(target);
+        }
         let said = said.clean(self.redact);
         let fields = match said.fields.is_empty() {
             true => String::new(),
@@ -166,7 +170,7 @@ where
             of: (*of).clone(),
             at: i64::try_from(at).unwrap_or(i64::MAX),
             level: event.metadata().level().as_str().to_ascii_lowercase(),
-            target: event.metadata().target().to_owned(),
+            target,
             message: said.message,
             fields,
         });

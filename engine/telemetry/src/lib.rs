@@ -23,6 +23,7 @@ use tracing::Subscriber;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::{EnvFilter, Registry};
 
+use attempt::TARGET as SPANS;
 pub use attempt::{AttemptKey, AttemptLogs, Batch, Buffer, LogRecord, LogSink, attempt_span};
 pub use lines::{Format, Lines};
 pub use text::{LONGEST_LINE, plain};
@@ -47,6 +48,10 @@ const QUIET: &[&str] = &[
 
 /// The target of the fault that ended an attempt: kept among its lines, and told on the terminal by whoever shows steps.
 pub const FAULTS: &str = "swath::fault";
+
+/// The target of lines that a process of its own told of an attempt, told again here: their fields `from` and `said` are
+/// the target and the fields (a JSON object) that the lines had there.
+pub const RELAYED: &str = "swath::relayed";
 
 /// How much is told, how, and what is taken out.
 #[derive(Clone, Copy)]
@@ -84,8 +89,20 @@ impl std::error::Error for SetupError {}
 /// # Errors
 /// [`SetupError`]: `RUST_LOG` is not a filter, or something has set up `tracing` before.
 pub fn init(settings: Settings, sink: impl LogSink) -> Result<(), SetupError> {
+    init_to(settings, std::io::stderr, sink)
+}
+
+/// [`init`] with lines going to what `writer` opens.
+///
+/// # Errors
+/// Those of [`init`].
+pub fn init_to<W, O>(settings: Settings, writer: W, sink: impl LogSink) -> Result<(), SetupError>
+where
+    W: Fn() -> O + Send + Sync + 'static,
+    O: std::io::Write + 'static,
+{
     let directives = std::env::var("RUST_LOG").ok().filter(|text| !text.trim().is_empty());
-    let subscriber = subscriber(settings, directives.as_deref(), std::io::stderr, sink)?;
+    let subscriber = subscriber(settings, directives.as_deref(), writer, sink)?;
     tracing::subscriber::set_global_default(subscriber).map_err(|_| SetupError::Installed)
 }
 
@@ -113,7 +130,8 @@ where
 
 fn filter(directives: Option<&str>, verbosity: u8, hidden: &[&str]) -> Result<EnvFilter, SetupError> {
     let text = match directives {
-        Some(text) => text.to_owned(),
+        // Without the span a line would be of no attempt; what processes of attempts tell has been through the same filter there.
+        Some(text) => format!("{text},{SPANS}=error,{RELAYED}=trace"),
         None => {
             let (all, quiet) = match verbosity {
                 0 => ("warn", "error"),

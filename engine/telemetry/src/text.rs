@@ -19,6 +19,15 @@ pub(crate) struct Said {
 }
 
 impl Said {
+    /// Makes what was told again ([`crate::RELAYED`]) what it was. Returns its target.
+    pub fn relayed(&mut self) -> Option<String> {
+        let Some(Value::String(from)) = self.fields.shift_remove("from") else { return None };
+        if let Some(Value::String(said)) = self.fields.shift_remove("said") {
+            self.fields = serde_json::from_str(&said).unwrap_or_default();
+        }
+        Some(from)
+    }
+
     /// Bounded, without escape sequences and without secrets.
     pub fn clean(mut self, redact: Redact) -> Self {
         self.message = clean(&self.message, redact);

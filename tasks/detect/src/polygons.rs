@@ -207,6 +207,7 @@ impl Task for Polygons {
     const NAME: &'static str = "detect.polygons";
     const VERSION: u32 = 1;
     const PURITY: Purity = Purity::Pure;
+    const NATIVE: bool = true;
     type Inputs = Inputs;
     type Outputs = Outputs;
 

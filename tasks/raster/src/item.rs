@@ -58,6 +58,7 @@ impl Task for Item {
     const NAME: &'static str = "raster.item";
     const VERSION: u32 = 2;
     const PURITY: Purity = Purity::Pure;
+    const NATIVE: bool = true;
     type Inputs = Inputs;
     type Outputs = Outputs;
 

@@ -77,6 +77,7 @@ impl Task for Store {
     const NAME: &'static str = "store.geopackage";
     const VERSION: u32 = 2;
     const PURITY: Purity = Purity::Lasting;
+    const NATIVE: bool = true;
     type Inputs = Inputs;
     type Outputs = GeoPackageOutputs;
 

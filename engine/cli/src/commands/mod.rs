@@ -1,5 +1,6 @@
 //! The commands, a file each.
 
+pub(crate) mod attempt_worker;
 pub(crate) mod cancel;
 pub(crate) mod check;
 pub(crate) mod completions;

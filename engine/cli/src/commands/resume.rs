@@ -3,10 +3,10 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use swath_host::launch;
+use swath_host::{Isolated, launch};
 use swath_plan::{Catalogue, Plan};
 
-use super::run::{Finish, Ready, Session};
+use super::run::{Finish, Ready, Session, isolation};
 use crate::arguments::{Global, Resume};
 use crate::failure::Failure;
 use crate::outputs::Outputs;
@@ -17,7 +17,8 @@ pub(crate) fn run(global: &Global, command: Resume, catalogue: Arc<Catalogue>) -
         let reader = super::reader(global).await?;
         let row = super::find_run(reader.as_ref(), &command.run).await?;
         drop(reader);
-        let session = Session::open(global, &command.slots).await?;
+        let session =
+            Session::open(global, &command.slots, isolation(global, &command.isolate, Isolated::None)).await?;
         let stored = session.store.get_run(&row.id).await?;
         if stored.plan.is_empty() {
             let above = row.id.split('.').next().unwrap_or_default();

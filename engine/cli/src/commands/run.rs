@@ -6,13 +6,15 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use swath_host::{Asked, Capacity, Ending, Engine, FailedStep, FlowText, OUTPUTS, PlannedFlow, launch, preflight};
+use swath_host::{
+    Asked, Capacity, Ending, Engine, FailedStep, FlowText, Isolated, Isolation, OUTPUTS, PlannedFlow, launch, preflight,
+};
 use swath_plan::{Catalogue, Plan};
 use swath_run::RunState;
 use swath_store::{Access, Artifacts, Home, RunFilter, RunLease, RunRow, Store};
 use tokio_util::sync::CancellationToken;
 
-use crate::arguments::{Global, Run, Slots};
+use crate::arguments::{self, Global, Isolate, Run, Slots};
 use crate::attempt_logs::AttemptLogs;
 use crate::failure::Failure;
 use crate::outputs::Outputs;
@@ -33,7 +35,8 @@ pub(crate) fn run(global: &Global, command: Run, catalogue: Arc<Catalogue>) -> R
         return super::remote::run(global, &server, &given.flow, &command.flow.params, command.interval);
     }
     super::block_on(async move {
-        let session = Session::open(global, &command.slots).await?;
+        let session =
+            Session::open(global, &command.slots, isolation(global, &command.isolate, Isolated::None)).await?;
         let unfinished = session.unfinished(&given, &plan.name).await?;
         let (resumed, plan) = match unfinished {
             Some((row, pinned)) if command.resume => (Some(row.id), pinned),
@@ -101,10 +104,25 @@ pub(crate) struct Session {
     pub home: Home,
     pub artifacts: Arc<Artifacts>,
     pub capacity: Capacity,
+    pub isolation: Isolation,
+}
+
+/// How steps run in processes of their own, which are this program again. `otherwise` holds where the user does not say.
+pub(crate) fn isolation(global: &Global, isolate: &Isolate, otherwise: Isolated) -> Isolation {
+    let which = match isolate.isolate {
+        None => otherwise,
+        Some(arguments::Isolated::None) => Isolated::None,
+        Some(arguments::Isolated::Native) => Isolated::Native,
+        Some(arguments::Isolated::All) => Isolated::All,
+    };
+    // They log as this process does.
+    let told = std::iter::repeat_n("--verbose".into(), global.verbose.into());
+    let arguments = std::iter::once("attempt-worker".into()).chain(told).collect();
+    Isolation { heartbeat: isolate.heartbeat, ..Isolation::new(which, arguments) }
 }
 
 impl Session {
-    pub async fn open(global: &Global, slots: &Slots) -> Result<Self, Failure> {
+    pub async fn open(global: &Global, slots: &Slots, isolation: Isolation) -> Result<Self, Failure> {
         let store = global.address().open(Access::Write).await?;
         let artifacts = Arc::new(Artifacts::local(&global.home)?);
         let mut capacity = Capacity::of_this_machine();
@@ -112,7 +130,7 @@ impl Session {
         capacity.memory = slots.memory.unwrap_or(capacity.memory);
         capacity.gpu = slots.gpus.unwrap_or(capacity.gpu);
         capacity.limits = slots.limits.iter().cloned().collect();
-        Ok(Self { store, home: global.address().home(), artifacts, capacity })
+        Ok(Self { store, home: global.address().home(), artifacts, capacity, isolation })
     }
 
     /// The newest run of the flow that was cut off and was planned as what is given would have been planned then, sub-flows
@@ -183,6 +201,7 @@ impl Session {
             stop.clone(),
             swath_telemetry::attempt_span,
         );
+        let engine = engine.isolating(self.isolation.clone());
         engine.learn_secrets(secrets);
         let program = Arc::new(PlannedFlow::new(plan, catalogue, created));
         let started = std::time::Instant::now();

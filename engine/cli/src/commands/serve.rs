@@ -5,23 +5,24 @@ use std::sync::Arc;
 
 use serde_json::json;
 use swath_control::{Changes, Fleet, ServeError};
-use swath_host::Engine;
+use swath_host::{Engine, Isolated};
 use swath_plan::Catalogue;
 use swath_store::Home;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::run::Session;
+use super::run::{Session, isolation};
 use crate::arguments::{Global, Serve};
 use crate::attempt_logs::AttemptLogs;
 use crate::failure::Failure;
 
 pub(crate) fn run(global: &Global, command: Serve, catalogue: Arc<Catalogue>) -> Result<ExitCode, Failure> {
     super::block_on(async move {
-        let session = Session::open(global, &command.slots).await?;
+        let session =
+            Session::open(global, &command.slots, isolation(global, &command.isolate, Isolated::Native)).await?;
         let (stop, changes) = (CancellationToken::new(), Arc::new(Changes::default()));
         let logs = AttemptLogs::start(session.store.clone(), global.verbose);
-        let engine = Arc::new(Engine::new(
+        let engine = Engine::new(
             session.store.clone(),
             session.home.clone(),
             session.artifacts.clone(),
@@ -29,7 +30,8 @@ pub(crate) fn run(global: &Global, command: Serve, catalogue: Arc<Catalogue>) ->
             changes.clone(),
             stop.clone(),
             swath_telemetry::attempt_span,
-        ));
+        );
+        let engine = Arc::new(engine.isolating(session.isolation.clone()));
         let fleet = Fleet::new(engine, catalogue, changes, stop);
         // Nothing begins before the port is this process' own.
         let refused = |error: ServeError| match error {

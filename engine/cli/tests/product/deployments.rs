@@ -157,7 +157,9 @@ fn runs_that_meet_are_treated_by_the_policy() {
 fn what_was_deployed_is_what_runs_until_it_is_deployed_again() {
     let above = "flow: above\nsteps: { below: { flow: below.yaml } }\n";
     let below = |word: &str| {
-        format!("flow: below\nsteps: {{ say: {{ task: run.command, with: {{ command: [sh, -c, 'echo {word} >> $0', $$LEDGER], purity: effect }} }} }}\n")
+        format!(
+            "flow: below\nsteps: {{ say: {{ task: run.command, with: {{ command: [sh, -c, 'echo {word} >> $0', $$LEDGER], purity: effect }} }} }}\n"
+        )
     };
     let place = Place::new(above);
     let ledger = place.path().join("ledger");
@@ -206,8 +208,8 @@ fn post(address: &str, path: &str, body: &str, headers: &str) -> String {
 /// As `openssl` signs.
 fn signed(place: &Place, body: &str) -> String {
     std::fs::write(place.path().join("body"), body).unwrap();
-    let signing = Command::new("openssl").args(["dgst", "-sha256", "-hmac", "open sesame", "body"]);
-    let mut signing = { signing }.current_dir(place.path()).output().unwrap();
+    let arguments = ["dgst", "-sha256", "-hmac", "open sesame", "body"];
+    let mut signing = Command::new("openssl").args(arguments).current_dir(place.path()).output().unwrap();
     signing.stdout.truncate(signing.stdout.trim_ascii_end().len());
     let digits = String::from_utf8(signing.stdout).unwrap().rsplit(' ').next().unwrap().to_owned();
     format!("X-Hub-Signature-256: sha256={digits}\r\n")
@@ -217,10 +219,16 @@ fn signed(place: &Place, body: &str) -> String {
 fn runs_start_others_webhooks_start_runs_and_hooks_are_told_until_they_hear() {
     let place = Place::new(SCAN);
     let folder = place.path().to_str().unwrap().to_owned();
-    let after = SCAN.replace("flow: scan", "flow: after\ndeployment: { triggers: [{ after: scan, output: found }], while_running: queue }");
-    let failed = SCAN.replace("flow: scan", "flow: sorry\ndeployment: { triggers: [{ after: scan, states: [failed] }] }");
+    let after = SCAN.replace(
+        "flow: scan",
+        "flow: after\ndeployment: { triggers: [{ after: scan, output: found }], while_running: queue }",
+    );
+    let failed =
+        SCAN.replace("flow: scan", "flow: sorry\ndeployment: { triggers: [{ after: scan, states: [failed] }] }");
     // It does not hear the first time.
-    let hook = format!("[sh, -c, 'test -e {folder}/heard || {{ touch {folder}/heard; exit 1; }}; cat >> {folder}/told; echo >> {folder}/told']");
+    let hook = format!(
+        "[sh, -c, 'test -e {folder}/heard || {{ touch {folder}/heard; exit 1; }}; cat >> {folder}/told; echo >> {folder}/told']"
+    );
     let scan = with_deployment(&format!(
         "{{ triggers: [{{ webhook: SCAN_SECRET }}], late_after: 1s, hooks: [{{ on: [completed, failed, late], command: {hook} }}] }}"
     ));
@@ -320,7 +328,8 @@ async fn deployments_are_managed_over_grpc_and_what_is_wrong_is_told() {
     let refused = deployments.trigger_deployment(trigger("l")).await.unwrap_err();
     assert!(refused.code() == Code::FailedPrecondition && refused.message().contains("resume"), "{refused:?}");
 
-    let wrong = v1::Schedule { cron: "61 * * * *".into(), every: "1d".into(), jitter: "x".into(), ..Default::default() };
+    let wrong =
+        v1::Schedule { cron: "61 * * * *".into(), every: "1d".into(), jitter: "x".into(), ..Default::default() };
     let wrong = v1::DeployFlowRequest { schedule: Some(wrong), ..request() };
     let status = deployments.deploy_flow(wrong).await.unwrap_err();
     let violations = status.get_details_bad_request().unwrap().field_violations;
@@ -351,5 +360,7 @@ async fn deployments_are_managed_over_grpc_and_what_is_wrong_is_told() {
     let (_, listed) = place.json(&["deployments", "--server", &url]);
     assert_eq!((listed[0]["name"].as_str(), listed[0]["version"].as_u64()), (Some("scan"), Some(1)));
     done(&place, &["deployments", "delete", "scan", "--server", &url]);
-    assert!(deployments.list_deployments(v1::ListDeploymentsRequest {}).await.unwrap().into_inner().deployments.is_empty());
+    assert!(
+        deployments.list_deployments(v1::ListDeploymentsRequest {}).await.unwrap().into_inner().deployments.is_empty()
+    );
 }

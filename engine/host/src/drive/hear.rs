@@ -21,7 +21,7 @@ impl Driver {
             step: self.machine.graph().steps[step as usize].id.clone(),
             instance: at.instance.clone(),
             attempt: at.attempt,
-            name: name.to_owned(),
+            name: name.into_owned(),
             value,
         });
         let metrics: Vec<Metric> = metrics.collect();
@@ -162,6 +162,7 @@ fn failure_of(error: AttemptError, at: &AttemptId) -> Failure {
             let help = Some("raise `timeout`, or look at its log with `swath logs` for what it was doing".to_owned());
             Failure { class: FaultClass::Timeout, retry_after: 0, fault: Fault::new("E316", message, help) }
         }
+        AttemptError::Lost(fault) => Failure { class: FaultClass::Lost, retry_after: 0, fault: from(fault) },
         AttemptError::Task(TaskError::Transient { fault, retry_after }) => {
             let retry_after = retry_after.map_or(0, |wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
             Failure { class: FaultClass::Transient, retry_after, fault: from(fault) }

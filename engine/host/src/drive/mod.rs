@@ -103,6 +103,8 @@ struct Report {
 struct Prepared {
     bound: Bound,
     reuse: Option<Reuse>,
+    /// It runs in a process of its own.
+    apart: bool,
 }
 
 /// A live attempt.

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{BATCH, DriveError, Driver, Live, Prepared, Report, SCHEDULING_PROBLEM};
 use crate::attempt::{self, Attempt, AttemptEnd, AttemptError};
+use crate::isolate::{self, Apart};
 use crate::observe::{AttemptId, Update};
 use crate::program::{Action, Items};
 use crate::reuse::{self, Reuse};
@@ -122,10 +123,17 @@ impl Driver {
             }
             item => item.map(|item| (item, u64::from(index))),
         };
-        let bound = match guarded(|| self.program.bind(step as usize, item, &self.outputs)) {
+        let mut bound = match guarded(|| self.program.bind(step as usize, item, &self.outputs)) {
             Ok(bound) => bound,
             Err(fault) => return Ok(Err(fault)),
         };
+        let apart = match isolate::applies(self.engine.isolation.as_ref(), bound.isolate, bound.native) {
+            Ok(apart) => apart && !bound.is_flow(),
+            Err(fault) => return Ok(Err(Fault::new(fault.code, fault.message, fault.help))),
+        };
+        if apart {
+            bound.needs.cpu = bound.needs.cpu.max(isolate::LEAST_CPU);
+        }
         if let Err(beyond) = lock(&self.engine.slots).possible(&bound.needs) {
             let message = format!("`{}` needs more {beyond} than there is for all steps together", self.path(step));
             let help = match beyond {
@@ -151,7 +159,7 @@ impl Driver {
             Some(reuse) => reuse.find(&self.engine, now() as i64).await?,
             None => None,
         };
-        Ok(Ok((Prepared { bound, reuse }, found)))
+        Ok(Ok((Prepared { bound, reuse, apart }, found)))
     }
 
     /// Starts what was claimed, now that the claim is durable.
@@ -167,7 +175,13 @@ impl Driver {
             let at = AttemptId { step: self.path(step), instance: self.instance(step, index), attempt };
             self.engine.observer.update(&self.run, &Update::AttemptStarted { at: at.clone() });
             let cancel = CancellationToken::new();
-            let Prepared { bound, reuse } = prepared;
+            let Prepared { bound, reuse, apart } = prepared;
+            let apart = match &bound.action {
+                Action::Task { name, version, .. } if apart => {
+                    Some(Apart { task: name.clone(), version: *version, needed: bound.needs.memory })
+                }
+                _ => None,
+            };
             let (cpus, watched) = (held.cpus(), reuse.as_ref().map(|reuse| reuse.watched.clone()).unwrap_or_default());
             let live =
                 Live { cancel: cancel.clone(), reuse, at: at.clone(), started, is_flow: bound.is_flow(), _held: held };
@@ -182,7 +196,7 @@ impl Driver {
                     match bound.action {
                         Action::Task { task, .. } => {
                             let timeout = bound.timeout;
-                            let attempt = Attempt { id: at, run, inputs: bound.inputs, cpus, timeout, cancel };
+                            let attempt = Attempt { id: at, run, inputs: bound.inputs, cpus, timeout, cancel, apart };
                             attempt::run(&engine, task, attempt).await
                         }
                         Action::Flow(program) => {

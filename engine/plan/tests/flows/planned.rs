@@ -63,11 +63,13 @@ outputs:
 }
 
 #[test]
-fn a_step_that_runs_a_flow_has_no_needs() {
+fn a_step_that_runs_a_flow_has_no_needs_and_no_process() {
     let text = std::fs::read_to_string(root().join("flows/valid/sub-flow-defaults.yaml")).unwrap();
     let plan = plan_text(&text, &[]).unwrap();
     assert_eq!(plan.step("lake").unwrap().needs, swath_plan::NeedsOverride::default());
     assert_eq!(plan.step("keep").unwrap().needs.cpu, Some(2.0));
+    assert_eq!(plan.step("lake").unwrap().isolate, None);
+    assert_eq!(plan.step("keep").unwrap().isolate, Some(swath_plan::Isolate::Process));
 }
 
 #[test]
