@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what building, running and testing Swath needs on a Debian or Ubuntu machine. `make setup` calls it.
 #
-#   system   GDAL (headers, library, tools), a C compiler, pkg-config, Python's venv      Debian packages
+#   system   GDAL (headers, library, tools), a C compiler, pkg-config, Python's venv,     Debian packages
+#            PostgreSQL with PostGIS: its programs only, tests start servers of their own
 #   .tools/py  ONNX Runtime's shared library; numpy, rasterio and others for the tests    PyPI, versions in requirements.txt
 #
 # Rust is not installed here: the script says so when it is missing or too old. Done once, a second call takes no time: the
@@ -33,7 +34,7 @@ for part in rustfmt clippy-driver; do
 done
 
 # --- system packages --------------------------------------------------------------------------------------------------
-packages=(build-essential pkg-config libgdal-dev gdal-bin python3 python3-venv tzdata)
+packages=(build-essential pkg-config libgdal-dev gdal-bin python3 python3-venv tzdata postgresql postgresql-postgis)
 missing=()
 for package in "${packages[@]}"; do
     status="$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)"
@@ -45,7 +46,7 @@ if python3 -c 'import ensurepip, venv' 2>/dev/null; then
 fi
 if [ "${#missing[@]}" -gt 0 ]; then
     command -v apt-get >/dev/null ||
-        fail "this machine has no apt-get" "install GDAL 3.6 or newer with its headers, pkg-config, a C compiler and Python 3.11 or newer by hand"
+        fail "this machine has no apt-get" "install by hand: GDAL 3.6 or newer with its headers, pkg-config, a C compiler, Python 3.11 or newer, PostgreSQL with PostGIS"
     as_root=()
     if [ "$(id -u)" -ne 0 ]; then
         command -v sudo >/dev/null || fail "root is needed to install: ${missing[*]}" "run as root: apt-get install ${missing[*]}"
@@ -53,8 +54,16 @@ if [ "${#missing[@]}" -gt 0 ]; then
     fi
     say "installing system packages: ${missing[*]}"
     "${as_root[@]}" apt-get update -q >.tools/apt.log 2>&1 || fail "apt-get update failed" "see .tools/apt.log"
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${missing[@]}" \
-        >>.tools/apt.log 2>&1 || fail "apt-get install failed" "see .tools/apt.log"
+    install() {
+        "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "$@" \
+            >>.tools/apt.log 2>&1 || fail "apt-get install failed" "see .tools/apt.log"
+    }
+    # Debian's package makes and starts a server for the whole machine unless it is told not to before it is installed.
+    if [[ " ${missing[*]} " == *" postgresql "* ]] && [ ! -e /usr/lib/postgresql ]; then
+        install postgresql-common
+        "${as_root[@]}" sed -i 's/^#* *create_main_cluster *=.*/create_main_cluster = false/' /etc/postgresql-common/createcluster.conf
+    fi
+    install "${missing[@]}"
 fi
 pkg-config --exists gdal || fail "GDAL's headers were not found by pkg-config" "install libgdal-dev"
 pkg-config --atleast-version=3.6 gdal || fail "GDAL $(pkg-config --modversion gdal) is older than 3.6"
