@@ -1,6 +1,7 @@
 //! Detected objects, as `detect.polygons` writes and stores read them: the features of a GeoJSON file.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// One feature of a [`crate::Detections`] file: a GeoJSON FeatureCollection in EPSG:4326 (RFC 7946).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -11,7 +12,7 @@ pub struct Detection {
     /// Sixteen hexadecimal digits made of class and outline: the same object found again has the same id.
     pub id: String,
     /// GeoJSON Polygon or MultiPolygon in degrees.
-    pub geometry: serde_json::Value,
+    pub geometry: Value,
     /// What is known of it.
     pub properties: DetectionProperties,
 }
@@ -72,6 +73,19 @@ pub enum PropertyType {
     Real,
     /// True or false.
     Boolean,
+}
+
+impl PropertyType {
+    /// Whether a column of this type can hold a value. Text holds any, as it is written in JSON; all hold `null`.
+    pub fn holds(self, value: &Value) -> bool {
+        match self {
+            _ if value.is_null() => true,
+            Self::Text => true,
+            Self::Integer => value.is_i64(),
+            Self::Real => value.is_number(),
+            Self::Boolean => value.is_boolean(),
+        }
+    }
 }
 
 #[cfg(test)]
