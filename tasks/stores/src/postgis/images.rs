@@ -93,10 +93,11 @@ pub async fn store(images: &[Image], key: &Key, transaction: &mut PgConnection) 
     let stored = "WITH stored AS (
             INSERT INTO swath.imagery_catalog AS old
                 (collection, id, datetime, end_datetime, cloud_cover, tile, href, item, geometry, run)
-            SELECT collection, id, datetime::timestamptz, end_datetime::timestamptz, cloud_cover, tile, href, item::jsonb,
-                ST_Force2D(ST_SetSRID(ST_GeomFromGeoJSON(geometry), 4326)), $10
-            FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::float8[], $6::text[], $7::text[], $8::text[],
-                $9::text[]) AS new (collection, id, datetime, end_datetime, cloud_cover, tile, href, item, geometry)
+            SELECT collection, id, datetime::timestamptz, end_datetime::timestamptz, cloud_cover, tile, href,
+                item::jsonb, ST_Force2D(ST_SetSRID(ST_GeomFromGeoJSON(geometry), 4326)), $10
+            FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::float8[], $6::text[], $7::text[],
+                $8::text[], $9::text[])
+                AS new (collection, id, datetime, end_datetime, cloud_cover, tile, href, item, geometry)
             ON CONFLICT (collection, id) DO UPDATE SET
                 (datetime, end_datetime, cloud_cover, tile, href, item, geometry, run, stored_at)
                 = ROW (excluded.datetime, excluded.end_datetime, excluded.cloud_cover, excluded.tile, excluded.href,

@@ -81,9 +81,9 @@ impl Key {
         }
     }
 
-    /// Stores once: `work` stores its rows in the transaction it is given and tells how many, and how many there are now.
-    /// It is not called when this key has stored the same before. Other work for the same `turn` waits meanwhile, that
-    /// of other machines too: two transactions on the same rows could wait for each other crosswise.
+    /// Stores once: `work` stores its rows in the transaction it is given, and tells how many and how many there are
+    /// now. It is not called when this key has stored the same before. Other work for the same `turn` waits meanwhile,
+    /// that of other machines too: two transactions on the same rows could wait for each other crosswise.
     pub async fn store(
         &self,
         secret: &str,

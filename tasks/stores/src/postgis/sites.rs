@@ -144,11 +144,13 @@ fn row(name: Option<&str>, properties: Map<String, Value>, geometry: String) -> 
 async fn store(sites: &[Site], key: &Key, transaction: &mut PgConnection) -> Result<(Stored, i64), sqlx::Error> {
     let insert = "WITH stored AS (
             INSERT INTO swath.known_sites AS old (name, country, radius_km, properties, geometry, run)
-            SELECT name, country, radius_km, properties::jsonb, ST_Force2D(ST_SetSRID(ST_GeomFromGeoJSON(geometry), 4326)), $6
+            SELECT name, country, radius_km, properties::jsonb,
+                ST_Force2D(ST_SetSRID(ST_GeomFromGeoJSON(geometry), 4326)), $6
             FROM unnest($1::text[], $2::text[], $3::float8[], $4::text[], $5::text[])
                 AS new (name, country, radius_km, properties, geometry)
             ON CONFLICT (name) DO UPDATE SET (country, radius_km, properties, geometry, run, stored_at)
-                = ROW (excluded.country, excluded.radius_km, excluded.properties, excluded.geometry, excluded.run, now())
+                = ROW (excluded.country, excluded.radius_km, excluded.properties, excluded.geometry, excluded.run,
+                    now())
             WHERE (old.properties, old.geometry) IS DISTINCT FROM (excluded.properties, excluded.geometry)
             RETURNING xmax = 0 AS added
         ) SELECT count(*) FILTER (WHERE added), count(*) FILTER (WHERE NOT added) FROM stored";

@@ -31,8 +31,9 @@ fn apply(database: &str, steps: &[PathBuf]) {
 
 fn scene(id: &str, day: u32, west: f64) -> Value {
     json!({
-        "id": id, "collection": "s2", "datetime": format!("2024-06-{day:02}T10:00:00Z"), "cloud_cover": 12.5, "tile": "33UUU",
-        "bbox": [west, 47.0, west + 1.0, 48.0], "href": format!("https://example.com/{id}.json"), "assets": {}
+        "id": id, "collection": "s2", "datetime": format!("2024-06-{day:02}T10:00:00Z"), "cloud_cover": 12.5,
+        "tile": "33UUU", "bbox": [west, 47.0, west + 1.0, 48.0], "href": format!("https://example.com/{id}.json"),
+        "assets": {}
     })
 }
 
@@ -86,7 +87,8 @@ async fn a_detection_carries_its_evidence() {
     let item = json!({
         "type": "Feature", "stac_version": "1.1.0", "id": "composite-1a2b", "bbox": [9, 46, 12, 48], "links": [],
         "geometry": { "type": "Polygon", "coordinates": [[[9, 46], [12, 46], [12, 48], [9, 48], [9, 46]]] },
-        "properties": { "datetime": null, "start_datetime": "2024-06-01T10:00:00Z", "end_datetime": "2024-06-30T10:00:00Z" },
+        "properties":
+            { "datetime": null, "start_datetime": "2024-06-01T10:00:00Z", "end_datetime": "2024-06-30T10:00:00Z" },
         "assets": { "composite": { "href": "./composite.tif" } }
     });
     let inputs = || PostgisInputs {
@@ -142,7 +144,8 @@ async fn scenes_fill_the_catalogue_and_its_tiles() {
     third["bbox"] = json!([179.5, -17, -179.5, -16]);
     third.as_object_mut().unwrap().remove("tile");
     assert_eq!(store("3", &[second, third]).await.unwrap(), (3, 1, 1));
-    let tiles = "select tile, scenes, first_datetime = '2024-06-01T10:00Z' as first, last_datetime = '2024-06-20T10:00Z' as last, \
+    let tiles = "select tile, scenes, first_datetime = '2024-06-01T10:00Z' as first, \
+                 last_datetime = '2024-06-20T10:00Z' as last, \
                  st_astext(st_normalize(geometry)) as outline from swath.tiles";
     let outline = "POLYGON((10 47,10 48,11 48,12 48,12 47,11 47,10 47))";
     let tiles = rows(&database, tiles);
@@ -177,7 +180,8 @@ async fn known_sites_are_stored_by_name_from_either_form() {
             as u64;
     assert_eq!(store("1", &shipped).await.unwrap(), (count, count, 0));
     assert_eq!(store("2", &shipped).await.unwrap(), (count, 0, 0));
-    let site = "select country, radius_km, st_astext(geometry) as point from swath.known_sites where name = 'osm-water-1401769'";
+    let site = "select country, radius_km, st_astext(geometry) as point from swath.known_sites \
+                where name = 'osm-water-1401769'";
     assert_eq!(
         rows(&database, site),
         [json!({ "country": "DE", "radius_km": 0.344, "point": "POINT(12.607671 52.453155)" })]
@@ -210,8 +214,8 @@ async fn a_database_made_by_the_shipped_files_is_the_one_the_tasks_make() {
     let (made, shipped) = (POSTGRES.create_database(), POSTGRES.create_database());
     Bench::with_database(&made).store_postgis("r/s/0", &[]).await.unwrap();
     apply(&shipped, &steps());
-    let structure = "select table_name, column_name, data_type, is_nullable, is_generated from information_schema.columns \
-                     where table_schema = 'swath' order by 1, 2";
+    let structure = "select table_name, column_name, data_type, is_nullable, is_generated \
+                     from information_schema.columns where table_schema = 'swath' order by 1, 2";
     let indices = "select indexname, indexdef from pg_indexes where schemaname = 'swath' order by 1";
     let versions = "select version from swath.schema_steps order by 1";
     for query in [structure, indices, versions] {
@@ -239,7 +243,8 @@ async fn an_older_schema_is_brought_up_to_date_and_a_newer_one_is_left_alone() {
     apply(&database, &steps()[..1]);
     psql(
         &database,
-        "insert into swath.known_sites (name, properties, run, geometry) values ('x', '{}', 'old', 'SRID=4326;POINT(1 2)')",
+        "insert into swath.known_sites (name, properties, run, geometry) \
+         values ('x', '{}', 'old', 'SRID=4326;POINT(1 2)')",
     );
     bench.store_postgis("r/s/0", &[detection("a", 1.0, 0.5)]).await.unwrap();
     assert_eq!(psql(&database, "select count(*) from swath.known_sites"), "1", "what was there stays");
@@ -289,7 +294,8 @@ async fn a_server_that_crashes_in_a_store_loses_nothing_and_doubles_nothing() {
         async move { bench.store_postgis("second/store/0", &found).await }
     });
     // Until the store is at its rows.
-    let busy = "select count(*) from pg_stat_activity where application_name = 'swath' and query like '-- Inserts detections%'";
+    let busy = "select count(*) from pg_stat_activity \
+                where application_name = 'swath' and query like '-- Inserts detections%'";
     while psql(&database, busy) == "0" {
         assert!(!store.is_finished(), "the store was too fast to be interrupted");
     }

@@ -88,7 +88,10 @@ async fn a_login_that_is_refused_is_told() {
 #[tokio::test]
 async fn a_database_without_postgis_is_told_to_those_who_may_not_add_it() {
     let database = POSTGRES.create_database();
-    psql(&database, "create role owner_only login; grant create on database postgres to owner_only");
+    psql(
+        &database,
+        "drop extension postgis; create role owner_only login; grant create on database postgres to owner_only",
+    );
     psql(&database, &format!("alter database {} owner to owner_only", database.rsplit('/').next().unwrap()));
     let told = permanent(refusal(&as_user(&database, "owner_only")).await);
     assert!(
