@@ -5,6 +5,7 @@ mod common;
 mod bad_inputs;
 mod commands;
 mod crash;
+mod postgis;
 mod reference;
 mod serve;
 mod truth;
