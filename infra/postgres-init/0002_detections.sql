@@ -19,7 +19,7 @@ CREATE TABLE swath.detections (
     merged bigint,
     properties jsonb NOT NULL,          -- those that not every detection has
     -- evidence
-    score_breakdown jsonb NOT NULL,     -- the measures that the score is made of
+    score_breakdown jsonb,              -- what each part of the score adds to it
     box double precision[] NOT NULL     -- west, south, east, north
         GENERATED ALWAYS AS (ARRAY[ST_XMin(geometry), ST_YMin(geometry), ST_XMax(geometry), ST_YMax(geometry)]) STORED,
     composite text,                     -- id in imagery_catalog of what it was found on

@@ -15,6 +15,20 @@ pub struct Detection {
     pub geometry: Value,
     /// What is known of it.
     pub properties: DetectionProperties,
+    /// How its score came about. Not a property: tables would get columns of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score_breakdown: Option<ScoreBreakdown>,
+}
+
+/// What each part adds to the score of a detection, weighted: the three make the score.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ScoreBreakdown {
+    /// The mean probability's part.
+    pub probability: f64,
+    /// The compactness' part.
+    pub compactness: f64,
+    /// The part of the area's closeness to the ideal one.
+    pub area: f64,
 }
 
 /// What is known of a detection.
@@ -114,7 +128,7 @@ mod tests {
             .iter()
             .map(|(name, value)| {
                 let kind = match value {
-                    serde_json::Value::String(_) => PropertyType::Text,
+                    Value::String(_) => PropertyType::Text,
                     value if value.is_u64() => PropertyType::Integer,
                     _ => PropertyType::Real,
                 };

@@ -39,7 +39,7 @@ const ROWS_AT_ONCE: usize = 5_000;
 ///
 /// The contract is that of `store.geopackage`: rows are told apart by layer and key, storing the same detections again
 /// adds nothing, and a detection whose values have changed is updated in its row. Each row carries its evidence: the
-/// composite, the box, the model, the measures behind the score, and the run and step that stored it. All of it is one
+/// composite, the box, the model, how its score came about, and the run and step that stored it. All of it is one
 /// transaction, together with a note that this step of this run has stored: a step that is tried again answers as
 /// before. Missing tables are made; an older schema is brought up to date, a newer one refused.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -169,6 +169,7 @@ impl StorePostgis {
             .bind(integers("merged"))
             .bind(rows.iter().map(|row| others(&row.properties)).collect::<Vec<_>>())
             .bind(rows.iter().map(|row| row.wkb.as_slice()).collect::<Vec<_>>())
+            .bind(rows.iter().map(breakdown).collect::<Vec<_>>())
             .bind(&self.layer)
             .bind(found.composite.as_ref().map(|composite| composite.id.as_str()))
             .bind(model.map(|model| model.name.as_str()))
@@ -211,6 +212,10 @@ fn text(value: Option<&Value>) -> Option<String> {
         Some(Value::String(text)) => Some(text.clone()),
         Some(other) => Some(other.to_string()),
     }
+}
+
+fn breakdown(row: &Detected) -> Option<String> {
+    row.score_breakdown.as_ref().and_then(|parts| serde_json::to_string(parts).ok())
 }
 
 /// The properties that have no column of their own, as JSON.

@@ -24,6 +24,9 @@ pub struct Row {
     /// Its properties.
     #[serde(default)]
     pub properties: Option<Map<String, Value>>,
+    /// How its score came about, by the names of its parts.
+    #[serde(default)]
+    pub score_breakdown: Option<Map<String, Value>>,
 }
 
 /// A polygon: rings of longitude and latitude, the exterior first.
@@ -92,6 +95,8 @@ pub struct Detected {
     pub wkb: Vec<u8>,
     /// Its properties: those that every detection has are of their type.
     pub properties: Map<String, Value>,
+    /// How its score came about, where the file tells it.
+    pub score_breakdown: Option<Map<String, Value>>,
 }
 
 /// Calls `each` for every detection of a file, told apart by `key`: `id`, or a property that is text.
@@ -120,7 +125,7 @@ pub fn detections(
         if !keys.insert(own.clone()) {
             return Err(format!("two features have the {key} `{own}`"));
         }
-        each(index, Detected { id, key: own, wkb, properties })
+        each(index, Detected { id, key: own, wkb, properties, score_breakdown: row.score_breakdown })
     })
 }
 

@@ -56,6 +56,9 @@ fn the_shipped_flow_fills_postgis_once_and_its_password_is_nowhere() {
                     where st_covers(st_buffer(i.geometry, 1e-4), d.geometry) and d.model = 'water_unet' \
                     and d.step = 'detections' and abs(d.area_m2 - st_area(d.geometry::geography)) < 1";
     assert_eq!(psql(&superuser, evidence), found.to_string());
+    let sums = "select count(*) from swath.detections where abs(score - \
+                (select sum(value::float8) from jsonb_each_text(score_breakdown))) < 3e-6";
+    assert_eq!(psql(&superuser, sums), found.to_string());
 
     // Another run: nothing is new, and a line of its own in the ledger for each step tells so.
     run();

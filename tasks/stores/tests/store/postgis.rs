@@ -91,8 +91,10 @@ async fn a_detection_carries_its_evidence() {
             { "datetime": null, "start_datetime": "2024-06-01T10:00:00Z", "end_datetime": "2024-06-30T10:00:00Z" },
         "assets": { "composite": { "href": "./composite.tif" } }
     });
+    let mut found = detection("a", 10.0, 0.9);
+    found["score_breakdown"] = json!({ "probability": 0.5, "compactness": 0.3, "area": 0.1 });
     let inputs = || PostgisInputs {
-        detections: bench.detections(&[detection("a", 10.0, 0.9)]),
+        detections: bench.detections(std::slice::from_ref(&found)),
         composite: Some(bench.artifact("composite.json", &item.to_string())),
     };
     let model = workspace().join("model_repository/water_unet");
@@ -106,7 +108,7 @@ async fn a_detection_carries_its_evidence() {
         [json!({
             "composite": "composite-1a2b", "box": [10, 47, 10.01, 47.01], "model": manifest["name"],
             "model_version": manifest["version"], "model_digest": manifest["digest"], "run": "run-1", "step": "store",
-            "score_breakdown": { "mean_probability": 0.75, "compactness": 0.785, "area_m2": 850_000.5 }
+            "score_breakdown": { "probability": 0.5, "compactness": 0.3, "area": 0.1 }
         })]
     );
     let composite = "select i.datetime = '2024-06-01T10:00Z' as first, i.end_datetime = '2024-06-30T10:00Z' as last, \
