@@ -3,15 +3,15 @@
 -- Every step of the schema is a file of its own, is never changed once released, and ends by saying which schema it made.
 
 CREATE EXTENSION IF NOT EXISTS postgis;
-CREATE SCHEMA IF NOT EXISTS swath;
+CREATE SCHEMA IF NOT EXISTS swath_geo;
 
-CREATE TABLE swath.schema_steps (
+CREATE TABLE swath_geo.schema_steps (
     version integer PRIMARY KEY,
     applied_at timestamptz NOT NULL DEFAULT now()
 );
 
 -- A row a stored scene or composite.
-CREATE TABLE swath.imagery_catalog (
+CREATE TABLE swath_geo.imagery_catalog (
     fid bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     collection text NOT NULL,           -- '' where the item has none
     id text NOT NULL,
@@ -26,12 +26,12 @@ CREATE TABLE swath.imagery_catalog (
     geometry geometry(Geometry, 4326),
     UNIQUE (collection, id)
 );
-CREATE INDEX imagery_catalog_geometry ON swath.imagery_catalog USING gist (geometry);
-CREATE INDEX imagery_catalog_datetime ON swath.imagery_catalog (datetime);
-CREATE INDEX imagery_catalog_tile ON swath.imagery_catalog (tile);
+CREATE INDEX imagery_catalog_geometry ON swath_geo.imagery_catalog USING gist (geometry);
+CREATE INDEX imagery_catalog_datetime ON swath_geo.imagery_catalog (datetime);
+CREATE INDEX imagery_catalog_tile ON swath_geo.imagery_catalog (tile);
 
 -- A row a grid tile of the stored scenes.
-CREATE TABLE swath.tiles (
+CREATE TABLE swath_geo.tiles (
     fid bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     tile text NOT NULL UNIQUE,
     scenes bigint NOT NULL,
@@ -39,10 +39,10 @@ CREATE TABLE swath.tiles (
     last_datetime timestamptz,
     geometry geometry(Geometry, 4326)   -- convex hull of the footprints of its scenes
 );
-CREATE INDEX tiles_geometry ON swath.tiles USING gist (geometry);
+CREATE INDEX tiles_geometry ON swath_geo.tiles USING gist (geometry);
 
 -- A row a site that was known beforehand, to compare detections with.
-CREATE TABLE swath.known_sites (
+CREATE TABLE swath_geo.known_sites (
     fid bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     name text NOT NULL UNIQUE,
     country text,
@@ -52,6 +52,6 @@ CREATE TABLE swath.known_sites (
     stored_at timestamptz NOT NULL DEFAULT now(),
     geometry geometry(Geometry, 4326) NOT NULL
 );
-CREATE INDEX known_sites_geometry ON swath.known_sites USING gist (geometry);
+CREATE INDEX known_sites_geometry ON swath_geo.known_sites USING gist (geometry);
 
-INSERT INTO swath.schema_steps (version) VALUES (1);
+INSERT INTO swath_geo.schema_steps (version) VALUES (1);

@@ -1,7 +1,7 @@
 -- Schema 2: detections with their evidence, and the ledger that keeps a step from storing twice.
 
 -- A row a detection. `layer` and `key` tell rows apart, as the layer and the key column of a GeoPackage do.
-CREATE TABLE swath.detections (
+CREATE TABLE swath_geo.detections (
     fid bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     layer text NOT NULL,
     key text NOT NULL,
@@ -33,11 +33,11 @@ CREATE TABLE swath.detections (
     geometry geometry(MultiPolygon, 4326) NOT NULL,
     UNIQUE (layer, key)
 );
-CREATE INDEX detections_geometry ON swath.detections USING gist (geometry);
-CREATE INDEX detections_run ON swath.detections (run);
+CREATE INDEX detections_geometry ON swath_geo.detections USING gist (geometry);
+CREATE INDEX detections_run ON swath_geo.detections (run);
 
 -- A row a step instance that stored something, written in the transaction that stored it.
-CREATE TABLE swath.ledger (
+CREATE TABLE swath_geo.ledger (
     run text NOT NULL,
     step text NOT NULL,
     instance bigint NOT NULL,
@@ -47,4 +47,4 @@ CREATE TABLE swath.ledger (
     PRIMARY KEY (run, step, instance)
 );
 
-INSERT INTO swath.schema_steps (version) VALUES (2);
+INSERT INTO swath_geo.schema_steps (version) VALUES (2);

@@ -2,8 +2,8 @@
 //! gone with the process that started it.
 //!
 //! The server belongs to no test's process tree (it makes a session of its own), so a keeper watches over it: a shell
-//! that waits for the end of a pipe. The pipe ends when the cluster is dropped and also when the test process is
-//! killed, whatever the signal; then the keeper stops the server and removes its folder.
+//! that waits for the end of a pipe. The pipe ends when the cluster is dropped and also when the test process is killed,
+//! whatever the signal; then the keeper stops the server and removes its folder.
 //!
 //! Tests of one program share a cluster through a `static` and take a database each:
 //!

@@ -35,7 +35,7 @@ use ledger::{Key, Stored};
 /// Rows sent to the server at once: few round trips, little memory.
 const ROWS_AT_ONCE: usize = 5_000;
 
-/// Stores detections in a PostGIS database, in the table `swath.detections` that QGIS and every SQL client can open.
+/// Stores detections in a PostGIS database, in the table `swath_geo.detections` that QGIS and every SQL client can open.
 ///
 /// The contract is that of `store.geopackage`: rows are told apart by layer and key, storing the same detections again
 /// adds nothing, and a detection whose values have changed is updated in its row. Each row carries its evidence: the
@@ -70,7 +70,7 @@ pub struct StorePostgis {
 pub struct PostgisInputs {
     /// The detections to store.
     pub detections: Artifact<Detections>,
-    /// The item of the composite they were found on, for the evidence; it is stored in `swath.imagery_catalog`.
+    /// The item of the composite they were found on, for the evidence; it is stored in `swath_geo.imagery_catalog`.
     #[serde(default)]
     pub composite: Option<Artifact<StacItem>>,
 }
@@ -109,7 +109,7 @@ impl Task for StorePostgis {
         let found = ctx.blocking(move |_| Found::read(&task, &detections, composite.as_deref())).await?;
         let composite = inputs.composite.as_ref().map(Artifact::record);
         let key = Key::of(self, &[Some(inputs.detections.record()), composite], ctx);
-        let turn = format!("swath.detections/{}", self.layer);
+        let turn = format!("swath_geo.detections/{}", self.layer);
         let work = async |transaction: &mut PgConnection| self.store(&found, &key, ctx, transaction).await;
         key.store(&self.database, &turn, ctx, work).await
     }
@@ -128,7 +128,7 @@ impl StorePostgis {
             images::store(std::slice::from_ref(composite), key, transaction).await?;
         }
         if self.mode == StoreMode::Replace {
-            let gone = sqlx::query("DELETE FROM swath.detections WHERE layer = $1").bind(&self.layer);
+            let gone = sqlx::query("DELETE FROM swath_geo.detections WHERE layer = $1").bind(&self.layer);
             gone.execute(&mut *transaction).await?;
         }
         let (mut stored, mut done) = (Stored::default(), 0);
@@ -137,7 +137,7 @@ impl StorePostgis {
             done += rows.len() as u64;
             ctx.progress(done, found.detections.len() as u64, "rows");
         }
-        let total = sqlx::query_scalar("SELECT count(*) FROM swath.detections WHERE layer = $1").bind(&self.layer);
+        let total = sqlx::query_scalar("SELECT count(*) FROM swath_geo.detections WHERE layer = $1").bind(&self.layer);
         Ok((stored, total.fetch_one(transaction).await?))
     }
 

@@ -52,19 +52,19 @@ fn the_shipped_flow_fills_postgis_once_and_its_password_is_nowhere() {
     let stored = counts();
     // One scene and the composite made of it, in one tile.
     assert!(found > 10 && stored[..3] == [found, 2, 1] && stored[3] > 10 && stored[4] == 3, "{found}: {stored:?}");
-    let evidence = "select count(*) from swath.detections d join swath.imagery_catalog i on i.id = d.composite \
+    let evidence = "select count(*) from swath_geo.detections d join swath_geo.imagery_catalog i on i.id = d.composite \
                     where st_covers(st_buffer(i.geometry, 1e-4), d.geometry) and d.model = 'water_unet' \
                     and d.step = 'detections' and abs(d.area_m2 - st_area(d.geometry::geography)) < 1";
     assert_eq!(psql(&superuser, evidence), found.to_string());
-    let sums = "select count(*) from swath.detections where abs(score - \
+    let sums = "select count(*) from swath_geo.detections where abs(score - \
                 (select sum(value::float8) from jsonb_each_text(score_breakdown))) < 3e-6";
     assert_eq!(psql(&superuser, sums), found.to_string());
 
     // Another run: nothing is new, and a line of its own in the ledger for each step tells so.
     run();
     assert_eq!(counts(), [&stored[..4], &[6]].concat());
-    let added = "select coalesce(json_agg(outputs->'rows_added'), '[]') from swath.ledger \
-                 where run = (select run from swath.ledger order by stored_at desc limit 1)";
+    let added = "select coalesce(json_agg(outputs->'rows_added'), '[]') from swath_geo.ledger \
+                 where run = (select run from swath_geo.ledger order by stored_at desc limit 1)";
     assert_eq!(serde_json::from_str::<Value>(&psql(&superuser, added)).unwrap(), json!([0, 0, 0]));
     assert_eq!(holding(place.path(), PASSWORD), Vec::<std::path::PathBuf>::new());
 }

@@ -107,11 +107,11 @@ fn options(secret: &str, address: &str) -> Result<PgConnectOptions, TaskError> {
 async fn schema_of(connection: &mut PgConnection) -> Result<usize, sqlx::Error> {
     // Not `to_regclass`: under a lock that was waited for, it answers what this connection knew before.
     let there = "SELECT EXISTS (SELECT FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
-                 WHERE nspname = 'swath' AND relname = 'schema_steps')";
+                 WHERE nspname = 'swath_geo' AND relname = 'schema_steps')";
     if !sqlx::query_scalar::<_, bool>(there).fetch_one(&mut *connection).await? {
         return Ok(0);
     }
-    let newest = sqlx::query_scalar::<_, i32>("SELECT coalesce(max(version), 0) FROM swath.schema_steps");
+    let newest = sqlx::query_scalar::<_, i32>("SELECT coalesce(max(version), 0) FROM swath_geo.schema_steps");
     Ok(usize::try_from(newest.fetch_one(connection).await?).unwrap_or(0))
 }
 

@@ -37,7 +37,7 @@ pub fn database_fault(database: &str, error: &sqlx::Error) -> TaskError {
             fault("D124", "is not there", "make it with `createdb`, or give another name in the secret").permanent()
         }
         Kind::Rights => {
-            let help = "give the user of the secret the right to use and fill the tables of the schema `swath`";
+            let help = "give the user of the secret the right to use and fill the tables of the schema `swath_geo`";
             fault("D125", "does not let this user do it", help).permanent()
         }
         Kind::NoPostgis => {

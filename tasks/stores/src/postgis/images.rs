@@ -1,4 +1,4 @@
-//! Rows of `swath.imagery_catalog`: scenes that a search found, and composites that a flow made.
+//! Rows of `swath_geo.imagery_catalog`: scenes that a search found, and composites that a flow made.
 
 use std::path::Path;
 
@@ -91,7 +91,7 @@ fn unreadable(path: &Path, what: &str, why: &dyn std::fmt::Display) -> TaskError
 /// Inserts images, or updates those whose values differ.
 pub async fn store(images: &[Image], key: &Key, transaction: &mut PgConnection) -> Result<Stored, sqlx::Error> {
     let stored = "WITH stored AS (
-            INSERT INTO swath.imagery_catalog AS old
+            INSERT INTO swath_geo.imagery_catalog AS old
                 (collection, id, datetime, end_datetime, cloud_cover, tile, href, item, geometry, run)
             SELECT collection, id, datetime::timestamptz, end_datetime::timestamptz, cloud_cover, tile, href,
                 item::jsonb, ST_Force2D(ST_SetSRID(ST_GeomFromGeoJSON(geometry), 4326)), $10

@@ -1,6 +1,6 @@
 -- Inserts detections, or updates those whose values differ. A row whose values are the same keeps who stored it.
 WITH stored AS (
-    INSERT INTO swath.detections AS old (
+    INSERT INTO swath_geo.detections AS old (
         layer, key, id, class, score, mean_probability, max_probability, area_m2, perimeter_m, compactness, pixels,
         longitude, latitude, merged, properties, score_breakdown, composite, model, model_version, model_digest,
         run, step, instance, geometry

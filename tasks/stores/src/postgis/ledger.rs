@@ -131,13 +131,13 @@ impl Key {
     /// Takes the key for this transaction: waits for another one that has it. What that one answered, when it stored
     /// the same.
     async fn claim(&self, transaction: &mut PgConnection) -> Result<Option<PostgisOutputs>, sqlx::Error> {
-        let new = "INSERT INTO swath.ledger (run, step, instance, digest, outputs) VALUES ($1, $2, $3, $4, 'null') \
+        let new = "INSERT INTO swath_geo.ledger (run, step, instance, digest, outputs) VALUES ($1, $2, $3, $4, 'null') \
                    ON CONFLICT DO NOTHING";
         let new = sqlx::query(new).bind(&self.run).bind(&self.step).bind(self.instance).bind(&self.digest);
         if new.execute(&mut *transaction).await?.rows_affected() == 1 {
             return Ok(None);
         }
-        let old = "SELECT digest, outputs::text FROM swath.ledger \
+        let old = "SELECT digest, outputs::text FROM swath_geo.ledger \
                    WHERE run = $1 AND step = $2 AND instance = $3 FOR UPDATE";
         let old = sqlx::query(old).bind(&self.run).bind(&self.step).bind(self.instance);
         let old = old.fetch_one(transaction).await?;
@@ -151,7 +151,7 @@ impl Key {
     /// Writes down what is answered.
     async fn settle(&self, outputs: &PostgisOutputs, transaction: &mut PgConnection) -> Result<(), sqlx::Error> {
         let outputs = serde_json::to_string(outputs).map_err(|error| sqlx::Error::Encode(error.into()))?;
-        let settled = "UPDATE swath.ledger SET digest = $4, outputs = $5::jsonb, stored_at = now() \
+        let settled = "UPDATE swath_geo.ledger SET digest = $4, outputs = $5::jsonb, stored_at = now() \
                        WHERE run = $1 AND step = $2 AND instance = $3";
         let settled = sqlx::query(settled).bind(&self.run).bind(&self.step).bind(self.instance);
         settled.bind(&self.digest).bind(outputs).execute(transaction).await.map(drop)

@@ -11,8 +11,8 @@ use super::database::check_secret_name;
 use super::images::{self, Image};
 use super::ledger::{Key, PostgisOutputs, Stored};
 
-/// Stores the scenes of a search in a PostGIS database: a row each in `swath.imagery_catalog`, and a row a grid tile in
-/// `swath.tiles` with its scenes counted.
+/// Stores the scenes of a search in a PostGIS database: a row each in `swath_geo.imagery_catalog`, and a row a grid tile in
+/// `swath_geo.tiles` with its scenes counted.
 ///
 /// Scenes are told apart by collection and id: storing the same scenes again adds nothing. The rest is as in
 /// `store.postgis`.
@@ -53,7 +53,7 @@ impl Task for StoreScenes {
         scenes.sort_by(|a, b| a.id.cmp(&b.id));
         let key = Key::of(self, &[Some(inputs.scenes.record())], ctx);
         let work = async |transaction: &mut PgConnection| store(&scenes, &key, transaction).await;
-        key.store(&self.database, "swath.imagery_catalog", ctx, work).await
+        key.store(&self.database, "swath_geo.imagery_catalog", ctx, work).await
     }
 }
 
@@ -67,12 +67,12 @@ async fn store(scenes: &[Image], key: &Key, transaction: &mut PgConnection) -> R
     tiles.sort_unstable();
     tiles.dedup();
     // Counted anew from all of their scenes, so that nothing depends on what was there before.
-    let count = "INSERT INTO swath.tiles (tile, scenes, first_datetime, last_datetime, geometry)
+    let count = "INSERT INTO swath_geo.tiles (tile, scenes, first_datetime, last_datetime, geometry)
         SELECT tile, count(*), min(datetime), max(datetime), ST_ConvexHull(ST_Collect(geometry))
-        FROM swath.imagery_catalog WHERE tile = ANY($1) GROUP BY tile
+        FROM swath_geo.imagery_catalog WHERE tile = ANY($1) GROUP BY tile
         ON CONFLICT (tile) DO UPDATE SET (scenes, first_datetime, last_datetime, geometry)
             = ROW (excluded.scenes, excluded.first_datetime, excluded.last_datetime, excluded.geometry)";
     sqlx::query(count).bind(tiles).execute(&mut *transaction).await?;
-    let total = sqlx::query_scalar("SELECT count(*) FROM swath.imagery_catalog");
+    let total = sqlx::query_scalar("SELECT count(*) FROM swath_geo.imagery_catalog");
     Ok((stored, total.fetch_one(transaction).await?))
 }

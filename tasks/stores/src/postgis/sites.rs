@@ -13,7 +13,7 @@ use super::ROWS_AT_ONCE;
 use super::database::check_secret_name;
 use super::ledger::{Key, PostgisOutputs, Stored};
 
-/// Stores known sites in a PostGIS database, in the table `swath.known_sites`, to compare detections with.
+/// Stores known sites in a PostGIS database, in the table `swath_geo.known_sites`, to compare detections with.
 ///
 /// Sites are told apart by name: storing the same sites again adds nothing. The rest is as in `store.postgis`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -51,7 +51,7 @@ impl Task for StoreSites {
         let (sites, digest) = ctx.blocking(move |_| read(&path)).await?;
         let key = Key::of(&(self, digest), &[], ctx);
         let work = async |transaction: &mut PgConnection| store(&sites, &key, transaction).await;
-        key.store(&self.database, "swath.known_sites", ctx, work).await
+        key.store(&self.database, "swath_geo.known_sites", ctx, work).await
     }
 }
 
@@ -143,7 +143,7 @@ fn row(name: Option<&str>, properties: Map<String, Value>, geometry: String) -> 
 /// What is new, what has changed, and the rows of the table now.
 async fn store(sites: &[Site], key: &Key, transaction: &mut PgConnection) -> Result<(Stored, i64), sqlx::Error> {
     let insert = "WITH stored AS (
-            INSERT INTO swath.known_sites AS old (name, country, radius_km, properties, geometry, run)
+            INSERT INTO swath_geo.known_sites AS old (name, country, radius_km, properties, geometry, run)
             SELECT name, country, radius_km, properties::jsonb,
                 ST_Force2D(ST_SetSRID(ST_GeomFromGeoJSON(geometry), 4326)), $6
             FROM unnest($1::text[], $2::text[], $3::float8[], $4::text[], $5::text[])
@@ -167,6 +167,6 @@ async fn store(sites: &[Site], key: &Key, transaction: &mut PgConnection) -> Res
             .await?;
         stored += Stored::of(&rows)?;
     }
-    let total = sqlx::query_scalar("SELECT count(*) FROM swath.known_sites");
+    let total = sqlx::query_scalar("SELECT count(*) FROM swath_geo.known_sites");
     Ok((stored, total.fetch_one(transaction).await?))
 }

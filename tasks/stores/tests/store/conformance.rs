@@ -81,12 +81,12 @@ impl Target {
                 look(&path, layer)["rows"].as_array().unwrap().clone()
             }
             Self::Postgis(_, database) => {
-                if rows(database, "select to_regclass('swath.detections') as made")[0]["made"].is_null() {
+                if rows(database, "select to_regclass('swath_geo.detections') as made")[0]["made"].is_null() {
                     return Vec::new();
                 }
                 let columns =
                     "*, array[st_xmin(geometry), st_xmax(geometry), st_ymin(geometry), st_ymax(geometry)] as geom";
-                let query = format!("select {columns} from swath.detections where layer = '{layer}'");
+                let query = format!("select {columns} from swath_geo.detections where layer = '{layer}'");
                 let mut found = rows(database, &query);
                 for row in &mut found {
                     // Beside the columns, as in a layer.

@@ -44,15 +44,17 @@ async fn a_replayed_step_answers_as_it_did_and_a_changed_one_stores_anew() {
     let first = bench.store_postgis("r1/sub/store/7", &[detection("a", 10.0, 0.9)]).await.unwrap();
     bench.store_postgis("r2/store/0", &[detection("b", 10.0, 0.9)]).await.unwrap();
     // By now the layer has another row, and one of them is gone: a replay neither counts nor stores anew.
-    psql(&database, "delete from swath.detections where id = 'a'");
+    psql(&database, "delete from swath_geo.detections where id = 'a'");
     let replayed = bench.store_postgis("r1/sub/store/7", &[detection("a", 10.0, 0.9)]).await.unwrap();
     assert_eq!(replayed, first);
-    assert_eq!(psql(&database, "select string_agg(id, ',') from swath.detections"), "b");
+    assert_eq!(psql(&database, "select string_agg(id, ',') from swath_geo.detections"), "b");
     // The same step of the same run, told to store something else after its input changed.
     let changed = bench.store_postgis("r1/sub/store/7", &[detection("c", 10.0, 0.9)]).await.unwrap();
     assert_eq!((changed.rows_total, changed.rows_added), (2, 1));
-    let ledger =
-        rows(&database, "select run, step, instance, outputs->>'rows_total' as total from swath.ledger order by run");
+    let ledger = rows(
+        &database,
+        "select run, step, instance, outputs->>'rows_total' as total from swath_geo.ledger order by run",
+    );
     assert_eq!(
         ledger,
         [
@@ -77,7 +79,7 @@ async fn of_attempts_at_one_step_at_once_one_stores_and_all_answer_the_same() {
         assert_eq!((outputs.rows_total, outputs.rows_added, outputs.rows_updated), (50, 50, 0));
     }
     // A row that was inserted once and never touched again.
-    assert_eq!(psql(&database, "select count(*), count(distinct xmin::text) from swath.detections"), "50|1");
+    assert_eq!(psql(&database, "select count(*), count(distinct xmin::text) from swath_geo.detections"), "50|1");
 }
 
 #[tokio::test]
@@ -101,8 +103,7 @@ async fn a_detection_carries_its_evidence() {
     let parameters = json!({ "database": "DB", "layer": "water", "model": model });
     bench.run::<StorePostgis>("run-1/store/0", parameters.clone(), inputs()).await.unwrap();
     let manifest: Value = serde_json::from_slice(&std::fs::read(model.join("manifest.json")).unwrap()).unwrap();
-    let evidence =
-        "select composite, box, model, model_version, model_digest, run, step, score_breakdown from swath.detections";
+    let evidence = "select composite, box, model, model_version, model_digest, run, step, score_breakdown from swath_geo.detections";
     assert_eq!(
         rows(&database, evidence),
         [json!({
@@ -113,15 +114,15 @@ async fn a_detection_carries_its_evidence() {
     );
     let composite = "select i.datetime = '2024-06-01T10:00Z' as first, i.end_datetime = '2024-06-30T10:00Z' as last, \
                      i.item->'assets'->'composite'->>'href' as href, st_contains(i.geometry, d.geometry) as around \
-                     from swath.imagery_catalog i join swath.detections d on d.composite = i.id";
+                     from swath_geo.imagery_catalog i join swath_geo.detections d on d.composite = i.id";
     assert_eq!(
         rows(&database, composite),
         [json!({ "first": true, "last": true, "href": "./composite.tif", "around": true })]
     );
     // Found again by another run: the row tells who stored its values first.
     bench.run::<StorePostgis>("run-2/store/0", parameters, inputs()).await.unwrap();
-    assert_eq!(psql(&database, "select string_agg(run, ',') from swath.detections"), "run-1");
-    assert_eq!(psql(&database, "select string_agg(run, ',') from swath.imagery_catalog"), "run-1");
+    assert_eq!(psql(&database, "select string_agg(run, ',') from swath_geo.detections"), "run-1");
+    assert_eq!(psql(&database, "select string_agg(run, ',') from swath_geo.imagery_catalog"), "run-1");
 }
 
 #[tokio::test]
@@ -148,7 +149,7 @@ async fn scenes_fill_the_catalogue_and_its_tiles() {
     assert_eq!(store("3", &[second, third]).await.unwrap(), (3, 1, 1));
     let tiles = "select tile, scenes, first_datetime = '2024-06-01T10:00Z' as first, \
                  last_datetime = '2024-06-20T10:00Z' as last, \
-                 st_astext(st_normalize(geometry)) as outline from swath.tiles";
+                 st_astext(st_normalize(geometry)) as outline from swath_geo.tiles";
     let outline = "POLYGON((10 47,10 48,11 48,12 48,12 47,11 47,10 47))";
     let tiles = rows(&database, tiles);
     assert_eq!(tiles.len(), 1);
@@ -156,12 +157,12 @@ async fn scenes_fill_the_catalogue_and_its_tiles() {
         (&tiles[0]["tile"], &tiles[0]["scenes"], &tiles[0]["first"], &tiles[0]["last"]),
         (&json!("33UUU"), &json!(2), &json!(true), &json!(true))
     );
-    let same = format!("select st_equals(geometry, st_geomfromtext('{outline}', 4326)) from swath.tiles");
+    let same = format!("select st_equals(geometry, st_geomfromtext('{outline}', 4326)) from swath_geo.tiles");
     assert_eq!(psql(&database, &same), "t", "{tiles:?}");
     assert_eq!(
         psql(
             &database,
-            "select st_area(geometry), collection, item->>'cloud_cover' from swath.imagery_catalog where id = 'c'"
+            "select st_area(geometry), collection, item->>'cloud_cover' from swath_geo.imagery_catalog where id = 'c'"
         ),
         "1|s2|12.5"
     );
@@ -182,7 +183,7 @@ async fn known_sites_are_stored_by_name_from_either_form() {
             as u64;
     assert_eq!(store("1", &shipped).await.unwrap(), (count, count, 0));
     assert_eq!(store("2", &shipped).await.unwrap(), (count, 0, 0));
-    let site = "select country, radius_km, st_astext(geometry) as point from swath.known_sites \
+    let site = "select country, radius_km, st_astext(geometry) as point from swath_geo.known_sites \
                 where name = 'osm-water-1401769'";
     assert_eq!(
         rows(&database, site),
@@ -217,15 +218,16 @@ async fn a_database_made_by_the_shipped_files_is_the_one_the_tasks_make() {
     Bench::with_database(&made).store_postgis("r/s/0", &[]).await.unwrap();
     apply(&shipped, &steps());
     let structure = "select table_name, column_name, data_type, is_nullable, is_generated \
-                     from information_schema.columns where table_schema = 'swath' order by 1, 2";
-    let indices = "select indexname, indexdef from pg_indexes where schemaname = 'swath' order by 1";
-    let versions = "select version from swath.schema_steps order by 1";
+                     from information_schema.columns where table_schema = 'swath_geo' order by 1, 2";
+    let indices = "select indexname, indexdef from pg_indexes where schemaname = 'swath_geo' order by 1";
+    let versions = "select version from swath_geo.schema_steps order by 1";
     for query in [structure, indices, versions] {
         assert_eq!(rows(&made, query), rows(&shipped, query));
     }
     assert_eq!(rows(&made, versions).len(), steps().len());
     Bench::with_database(&shipped).store_postgis("r/s/0", &[detection("a", 1.0, 0.5)]).await.unwrap();
-    let geometries = "select f_table_name, type, srid from geometry_columns where f_table_schema = 'swath' order by 1";
+    let geometries =
+        "select f_table_name, type, srid from geometry_columns where f_table_schema = 'swath_geo' order by 1";
     let expected = [
         ("detections", "MULTIPOLYGON"),
         ("imagery_catalog", "GEOMETRY"),
@@ -234,7 +236,8 @@ async fn a_database_made_by_the_shipped_files_is_the_one_the_tasks_make() {
     ];
     let expected = expected.map(|(table, kind)| json!({ "f_table_name": table, "type": kind, "srid": 4326 }));
     assert_eq!(rows(&made, geometries), expected);
-    let gist = "select count(*) from pg_indexes where schemaname = 'swath' and indexdef like '%USING gist (geometry)%'";
+    let gist =
+        "select count(*) from pg_indexes where schemaname = 'swath_geo' and indexdef like '%USING gist (geometry)%'";
     assert_eq!(psql(&made, gist), "4");
 }
 
@@ -245,17 +248,17 @@ async fn an_older_schema_is_brought_up_to_date_and_a_newer_one_is_left_alone() {
     apply(&database, &steps()[..1]);
     psql(
         &database,
-        "insert into swath.known_sites (name, properties, run, geometry) \
+        "insert into swath_geo.known_sites (name, properties, run, geometry) \
          values ('x', '{}', 'old', 'SRID=4326;POINT(1 2)')",
     );
     bench.store_postgis("r/s/0", &[detection("a", 1.0, 0.5)]).await.unwrap();
-    assert_eq!(psql(&database, "select count(*) from swath.known_sites"), "1", "what was there stays");
-    assert_eq!(psql(&database, "select max(version) from swath.schema_steps"), steps().len().to_string());
+    assert_eq!(psql(&database, "select count(*) from swath_geo.known_sites"), "1", "what was there stays");
+    assert_eq!(psql(&database, "select max(version) from swath_geo.schema_steps"), steps().len().to_string());
 
-    psql(&database, "insert into swath.schema_steps (version) values (99)");
+    psql(&database, "insert into swath_geo.schema_steps (version) values (99)");
     let told = fault(bench.store_postgis("r/s/1", &[detection("b", 1.0, 0.5)]).await.unwrap_err());
     assert!(told.code == "D127" && told.message.contains("schema 99"), "{told}");
-    assert_eq!(psql(&database, "select count(*) from swath.detections"), "1");
+    assert_eq!(psql(&database, "select count(*) from swath_geo.detections"), "1");
 }
 
 #[tokio::test]
@@ -268,7 +271,7 @@ async fn gdal_opens_the_detections_as_a_layer() {
     // The form that GDAL asks for; the address has the parts `postgres://USER@HOST:PORT/NAME`.
     let parts: Vec<&str> = database.trim_start_matches("postgres://").split(['@', ':', '/']).collect();
     let source = format!("PG:user={} host={} port={} dbname={}", parts[0], parts[1], parts[2], parts[3]);
-    ogr.args(["-f", "GeoJSON", "/vsistdout/", &source, "swath.detections", "-where", "id = 'b'"]);
+    ogr.args(["-f", "GeoJSON", "/vsistdout/", &source, "swath_geo.detections", "-where", "id = 'b'"]);
     let output = ogr.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let read: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -305,7 +308,7 @@ async fn a_server_that_crashes_in_a_store_loses_nothing_and_doubles_nothing() {
     let cut = store.await.unwrap();
     let Err(swath_task::TaskError::Transient { fault, .. }) = cut else { panic!("{cut:?}") };
     assert_eq!(fault.code, "D122", "{fault}");
-    assert_eq!(psql(&database, "select string_agg(id, ',') from swath.detections"), "before");
+    assert_eq!(psql(&database, "select string_agg(id, ',') from swath_geo.detections"), "before");
     let again = bench.store_postgis("second/store/0", &found).await.unwrap();
     assert_eq!((again.rows_total, again.rows_added), (20_001, 20_000));
     let replayed = bench.store_postgis("second/store/0", &found).await.unwrap();

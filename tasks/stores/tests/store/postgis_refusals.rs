@@ -110,9 +110,12 @@ async fn a_user_without_rights_is_told() {
     Bench::with_database(&database).store_postgis("first/store/0", &[]).await.unwrap();
     psql(&database, "create role reader login");
     assert_eq!(permanent(refusal(&as_user(&database, "reader")).await).code, "D125", "none at all");
-    psql(&database, "grant usage on schema swath to reader; grant select on all tables in schema swath to reader");
+    psql(
+        &database,
+        "grant usage on schema swath_geo to reader; grant select on all tables in schema swath_geo to reader",
+    );
     assert_eq!(permanent(refusal(&as_user(&database, "reader")).await).code, "D125", "reading only");
-    psql(&database, "grant insert, update, delete on all tables in schema swath to reader");
+    psql(&database, "grant insert, update, delete on all tables in schema swath_geo to reader");
     let bench = Bench::with_database(&as_user(&database, "reader"));
     assert_eq!(bench.store_postgis("run/store/0", &[detection("a", 1.0, 0.5)]).await.unwrap().rows_added, 1);
 }
@@ -126,7 +129,7 @@ async fn a_row_that_the_database_refuses_is_told_and_nothing_is_stored() {
     let told = permanent(bench.store_postgis("run/store/0", &[detection("a", 10.0, 0.9), odd]).await.unwrap_err());
     assert_eq!(told.code, "D128", "{told}");
     assert_eq!(
-        psql(&database, "select (select count(*) from swath.detections), (select count(*) from swath.ledger)"),
+        psql(&database, "select (select count(*) from swath_geo.detections), (select count(*) from swath_geo.ledger)"),
         "0|0"
     );
 }
