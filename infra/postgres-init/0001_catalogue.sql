@@ -1,6 +1,7 @@
 -- Schema 1 of what `store.postgis` and its sisters fill: imagery, the tiles it lies in, and sites that are known.
 -- Applied by the tasks themselves to a database that lacks it, and by a container of PostGIS when it is first started.
--- Every step of the schema is a file of its own, is never changed once released, and ends by saying which schema it made.
+-- Every step of the schema is a file of its own, is never changed once released, and ends by saying which schema it
+-- made.
 
 CREATE EXTENSION IF NOT EXISTS postgis;
 CREATE SCHEMA IF NOT EXISTS swath_geo;

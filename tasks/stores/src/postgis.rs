@@ -35,7 +35,7 @@ use ledger::{Key, Stored};
 /// Rows sent to the server at once: few round trips, little memory.
 const ROWS_AT_ONCE: usize = 5_000;
 
-/// Stores detections in a PostGIS database, in the table `swath_geo.detections` that QGIS and every SQL client can open.
+/// Stores detections in a PostGIS database, in the table `swath_geo.detections` that QGIS and every SQL client open.
 ///
 /// The contract is that of `store.geopackage`: rows are told apart by layer and key, storing the same detections again
 /// adds nothing, and a detection whose values have changed is updated in its row. Each row carries its evidence: the

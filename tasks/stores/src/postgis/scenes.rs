@@ -11,8 +11,8 @@ use super::database::check_secret_name;
 use super::images::{self, Image};
 use super::ledger::{Key, PostgisOutputs, Stored};
 
-/// Stores the scenes of a search in a PostGIS database: a row each in `swath_geo.imagery_catalog`, and a row a grid tile in
-/// `swath_geo.tiles` with its scenes counted.
+/// Stores the scenes of a search in a PostGIS database: a row each in `swath_geo.imagery_catalog`, and a row a grid tile
+/// in `swath_geo.tiles` with its scenes counted.
 ///
 /// Scenes are told apart by collection and id: storing the same scenes again adds nothing. The rest is as in
 /// `store.postgis`.

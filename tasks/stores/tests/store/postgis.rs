@@ -103,7 +103,8 @@ async fn a_detection_carries_its_evidence() {
     let parameters = json!({ "database": "DB", "layer": "water", "model": model });
     bench.run::<StorePostgis>("run-1/store/0", parameters.clone(), inputs()).await.unwrap();
     let manifest: Value = serde_json::from_slice(&std::fs::read(model.join("manifest.json")).unwrap()).unwrap();
-    let evidence = "select composite, box, model, model_version, model_digest, run, step, score_breakdown from swath_geo.detections";
+    let evidence = "select composite, box, model, model_version, model_digest, run, step, score_breakdown \
+                    from swath_geo.detections";
     assert_eq!(
         rows(&database, evidence),
         [json!({
