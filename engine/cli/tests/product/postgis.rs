@@ -41,7 +41,7 @@ fn the_shipped_flow_fills_postgis_once_and_its_password_is_nowhere() {
     };
     let counts = || {
         let tables = ["detections", "imagery_catalog", "tiles", "known_sites", "ledger"];
-        let counts = tables.map(|table| format!("(select count(*) from swath.{table})"));
+        let counts = tables.map(|table| format!("(select count(*) from swath_geo.{table})"));
         let row = psql(&superuser, &format!("select {}", counts.join(", ")));
         row.split('|').map(|count| count.parse::<usize>().unwrap()).collect::<Vec<_>>()
     };
