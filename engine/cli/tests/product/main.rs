@@ -6,6 +6,7 @@ mod bad_inputs;
 mod commands;
 mod crash;
 mod deployments;
+mod postgis;
 mod reference;
 mod serve;
 mod truth;
