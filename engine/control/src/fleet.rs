@@ -103,8 +103,9 @@ impl Fleet {
         }
     }
 
-    /// Plans a flow and starts a run of it; with the key of an earlier call it is that call's run, and `false`.
-    pub async fn start(&self, text: Text, key: &str) -> Result<(RunRow, bool), Status> {
+    /// Plans a flow and starts a run of it; with the key of an earlier call it is that call's run, and `false`. `caller` is
+    /// the `traceparent` of whoever asks, where that is traced.
+    pub async fn start(&self, text: Text, key: &str, caller: Option<String>) -> Result<(RunRow, bool), Status> {
         self.admits()?;
         let request = text.digest();
         if !key.is_empty()
@@ -143,6 +144,9 @@ impl Fleet {
             launch::pin(&fleet.0.store, &lease, &plan, source.text(), now).await.map_err(refused)?;
             let row = fleet.0.store.run_row(&id).await;
             fleet.0.engine.learn_secrets(secrets);
+            if let Some(caller) = caller {
+                fleet.0.engine.asked(&id, caller);
+            }
             fleet.drive(lease, plan, now);
             row.map(|row| (row, true)).map_err(refused)
         });

@@ -27,10 +27,10 @@ use tokio_util::sync::CancellationToken;
 
 pub use drive::{DriveError, Ending, FailedStep, OUTPUTS, SCHEDULING_PROBLEM};
 pub use idle::{end_idle, graph_of};
-pub use observe::{AttemptId, Ended, Observer, Unobserved, Update};
+pub use observe::{AttemptId, AttemptState, Ended, FLOW, Figures, Observer, Unobserved, Update};
 pub use planned::PlannedFlow;
 pub use program::{Action, Bound, CachePolicy, Items, Outputs, Program};
-pub use slots::{Beyond, Capacity, Held, Missing, Slots};
+pub use slots::{Beyond, Capacity, Held, Missing, SlotUse, Slots};
 
 /// What all runs of a process share.
 pub struct Engine {
@@ -47,10 +47,20 @@ pub struct Engine {
     pub(crate) secrets: Mutex<BTreeMap<String, String>>,
     pub(crate) stop: CancellationToken,
     pub(crate) span: AttemptSpan,
+    pub(crate) drive_span: DriveSpan,
 }
 
-/// Makes the `tracing` span of an attempt from run, step, instance and attempt.
+/// Makes the `tracing` span of an attempt from run, step, instance and attempt. Of an instance whose earlier result is
+/// taken the attempt is 0. What is known later is recorded, where the span has a field for it: `swath.task`,
+/// `swath.step.state`, `swath.reused_from`, `error.type`, `otel.status_code`, `otel.status_description`.
 pub type AttemptSpan = fn(&str, &str, &str, u32) -> tracing::Span;
+
+/// Makes the span of the time in which this process drives a run, from its id. `swath.run.state`, `swath.run.ran`,
+/// `swath.run.reused`, `otel.status_code` and `otel.status_description` are recorded at its end.
+pub type DriveSpan = fn(&str) -> tracing::Span;
+
+/// The target of events that belong to the trace of an attempt and are no lines of its log.
+pub(crate) const TRACE: &str = "swath::trace";
 
 impl Engine {
     /// An engine over a store in `home`. `stop` ends every drive soon, cleanly, and leaves the runs resumable.
@@ -75,7 +85,23 @@ impl Engine {
             secrets: Mutex::default(),
             stop,
             span,
+            drive_span: |_| tracing::Span::none(),
         }
+    }
+
+    /// Drives each run inside a span.
+    pub fn with_drive_span(self, drive_span: DriveSpan) -> Self {
+        Self { drive_span, ..self }
+    }
+
+    /// Tells the observers of a run that is about to be driven on whose behalf that is: a W3C `traceparent`.
+    pub fn asked(&self, run: &str, traceparent: String) {
+        self.observer.update(run, &Update::Asked { traceparent });
+    }
+
+    /// What there is for attempts, and how much of it they hold now.
+    pub fn slots(&self) -> Vec<SlotUse> {
+        lock(&self.slots).in_use()
     }
 
     /// The store.

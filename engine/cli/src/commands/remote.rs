@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use swath_control::v1;
 use swath_control::v1::run_service_client::RunServiceClient;
 use swath_task::Fault;
-use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
 
 use crate::arguments::Global;
 use crate::failure::Failure;
@@ -28,6 +28,10 @@ pub(crate) fn run(
         idempotency_key: String::new(),
         parameter_folder: here.display().to_string(),
     };
+    let mut request = Request::new(request);
+    if let Some(place) = super::traceparent().and_then(|place| place.parse().ok()) {
+        request.metadata_mut().insert("traceparent", place);
+    }
     super::block_on(async move {
         let mut runs = RunServiceClient::new(connect(server).await?);
         let answer = runs.start_run(request).await.map_err(refused)?.into_inner();

@@ -13,22 +13,29 @@ use tokio_util::sync::CancellationToken;
 
 use super::run::Session;
 use crate::arguments::{Global, Serve};
-use crate::attempt_logs::AttemptLogs;
+use crate::attempt_logs::{self, AttemptLogs};
 use crate::failure::Failure;
 
 pub(crate) fn run(global: &Global, command: Serve, catalogue: Arc<Catalogue>) -> Result<ExitCode, Failure> {
     super::block_on(async move {
         let session = Session::open(global, &command.slots).await?;
         let (stop, changes) = (CancellationToken::new(), Arc::new(Changes::default()));
-        let logs = AttemptLogs::start(session.store.clone(), global.verbose);
-        let engine = Arc::new(Engine::new(
+        let exporting = attempt_logs::exporting(true);
+        let logs = AttemptLogs::start(session.store.clone(), global.verbose, &exporting);
+        let mut observers = exporting.observers();
+        observers.push(changes.clone());
+        let engine = Engine::new(
             session.store.clone(),
             session.artifacts.clone(),
             session.capacity.clone(),
-            changes.clone(),
+            Arc::new(observers),
             stop.clone(),
             swath_telemetry::attempt_span,
-        ));
+        );
+        let engine = Arc::new(engine.with_drive_span(swath_telemetry::drive_span));
+        if let Some(metrics) = exporting.metrics() {
+            metrics.watch_slots(attempt_logs::slots(&engine));
+        }
         let fleet = Fleet::new(engine, session.store.clone(), catalogue, changes, stop);
         // Nothing begins before the port is this process' own.
         let refused = |error: ServeError| match error {
@@ -47,8 +54,10 @@ pub(crate) fn run(global: &Global, command: Serve, catalogue: Arc<Catalogue>) ->
                 tell!("going on with {adopted} run{} of an earlier server", if adopted == 1 { "" } else { "s" });
             }
         }
-        let served = swath_control::serve(fleet, listener, command.grace, told_to_stop(global.quiet)).await;
+        let stopped = told_to_stop(global.quiet);
+        let served = swath_control::serve(fleet, exporting.page(), listener, command.grace, stopped).await;
         logs.finish().await;
+        attempt_logs::sent(exporting).await;
         session.store.close().await;
         served.map(|()| ExitCode::SUCCESS).map_err(refused)
     })
