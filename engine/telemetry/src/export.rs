@@ -5,9 +5,9 @@
 
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use opentelemetry::metrics::MeterProvider;
 use opentelemetry::trace::{Status, TracerProvider};
@@ -29,8 +29,9 @@ use crate::text::clean;
 use crate::trace::{RunIds, Traces, Tracing};
 use crate::{Redact, SetupError};
 
-/// How long the end of the program waits for a collector that has answered so far, and for one that has not.
-const GOODBYE: (Duration, Duration) = (Duration::from_secs(3), Duration::from_millis(100));
+/// How long the end of the program waits for a collector to take what is left, and how often it looks whether there is one.
+const GOODBYE: Duration = Duration::from_secs(3);
+const LOOK: Duration = Duration::from_millis(50);
 /// Spans that wait to be sent, where the environment does not say otherwise: those of a few thousand short steps.
 const WAITING: usize = 16_384;
 
@@ -111,21 +112,24 @@ impl Exporting {
         }
     }
 
-    /// Sends what is left. Blocks for a few seconds at most, and hardly at all when the collector has not answered before.
+    /// Sends what is left. Blocks for three seconds at most, and no longer than it takes to see that there is no collector.
     pub fn finish(self) {
         let Self { spans, meters, reached, .. } = self;
         if spans.is_none() && meters.is_none() {
             return;
         }
         let (done, ended) = channel();
-        let lost = reached.lost.load(Ordering::Relaxed);
         std::thread::spawn(move || {
             // What cannot be sent has been told by then.
-            let _ = spans.map(|spans| spans.shutdown_with_timeout(GOODBYE.0));
-            let _ = meters.map(|meters| meters.shutdown_with_timeout(GOODBYE.0));
+            let _ = spans.map(|spans| spans.shutdown_with_timeout(GOODBYE));
+            let _ = meters.map(|meters| meters.shutdown_with_timeout(GOODBYE));
             let _ = done.send(());
         });
-        let _ = ended.recv_timeout(if lost { GOODBYE.1 } else { GOODBYE.0 });
+        let until = Instant::now() + GOODBYE;
+        while ended.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout)
+            && Instant::now() < until
+            && !reached.lost.load(Ordering::Relaxed)
+        {}
     }
 
     fn export_traces(&mut self, redact: Redact) -> Result<(), SetupError> {

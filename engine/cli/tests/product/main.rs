@@ -5,6 +5,8 @@ mod common;
 mod bad_inputs;
 mod commands;
 mod crash;
+mod metrics;
 mod reference;
 mod serve;
+mod traces;
 mod truth;
