@@ -19,7 +19,7 @@ mod sub_flow;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use swath_store::{Artifacts, Home, SqliteStore, Store};
 use swath_task::Needs;
@@ -97,6 +97,11 @@ impl Engine {
     /// Tells the observers of a run that is about to be driven on whose behalf that is: a W3C `traceparent`.
     pub fn asked(&self, run: &str, traceparent: String) {
         self.observer.update(run, &Update::Asked { traceparent });
+    }
+
+    /// Tells the observers that a schedule has started a run of `flow`, so long after that was due.
+    pub fn due(&self, run: &str, flow: &str, lag: Duration) {
+        self.observer.update(run, &Update::Due { flow: flow.to_owned(), lag });
     }
 
     /// What there is for attempts, and how much of it they hold now.

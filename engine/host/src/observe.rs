@@ -13,6 +13,13 @@ pub enum Update {
         /// The caller's place in its trace, a W3C `traceparent`.
         traceparent: String,
     },
+    /// A schedule has started the run.
+    Due {
+        /// Name of the flow, or of what was deployed.
+        flow: String,
+        /// So long after it was due.
+        lag: Duration,
+    },
     /// The run began or was taken up again.
     RunStarted {
         /// Run id.

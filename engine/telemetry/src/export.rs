@@ -20,7 +20,8 @@ use opentelemetry_sdk::metrics::exporter::PushMetricExporter;
 use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider, Temporality};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{
-    BatchConfigBuilder, BatchSpanProcessor, SdkTracerProvider, SpanData, SpanExporter as ExportSpans,
+    BatchConfigBuilder, BatchSpanProcessor, IdGenerator, RandomIdGenerator, SdkTracerProvider, SpanData,
+    SpanExporter as ExportSpans,
 };
 use swath_host::Observer;
 
@@ -208,6 +209,8 @@ fn resource() -> Resource {
         let told = |name: &str| told.split(',').any(|pair| pair.trim().starts_with(&format!("{name}=")));
         let own = [
             KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
+            // Two processes that count the same are two sums.
+            KeyValue::new("service.instance.id", RandomIdGenerator::default().new_trace_id().to_string()),
             KeyValue::new("process.pid", i64::from(std::process::id())),
         ];
         let own = own.into_iter().filter(|pair| !told(pair.key.as_str()));

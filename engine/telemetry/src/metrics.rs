@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter};
@@ -127,11 +126,6 @@ impl Metrics {
         gauge("swath.slots.capacity", "What there is of them", |slot| slot.capacity);
     }
 
-    /// A schedule has started a run of `flow`, so long after it was due.
-    pub fn schedule_lag(&self, flow: &str, lag: Duration) {
-        self.schedule_lag.record(lag.as_secs_f64(), &[flow_label(flow)]);
-    }
-
     fn of_live(&self, run: &str, change: impl FnOnce(&mut Live)) {
         if let Some(live) = lock(&self.live).get_mut(run) {
             change(live);
@@ -159,9 +153,11 @@ impl Observer for Metrics {
             }),
             Update::Left => drop(lock(&self.live).remove(run)),
             Update::LookedUp { task, found } => {
-                let counter = if *found { &self.cache_hits } else { &self.cache_misses };
-                counter.add(1, &[task_label(task)]);
+                // Both are there from the first lookup on: a share of what is absent is absent too.
+                self.cache_hits.add(u64::from(*found), &[task_label(task)]);
+                self.cache_misses.add(u64::from(!*found), &[task_label(task)]);
             }
+            Update::Due { flow, lag } => self.schedule_lag.record(lag.as_secs_f64(), &[flow_label(flow)]),
             Update::AttemptStarted { task, waited, .. } => {
                 self.step_wait.record(waited.as_secs_f64(), &[task_label(task)]);
             }

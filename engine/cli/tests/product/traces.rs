@@ -119,8 +119,9 @@ fn a_run_is_one_trace_with_retries_sub_flows_and_reused_steps_when_it_is_resumed
     assert!(flaky[0].message.contains("exit code 75"), "{:?}", flaky[0]);
     let retry = flaky[0].events.iter().find(|event| event.name == "retry").expect("an event of the retry");
     assert!(retry.attributes["swath.wait_ms"].parse::<u64>().unwrap() <= 200, "{retry:?}");
-    let commit = one(&spans, "commit an artifact");
-    assert_eq!((commit.parent.as_str(), commit.at("swath.artifact.size")), (one(&spans, "kept").id.as_str(), "5"));
+    let kept = one(&spans, "kept");
+    let commits = named(&spans, "commit an artifact");
+    assert!(commits.iter().any(|made| made.parent == kept.id && made.at("swath.artifact.size") == "5"), "{commits:?}");
 
     let inner = one(&spans, "run inner");
     assert_eq!((inner.parent.as_str(), one(&spans, "deep").parent.as_str()), (root.id.as_str(), inner.id.as_str()));
