@@ -90,7 +90,7 @@ pub fn each_window<S: Send>(
     let span = tracing::Span::current();
     std::thread::scope(|scope| {
         for _ in 0..threads(ctx.cpus(), memory, each).min(windows.len().max(1)) {
-            scope.spawn(|| match span.in_scope(&run) {
+            scope.spawn(|| match span.in_scope(run) {
                 Ok(state) => lock(&states).push(state),
                 Err(error) => {
                     next.store(windows.len(), Ordering::Relaxed);
