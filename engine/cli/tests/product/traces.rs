@@ -2,14 +2,14 @@
 
 pub mod collector;
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use swath_control::v1;
-use swath_control::v1::run_service_client::RunServiceClient;
 use swath_testkit::http::{Reply, Server};
 
 use self::collector::{Collector, Span};
@@ -201,8 +201,8 @@ impl Drop for Serving {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_run_of_a_server_shows_while_it_lives_and_stays_in_its_trace_when_the_server_is_killed() {
+#[test]
+fn a_run_of_a_server_shows_while_it_lives_and_stays_in_its_trace_when_the_server_is_killed() {
     let place = Place::new(
         "flow: long
 params:
@@ -219,21 +219,16 @@ steps:
     let arguments = ["serve", "--listen", "127.0.0.1:0", "--json"];
     let serve = || Serving::start(sending(&place, &arguments, &collector.http, "http/protobuf"));
     let serving = serve();
-    let channel = tonic::transport::Channel::from_shared(format!("http://{}", serving.address)).unwrap();
-    let mut runs = RunServiceClient::new(channel.connect().await.unwrap());
-    let mut request = tonic::Request::new(v1::StartRunRequest {
-        flow_text: std::fs::read_to_string(place.path().join("flow.yaml")).unwrap(),
-        source: place.path().join("flow.yaml").display().to_string(),
-        ..Default::default()
-    });
-    request.metadata_mut().insert("traceparent", CALLER.parse().unwrap());
-    runs.start_run(request).await.unwrap();
+    let url = format!("http://{}", serving.address);
+    let mut follower = place.swath(&["run", "flow.yaml", "--server", &url]);
+    let mut follower = follower.env("TRACEPARENT", CALLER).spawn().unwrap();
 
     let live = collector.spans_when(|spans| !named(spans, "first").is_empty());
     let root = one(&live, "run long");
     assert_eq!((one(&live, "first").parent.as_str(), root.links.len()), (root.id.as_str(), 1), "while it runs");
     signal(&serving.child, "KILL");
     drop(serving);
+    follower.wait().unwrap();
     let _serving = serve();
     std::fs::write(place.path().join("go"), "").unwrap();
     let spans = collector.spans_when(|spans| !named(spans, "drive").is_empty());
@@ -242,6 +237,28 @@ steps:
     let wait = one(&spans, "wait");
     assert_eq!((wait.trace.as_str(), wait.parent.as_str()), (root.trace.as_str(), root.id.as_str()));
     assert_eq!((one(&spans, "drive").at("swath.run.state"), &one(&spans, "drive").trace), ("completed", &root.trace));
+}
+
+#[test]
+fn work_on_pixels_is_seen_below_the_attempts_that_do_it() {
+    let place = Place::new("");
+    let collector = Collector::start();
+    let flow = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../flows/season.yaml");
+    let arguments = ["run", flow.to_str().unwrap(), "--out", "results"];
+    let (code, told) = ended(sending(&place, &arguments, &collector.grpc, "grpc"));
+    assert_eq!(code, Some(0), "{told}");
+    let spans = collector.spans_when(|spans| !named(spans, "drive").is_empty());
+    let attempt = |name| one(&spans, name).id.as_str();
+    let below = |name, parent: &str| named(&spans, name).iter().filter(|span| span.parent == parent).count();
+    // The composite reads with threads of its own.
+    assert!(below("open a raster", attempt("composite")) > 10 && below("read a raster", attempt("composite")) > 10);
+    assert_eq!((below("write a COG", attempt("composite")), below("commit an artifact", attempt("picture"))), (1, 1));
+    assert!(below("read a raster", attempt("greenness")) > 0);
+    let known: BTreeSet<&str> = spans.iter().map(|span| span.id.as_str()).collect();
+    let (roots, others): (Vec<&Span>, Vec<&Span>) = spans.iter().partition(|span| span.parent.is_empty());
+    assert_eq!(roots.len(), 1, "{roots:?}");
+    let lost: Vec<_> = others.iter().filter(|span| !known.contains(span.parent.as_str())).collect();
+    assert!(lost.is_empty(), "{lost:?}");
 }
 
 #[test]
