@@ -83,11 +83,6 @@ impl Exporting {
         exporting
     }
 
-    /// Whether traces are sent.
-    pub fn traces(&self) -> bool {
-        self.tracing.is_some()
-    }
-
     /// Those who turn what happens in runs into traces and metrics; none when nothing is exported.
     pub fn observers(&self) -> Vec<Arc<dyn Observer>> {
         let traces = self.tracing.as_ref().map(|_| Arc::new(Traces::default()) as Arc<dyn Observer>);

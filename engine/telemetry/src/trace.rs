@@ -64,7 +64,7 @@ impl Tracing {
             .with_tracked_inactivity(false)
             .with_error_events_to_status(false)
             .with_error_events_to_exceptions(false);
-        // A second set-up has been refused before it comes here.
+        // A second set-up is refused: the first stays.
         let _ = TRACING.set(self);
         let libraries = QUIET.iter().map(|name| (*name, LevelFilter::OFF));
         let spans = Targets::new().with_default(Level::INFO).with_target("swath", Level::DEBUG).with_targets(libraries);

@@ -176,6 +176,8 @@ fn a_real_prometheus_finds_every_metric_that_dashboards_and_alerts_ask_for() {
     let run_id = place.newest().unwrap();
     assert!(page.contains("# TYPE swath_step_duration_seconds histogram") && !page.contains(&run_id), "{page}");
 
+    assert!(catalogue.requests().iter().all(|request| request.header("traceparent").is_none()), "nothing is traced");
+
     let mut asked = Vec::new();
     let dashboard = std::fs::read_to_string(infra().join("grafana/dashboards/swath.json")).unwrap();
     expressions(&serde_json::from_str(&dashboard).unwrap(), &mut asked);

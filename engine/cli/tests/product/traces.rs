@@ -254,6 +254,8 @@ fn work_on_pixels_is_seen_below_the_attempts_that_do_it() {
     assert!(below("open a raster", attempt("composite")) > 10 && below("read a raster", attempt("composite")) > 10);
     assert_eq!((below("write a COG", attempt("composite")), below("commit an artifact", attempt("picture"))), (1, 1));
     assert!(below("read a raster", attempt("greenness")) > 0);
+    let told = one(&spans, "composite").events.iter().filter(|event| event.name == "progress").count();
+    assert!((1..=10).contains(&told), "progress is told {told} times");
     let known: BTreeSet<&str> = spans.iter().map(|span| span.id.as_str()).collect();
     let (roots, others): (Vec<&Span>, Vec<&Span>) = spans.iter().partition(|span| span.parent.is_empty());
     assert_eq!(roots.len(), 1, "{roots:?}");

@@ -5,7 +5,7 @@ use swath_run::{Event, Failure, Fault, FaultClass, Input, StepState};
 use swath_store::{CacheTerms, Metric, NewResult};
 use swath_task::TaskError;
 
-use super::{Driver, FailedStep, Report, show};
+use super::{Driver, FailedStep, Report, show, trace};
 use crate::attempt::AttemptError;
 use crate::observe::{AttemptId, Ended, Update};
 use crate::reuse::artifacts_in;
@@ -63,11 +63,7 @@ impl Driver {
             }
             Err(error) => {
                 let failure = failure_of(error, &at);
-                live.span.record("error.type", failure.fault.code.as_str());
-                if failure.class != FaultClass::Cancelled {
-                    live.span.record("otel.status_code", "ERROR");
-                    live.span.record("otel.status_description", failure.fault.message.as_str());
-                }
+                trace::failure(&live.span, &failure);
                 if self.offer(Input::Finished { step, index, epoch, outcome: Err(failure) }) {
                     self.updates.push(ended);
                 }

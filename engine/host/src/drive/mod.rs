@@ -3,6 +3,7 @@
 mod hear;
 mod restore;
 mod start;
+mod trace;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -241,7 +242,7 @@ impl Engine {
         if ending.is_err() {
             driver.abandon().await;
         }
-        trace_end(&span, &ending);
+        trace::end(&span, &ending);
         self.observer.update(run, &Update::Left);
         self.discard_scratch(run);
         ending
@@ -460,28 +461,6 @@ impl Driver {
         let outputs = self.yielded.take().and_then(Result::ok);
         let failures = std::mem::take(&mut self.failures);
         Ending { state, outputs, failures, ran: self.ran, reused: self.reused }
-    }
-}
-
-/// What a trace shows of a drive that ended.
-fn trace_end(span: &Span, ending: &Result<Ending, DriveError>) {
-    match ending {
-        Ok(ending) => {
-            span.record("swath.run.state", ending.state.name());
-            span.record("swath.run.ran", ending.ran as i64);
-            span.record("swath.run.reused", ending.reused as i64);
-            if ending.state == RunState::Failed {
-                span.record("otel.status_code", "ERROR");
-                if let Some(first) = ending.failures.first() {
-                    let what = format!("{}: {}", first.step, show(&first.fault));
-                    span.record("otel.status_description", what.as_str());
-                }
-            }
-        }
-        Err(error) => {
-            span.record("otel.status_code", "ERROR");
-            span.record("otel.status_description", tracing::field::display(error));
-        }
     }
 }
 

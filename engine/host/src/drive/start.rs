@@ -118,15 +118,6 @@ impl Driver {
         Ok(true)
     }
 
-    /// A span of no length in place of an attempt.
-    fn trace_reuse(&self, step: u32, index: u32, from: &str) {
-        let id = &self.machine.graph().steps[step as usize].id;
-        let span = (self.engine.span)(&self.run, id, &self.instance(step, index), 0);
-        span.record("swath.task", self.program.task(step as usize));
-        span.record("swath.step.state", "reused");
-        span.record("swath.reused_from", from);
-    }
-
     /// How long a ready instance has waited.
     fn waited(&mut self, step: u32, index: u32) -> Duration {
         let since = self.again.remove(&(step, index)).unwrap_or(0).max(self.opened[step as usize]);
