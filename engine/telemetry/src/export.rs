@@ -314,3 +314,41 @@ fn clean_attributes(attributes: &mut Vec<KeyValue>, redact: Redact) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use opentelemetry::trace::{Span as _, Tracer};
+
+    use super::*;
+
+    /// Keeps what it is to send.
+    #[derive(Clone, Debug, Default)]
+    struct Kept(Arc<Mutex<Vec<SpanData>>>);
+
+    impl ExportSpans for Kept {
+        async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+            self.0.lock().unwrap().extend(batch);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn no_text_of_a_span_takes_a_secret_along() {
+        let kept = Kept::default();
+        let exporter = Careful { inner: kept.clone(), redact: swath_store::redact, reached: Arc::default() };
+        let provider = SdkTracerProvider::builder().with_simple_exporter(exporter).build();
+        let address = "https://a.example/B04.tif?sp=r&sig=geheim";
+        let mut span = provider.tracer(SCOPE).start("request");
+        span.set_attribute(KeyValue::new("url.full", address));
+        span.set_attribute(KeyValue::new("all", Value::Array(vec![StringValue::from(address)].into())));
+        span.set_attribute(KeyValue::new("empty", ""));
+        span.add_event(address, vec![KeyValue::new("again", address)]);
+        span.set_status(Status::error(format!("{address} answered 500")));
+        span.end();
+        let sent = format!("{:?}", kept.0.lock().unwrap());
+        assert_eq!((sent.matches("sig=REDACTED").count(), sent.contains("geheim")), (5, false), "{sent}");
+        assert!(sent.contains("sp=r") && !sent.contains("empty"), "{sent}");
+    }
+}
