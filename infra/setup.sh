@@ -4,6 +4,7 @@
 #   system   GDAL (headers, library, tools), a C compiler, pkg-config, Python's venv,     Debian packages
 #            PostgreSQL with PostGIS: its programs only, tests start servers of their own
 #   .tools/py  ONNX Runtime's shared library; numpy, rasterio and others for the tests    PyPI, versions in requirements.txt
+#   .tools/prometheus  Prometheus and promtool for the tests: unpacked there, not installed  Debian package
 #
 # Rust is not installed here: the script says so when it is missing or too old. Done once, a second call takes no time: the
 # stamp .tools/stamp carries the digest of this script and of requirements.txt, and is removed to start again.
@@ -67,6 +68,20 @@ if [ "${#missing[@]}" -gt 0 ]; then
 fi
 pkg-config --exists gdal || fail "GDAL's headers were not found by pkg-config" "install libgdal-dev"
 pkg-config --atleast-version=3.6 gdal || fail "GDAL $(pkg-config --modversion gdal) is older than 3.6"
+
+# --- Prometheus -------------------------------------------------------------------------------------------------------
+if [ ! -x .tools/prometheus/usr/bin/promtool ]; then
+    say "unpacking Prometheus into .tools/prometheus"
+    rm -rf .tools/prometheus && mkdir -p .tools/prometheus
+    unpack() { (cd .tools/prometheus && apt-get download -q prometheus && dpkg -x prometheus_*.deb . && rm -rf prometheus_*.deb usr/share); }
+    if ! unpack >>.tools/apt.log 2>&1; then
+        # The lists of packages may be missing or old.
+        as_root=()
+        [ "$(id -u)" -eq 0 ] || as_root=(sudo)
+        "${as_root[@]}" apt-get update -q >>.tools/apt.log 2>&1 && unpack >>.tools/apt.log 2>&1 ||
+            fail "Prometheus could not be fetched" "see .tools/apt.log, or put prometheus and promtool into .tools/prometheus/usr/bin"
+    fi
+fi
 
 # --- Python tools -----------------------------------------------------------------------------------------------------
 python=""

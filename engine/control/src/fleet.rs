@@ -96,8 +96,9 @@ impl Fleet {
         }
     }
 
-    /// Plans a flow and starts a run of it; with the key of an earlier call it is that call's run, and `false`.
-    pub async fn start(&self, text: Text, key: &str) -> Result<(RunRow, bool), Status> {
+    /// Plans a flow and starts a run of it; with the key of an earlier call it is that call's run, and `false`. `caller` is
+    /// the `traceparent` of whoever asks, where that is traced.
+    pub async fn start(&self, text: Text, key: &str, caller: Option<String>) -> Result<(RunRow, bool), Status> {
         self.admits()?;
         let request = text.digest();
         if !key.is_empty()
@@ -115,7 +116,8 @@ impl Fleet {
         let secrets = launch::secrets(&plan).map_err(|missing| not_now("SECRET_MISSING", missing.to_string()))?;
         let id = if key.is_empty() { launch::run_id(&plan.name, now) } else { launch::keyed_id(key) };
         let keyed = !key.is_empty();
-        self.begin(id, plan, source.text().to_owned(), request, keyed, secrets, now).await
+        let beginning = Beginning { id, plan, text: source.text().to_owned(), request, keyed, secrets, caller };
+        self.begin(beginning, now).await
     }
 
     /// Starts the run of a fire under its id, unless that is there already. The id is the run's key: whoever asks again
@@ -124,7 +126,13 @@ impl Fleet {
         self.admits()?;
         self.look_for_files(&plan).await?;
         let secrets = launch::secrets(&plan).map_err(|missing| not_now("SECRET_MISSING", missing.to_string()))?;
-        self.begin(id, plan, text, FIRED.to_owned(), true, secrets, now).await.map(drop)
+        let request = FIRED.to_owned();
+        self.begin(Beginning { id, plan, text, request, keyed: true, secrets, caller: None }, now).await.map(drop)
+    }
+
+    /// Tells the observers how late the run of a schedule was started.
+    pub(crate) fn tell_lag(&self, run: &str, flow: &str, lag: Duration) {
+        self.0.engine.due(run, flow, lag);
     }
 
     async fn look_for_files(&self, plan: &Plan) -> Result<(), Status> {
@@ -134,17 +142,8 @@ impl Fleet {
         looked.map_err(|missing| not_now("FILE_MISSING", missing.to_string()))
     }
 
-    #[expect(clippy::too_many_arguments, reason = "all that a run begins with")]
-    async fn begin(
-        &self,
-        id: String,
-        plan: Plan,
-        text: String,
-        request: String,
-        keyed: bool,
-        secrets: BTreeMap<String, String>,
-        now: Timestamp,
-    ) -> Result<(RunRow, bool), Status> {
+    async fn begin(&self, beginning: Beginning, now: Timestamp) -> Result<(RunRow, bool), Status> {
+        let Beginning { id, plan, text, request, keyed, secrets, caller } = beginning;
         // A client that goes away meanwhile must not leave a run that is pinned and driven by nobody.
         let fleet = self.clone();
         let started = tokio::spawn(async move {
@@ -168,6 +167,9 @@ impl Fleet {
             launch::pin(fleet.0.store.as_ref(), &lease, &plan, &text, now).await.map_err(refused)?;
             let row = fleet.0.store.run_row(&id).await;
             fleet.0.engine.learn_secrets(secrets);
+            if let Some(caller) = caller {
+                fleet.0.engine.asked(&id, caller);
+            }
             fleet.drive(lease, plan, now);
             row.map(|row| (row, true)).map_err(refused)
         });
@@ -330,6 +332,21 @@ impl Fleet {
             drop(lease);
         });
     }
+}
+
+/// What a run begins with.
+struct Beginning {
+    id: String,
+    plan: Plan,
+    /// The flow's text.
+    text: String,
+    /// What tells the request from others of its key.
+    request: String,
+    /// Whether the id follows from a key: the run may be there already.
+    keyed: bool,
+    secrets: BTreeMap<String, String>,
+    /// The caller's place in its trace.
+    caller: Option<String>,
 }
 
 /// Takes a run off the list of those that are live, however its drive ends.

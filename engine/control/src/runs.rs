@@ -58,11 +58,12 @@ impl RunService {
 #[tonic::async_trait]
 impl v1::run_service_server::RunService for RunService {
     async fn start_run(&self, request: Request<v1::StartRunRequest>) -> Result<Response<v1::StartRunResponse>, Status> {
+        let caller = request.metadata().get("traceparent").and_then(|place| place.to_str().ok()).map(str::to_owned);
         let v1::StartRunRequest { flow_text, source, parameters, idempotency_key, parameter_folder, interval } =
             request.into_inner();
         let text = Text::new(flow_text, source, parameters)?.with_params_from(parameter_folder)?;
         let text = text.covering(&interval, Timestamp::now())?;
-        let (row, started) = self.fleet.start(text, &idempotency_key).await?;
+        let (row, started) = self.fleet.start(text, &idempotency_key, caller).await?;
         Ok(Response::new(v1::StartRunResponse { run: Some(self.run(row).await?), started }))
     }
 

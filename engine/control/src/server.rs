@@ -1,4 +1,4 @@
-//! The server: all services on one port, beside `/healthz` and `/readyz` for those who ask over plain HTTP.
+//! The server: all services on one port, beside `/healthz`, `/readyz` and `/metrics` for those who ask over plain HTTP.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -66,9 +66,13 @@ pub async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
     TcpListener::bind(address).await.map_err(|error| ServeError::Listen(address, error))
 }
 
-/// Serves `fleet` until `stop` comes true and the fleet has drained.
+/// The content of Prometheus' text format.
+const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Serves `fleet` until `stop` comes true and the fleet has drained. `metrics` writes what `/metrics` answers.
 pub async fn serve(
     fleet: Fleet,
+    metrics: impl Fn() -> String + Send + Sync + 'static,
     listener: TcpListener,
     grace: Duration,
     stop: impl Future<Output = ()>,
@@ -109,6 +113,15 @@ pub async fn serve(
             }
         }),
     );
+    let metrics = Arc::new(metrics);
+    let page = move || async move {
+        let text = tokio::task::spawn_blocking(move || metrics()).await;
+        match text {
+            Ok(text) => ([(header::CONTENT_TYPE, METRICS)], text).into_response(),
+            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+        }
+    };
+    let probes = probes.route("/metrics", get(page));
     let grpc = grpc.into_axum_router().layer(middleware::from_fn(only_grpc));
     let routes = Routes::from(probes.merge(webhooks).merge(grpc).layer(middleware::from_fn(only_this_machine)));
     let adopting = tokio::spawn({

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -12,9 +13,12 @@ use serde_json::Value;
 use swath_task::{ArtifactRecord, Context, ErasedTask, Fault, Host, Staged, TaskError};
 use tokio_util::sync::CancellationToken;
 
-use crate::Engine;
 use crate::isolate::{self, Apart};
-use crate::observe::{AttemptId, Update};
+use crate::observe::{AttemptId, AttemptState, Figures, Update};
+use crate::{Engine, TRACE};
+
+/// Progress that a trace shows: each time this share of the work is done, and never more often than that.
+const SHARES: u64 = 10;
 
 /// How long an attempt that was told to stop may take before its future is dropped, and its own process killed.
 const GRACE: Duration = Duration::from_secs(5);
@@ -34,7 +38,7 @@ pub(crate) struct Attempt {
 /// How it ended.
 pub(crate) struct AttemptEnd {
     pub result: Result<Value, AttemptError>,
-    pub metrics: Vec<(Cow<'static, str>, f64)>,
+    pub figures: Figures,
     /// Instances that ran and that were reused below a sub-flow; `None` for a task.
     pub below: Option<(u64, u64)>,
 }
@@ -46,6 +50,17 @@ pub(crate) enum AttemptError {
     TimedOut(Duration),
     /// The process that ran it died, or was killed for its silence.
     Lost(Fault),
+}
+
+impl AttemptEnd {
+    pub fn state(&self) -> AttemptState {
+        match &self.result {
+            Ok(_) => AttemptState::Succeeded,
+            Err(AttemptError::TimedOut(_)) => AttemptState::TimedOut,
+            Err(AttemptError::Task(TaskError::Cancelled)) => AttemptState::Cancelled,
+            Err(AttemptError::Task(_) | AttemptError::Lost(_)) => AttemptState::Failed,
+        }
+    }
 }
 
 impl std::fmt::Display for AttemptError {
@@ -65,7 +80,9 @@ pub(crate) async fn run(engine: &Arc<Engine>, task: Arc<dyn ErasedTask>, attempt
         id: attempt.id.clone(),
         scratch: OnceLock::new(),
         engine: engine.clone(),
-        metrics: Mutex::default(),
+        figures: Mutex::default(),
+        span: tracing::Span::current(),
+        shown: AtomicU64::new(0),
     });
     let stop = attempt.cancel.child_token();
     let work = match (attempt.apart, &engine.isolation) {
@@ -109,8 +126,8 @@ pub(crate) async fn run(engine: &Arc<Engine>, task: Arc<dyn ErasedTask>, attempt
     {
         tracing::debug!(%error, scratch = %scratch.display(), "the scratch folder stays until the run ends");
     }
-    let metrics = std::mem::take(&mut *crate::lock(&host.metrics));
-    AttemptEnd { result, metrics, below: None }
+    let figures = std::mem::take(&mut *crate::lock(&host.figures));
+    AttemptEnd { result, figures, below: None }
 }
 
 /// The engine's side of a [`Context`].
@@ -120,7 +137,11 @@ pub(crate) struct AttemptHost {
     /// Many tasks need none, and a folder made and removed costs as much as the rest of a short attempt.
     scratch: OnceLock<Result<PathBuf, swath_store::Error>>,
     pub engine: Arc<Engine>,
-    metrics: Mutex<Vec<(Cow<'static, str>, f64)>>,
+    figures: Mutex<Figures>,
+    /// The attempt's, from whichever thread something is told.
+    span: tracing::Span,
+    /// How many shares of the work the trace has been told of.
+    shown: AtomicU64,
 }
 
 impl AttemptHost {
@@ -138,12 +159,25 @@ impl AttemptHost {
 
     /// How far the work is.
     pub fn told_progress(&self, done: u64, total: u64, unit: Cow<'static, str>) {
+        self.trace_progress(done, total, &unit);
         self.engine.observer.update(&self.run, &Update::Progress { at: self.id.clone(), done, total, unit });
     }
 
     /// A figure of the step.
     pub fn told_metric(&self, name: Cow<'static, str>, value: f64) {
-        crate::lock(&self.metrics).push((name, value));
+        crate::lock(&self.figures).told.push((name, value));
+    }
+
+    /// A task may tell its progress thousands of times: a trace takes few of them.
+    fn trace_progress(&self, done: u64, total: u64, unit: &str) {
+        let share = match total {
+            // It is not known how much there is: at every doubling.
+            0 => u64::from(done.checked_ilog2().map_or(0, |power| power + 1)),
+            total => done.min(total).saturating_mul(SHARES) / total,
+        };
+        if self.shown.fetch_max(share, Ordering::Relaxed) < share {
+            tracing::debug!(target: TRACE, parent: &self.span, done = done as i64, total = total as i64, unit, "progress");
+        }
     }
 }
 
@@ -168,11 +202,15 @@ impl Host for AttemptHost {
     }
 
     async fn locate(&self, artifact: &ArtifactRecord) -> Result<PathBuf, TaskError> {
-        Ok(self.engine.artifacts.locate(artifact).await?)
+        let path = self.engine.artifacts.locate(artifact).await?;
+        crate::lock(&self.figures).bytes_read += artifact.size;
+        Ok(path)
     }
 
     async fn commit(&self, staged: Staged) -> Result<ArtifactRecord, TaskError> {
-        Ok(self.engine.artifacts.commit(&staged.path, &staged.name, staged.kind).await?)
+        let record = self.engine.artifacts.commit(&staged.path, &staged.name, staged.kind).await?;
+        crate::lock(&self.figures).bytes_written += record.size;
+        Ok(record)
     }
 
     fn progress(&self, done: u64, total: u64, unit: &'static str) {

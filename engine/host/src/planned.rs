@@ -99,6 +99,13 @@ impl Program for PlannedFlow {
         self.step(step).each.is_some()
     }
 
+    fn task(&self, step: usize) -> &str {
+        match &self.step(step).action {
+            swath_plan::Action::Task { name, .. } => name,
+            swath_plan::Action::Flow(_) => crate::FLOW,
+        }
+    }
+
     fn ports(&self, step: usize) -> Vec<String> {
         self.step(step).outputs.iter().map(|output| output.name.clone()).collect()
     }

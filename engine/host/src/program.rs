@@ -20,6 +20,8 @@ pub trait Program: Send + Sync {
     fn graph(&self) -> Graph;
     /// Whether a step is lifted over a list.
     fn is_lifted(&self, step: usize) -> bool;
+    /// Name of the task that a step runs, [`FLOW`](crate::FLOW) where it runs another flow.
+    fn task(&self, step: usize) -> &str;
     /// Names of a step's outputs.
     fn ports(&self, step: usize) -> Vec<String>;
     /// Condition and list of a step. `Ok(None)`: it is skipped. `Ok(Some(Items))`: what its instances are given.

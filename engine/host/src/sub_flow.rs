@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::attempt::{AttemptEnd, AttemptError};
 use crate::drive::{DriveError, Ending};
-use crate::observe::AttemptId;
+use crate::observe::{AttemptId, Figures};
 use crate::program::Program;
 use crate::{Engine, now};
 
@@ -53,7 +53,7 @@ pub(crate) fn run(engine: Arc<Engine>, flow: SubFlow) -> Pin<Box<dyn Future<Outp
                 },
             }
         };
-        AttemptEnd { result, metrics: Vec::new(), below: Some(below) }
+        AttemptEnd { result, figures: Figures::default(), below: Some(below) }
     })
 }
 
@@ -109,7 +109,8 @@ async fn drive(
     }
     let instance = if flow.at.instance.is_empty() { String::new() } else { format!("[{}]", flow.at.instance) };
     let prefix = format!("{}{instance}/", flow.at.step);
-    let ending = match engine.drive_below(lease.term().clone(), flow.program.clone(), prefix, stop).await {
+    let above = Some(flow.parent.clone());
+    let ending = match engine.drive_below(lease.term().clone(), flow.program.clone(), prefix, above, stop).await {
         Ok(ending) => ending,
         Err(DriveError::Store(error)) => return Err(store(error)),
         Err(error) => return Err(failed(Fault::new("E315", error.to_string()))),

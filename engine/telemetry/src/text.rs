@@ -28,6 +28,14 @@ impl Said {
         Some(from)
     }
 
+    /// Adds where in its trace it was said, where traces are sent.
+    pub fn say_where(&mut self) {
+        if let Some((trace, span)) = crate::trace::ids() {
+            self.fields.insert("trace_id".to_owned(), trace.into());
+            self.fields.insert("span_id".to_owned(), span.into());
+        }
+    }
+
     /// Bounded, without escape sequences and without secrets.
     pub fn clean(mut self, redact: Redact) -> Self {
         self.message = clean(&self.message, redact);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use swath_host::worker::{Channel, Line};
 use swath_plan::Catalogue;
-use swath_telemetry::{Format, LogRecord, LogSink, Settings};
+use swath_telemetry::{Exporting, Format, LogRecord, LogSink, Settings};
 
 use crate::arguments::Global;
 use crate::failure::Failure;
@@ -17,7 +17,9 @@ pub(crate) fn run(global: &Global, catalogue: Arc<Catalogue>) -> Result<ExitCode
     })?;
     let settings = Settings { verbosity: global.verbose, format: Format::Text, redact: swath_store::redact };
     // The engine shows the lines, and keeps them.
-    if let Err(error) = swath_telemetry::init_to(settings, std::io::sink, Relay(channel.clone())) {
+    if let Err(error) =
+        swath_telemetry::init_to(settings, std::io::sink, Relay(channel.clone()), &Exporting::nothing(false))
+    {
         tell!("warning: {error}: what the step logs is lost");
     }
     let span = |run: &str, step: &str, instance: &str, attempt: u32, _trace: &BTreeMap<String, String>| {

@@ -40,6 +40,11 @@ pub(crate) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Res
     result
 }
 
+/// The place of whoever calls this program in its own trace, by W3C's `traceparent`.
+pub(crate) fn traceparent() -> Option<String> {
+    std::env::var("TRACEPARENT").ok().filter(|place| !place.is_empty())
+}
+
 /// Opens the store for reading.
 pub(crate) async fn reader(global: &Global) -> Result<Arc<dyn Store>, Failure> {
     existing(global, Access::Read).await

@@ -7,8 +7,8 @@ use swath_control::v1;
 use swath_control::v1::run_service_client::RunServiceClient;
 use swath_host::FlowText;
 use swath_task::Fault;
-use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
 
 use crate::arguments::Global;
 use crate::failure::Failure;
@@ -31,6 +31,10 @@ pub(crate) fn run(
         parameter_folder: here.display().to_string(),
         interval: interval.unwrap_or_default(),
     };
+    let mut request = Request::new(request);
+    if let Some(place) = super::traceparent().and_then(|place| place.parse().ok()) {
+        request.metadata_mut().insert("traceparent", place);
+    }
     super::block_on(async move {
         let mut runs = RunServiceClient::new(connect(server).await?);
         let answer = runs.start_run(request).await.map_err(refused)?.into_inner();

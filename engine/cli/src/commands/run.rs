@@ -15,7 +15,7 @@ use swath_store::{Access, Artifacts, Home, RunFilter, RunLease, RunRow, Store};
 use tokio_util::sync::CancellationToken;
 
 use crate::arguments::{self, Global, Isolate, Run, Slots};
-use crate::attempt_logs::AttemptLogs;
+use crate::attempt_logs::{self, AttemptLogs};
 use crate::failure::Failure;
 use crate::outputs::Outputs;
 use crate::{flows, progress, style};
@@ -190,22 +190,31 @@ impl Session {
         let created = Timestamp::from_millisecond(created).unwrap_or_else(|_| Timestamp::now());
         let stop = CancellationToken::new();
         tokio::spawn(interrupts(stop.clone(), global.quiet));
-        let observer = progress::observer(global.quiet || global.json);
-        let logs = AttemptLogs::start(self.store.clone(), global.verbose);
+        let exporting = attempt_logs::exporting(false);
+        let logs = AttemptLogs::start(self.store.clone(), global.verbose, &exporting);
+        let mut observers = exporting.observers();
+        observers.push(progress::observer(global.quiet || global.json));
         let engine = Engine::new(
             self.store.clone(),
             self.home.clone(),
             self.artifacts.clone(),
             self.capacity.clone(),
-            observer,
+            Arc::new(observers),
             stop.clone(),
             swath_telemetry::attempt_span,
         );
-        let engine = engine.isolating(self.isolation.clone());
+        let engine = engine.isolating(self.isolation.clone()).with_drive_span(swath_telemetry::drive_span);
+        let engine = Arc::new(engine);
         engine.learn_secrets(secrets);
+        if let Some(metrics) = exporting.metrics() {
+            metrics.watch_slots(attempt_logs::slots(&engine));
+        }
+        if let Some(caller) = super::traceparent() {
+            engine.asked(id, caller);
+        }
         let program = Arc::new(PlannedFlow::new(plan, catalogue, created));
         let started = std::time::Instant::now();
-        let ending = Arc::new(engine).drive(&lease, program).await;
+        let ending = engine.drive(&lease, program).await;
         logs.finish().await;
         let ending = ending?;
         drop(lease);
@@ -243,6 +252,7 @@ impl Session {
         if let Some(reasons) = reasons.filter(|_| !global.json) {
             super::print(&super::explain::text(&reasons))?;
         }
+        attempt_logs::sent(exporting).await;
         self.store.close().await;
         Ok(match ending.state {
             RunState::Completed if ending.outputs.is_some() && unpublished.is_none() => ExitCode::SUCCESS,

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::run::{Session, isolation};
 use crate::arguments::{Global, Serve};
-use crate::attempt_logs::AttemptLogs;
+use crate::attempt_logs::{self, AttemptLogs};
 use crate::failure::Failure;
 
 pub(crate) fn run(global: &Global, command: Serve, catalogue: Arc<Catalogue>) -> Result<ExitCode, Failure> {
@@ -21,17 +21,24 @@ pub(crate) fn run(global: &Global, command: Serve, catalogue: Arc<Catalogue>) ->
         let session =
             Session::open(global, &command.slots, isolation(global, &command.isolate, Isolated::Native)).await?;
         let (stop, changes) = (CancellationToken::new(), Arc::new(Changes::default()));
-        let logs = AttemptLogs::start(session.store.clone(), global.verbose);
+        let exporting = attempt_logs::exporting(true);
+        let logs = AttemptLogs::start(session.store.clone(), global.verbose, &exporting);
+        let mut observers = exporting.observers();
+        observers.push(changes.clone());
         let engine = Engine::new(
             session.store.clone(),
             session.home.clone(),
             session.artifacts.clone(),
             session.capacity.clone(),
-            changes.clone(),
+            Arc::new(observers),
             stop.clone(),
             swath_telemetry::attempt_span,
         );
-        let engine = Arc::new(engine.isolating(session.isolation.clone()));
+        let engine = engine.isolating(session.isolation.clone()).with_drive_span(swath_telemetry::drive_span);
+        let engine = Arc::new(engine);
+        if let Some(metrics) = exporting.metrics() {
+            metrics.watch_slots(attempt_logs::slots(&engine));
+        }
         let fleet = Fleet::new(engine, catalogue, changes, stop);
         // Nothing begins before the port is this process' own.
         let refused = |error: ServeError| match error {
@@ -51,8 +58,10 @@ pub(crate) fn run(global: &Global, command: Serve, catalogue: Arc<Catalogue>) ->
                 tell!("going on with {adopted} run{} of an earlier server", if adopted == 1 { "" } else { "s" });
             }
         }
-        let served = swath_control::serve(fleet, listener, command.grace, told_to_stop(global.quiet)).await;
+        let stopped = told_to_stop(global.quiet);
+        let served = swath_control::serve(fleet, exporting.page(), listener, command.grace, stopped).await;
         logs.finish().await;
+        attempt_logs::sent(exporting).await;
         session.store.close().await;
         served.map(|()| ExitCode::SUCCESS).map_err(refused)
     })

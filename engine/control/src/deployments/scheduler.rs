@@ -275,7 +275,13 @@ impl Scheduler {
         let now = Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now);
         let refused = match self.registry.plan(&row.name, params, covered, now).await {
             Ok((plan, text)) => match self.fleet.start_as(run.clone(), plan, text, now).await {
-                Ok(()) => return Ok(true),
+                Ok(()) => {
+                    if fire.cause == "schedule" {
+                        let lag = Duration::try_from(Timestamp::now().duration_since(instant(fire.due)));
+                        self.fleet.tell_lag(&run, &row.flow, lag.unwrap_or_default());
+                    }
+                    return Ok(true);
+                }
                 // The store is busy, or the server about to stop: the next look tries again.
                 Err(status) if is_passing(status.code()) => {
                     tracing::warn!("run `{run}` cannot be started now: {}", status.message());

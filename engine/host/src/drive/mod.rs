@@ -3,10 +3,11 @@
 mod hear;
 mod restore;
 mod start;
+mod trace;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use swath_run::{Event, Fault, FaultClass, Input, Machine, RunState};
@@ -14,6 +15,7 @@ use swath_store::{Append, NewEvent, RunLease, RunUpdate, Term, redact};
 use swath_task::TaskError;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, Span};
 
 use crate::attempt::{AttemptEnd, AttemptError};
 use crate::observe::{AttemptId, Update};
@@ -112,6 +114,9 @@ struct Live {
     cancel: CancellationToken,
     reuse: Option<Reuse>,
     at: AttemptId,
+    /// Kept until the answer is heard: what becomes of the attempt is recorded there.
+    span: Span,
+    began: Instant,
     started: u64,
     is_flow: bool,
     _held: Holding,
@@ -132,6 +137,8 @@ struct Driver {
     term: Term,
     /// Path of the steps above, `outer/`, for a sub-flow.
     prefix: String,
+    /// The run above, for a sub-flow.
+    above: Option<String>,
     machine: Machine,
     outputs: StepOutputs,
     /// Outputs of the flow, once every step is done.
@@ -146,6 +153,12 @@ struct Driver {
     reports: mpsc::UnboundedReceiver<Report>,
     reporter: mpsc::UnboundedSender<Report>,
     failures: Vec<FailedStep>,
+    /// When the instances of each step became ready, by the steady clock: at the start of this drive at the earliest.
+    opened: Vec<u64>,
+    /// When an instance that is tried again may start.
+    again: HashMap<(u32, u32), u64>,
+    /// Ready instances, as the observers were told last.
+    queued: u64,
     /// Ends the drive soon and leaves the run resumable.
     stop: CancellationToken,
     ran: u64,
@@ -162,10 +175,9 @@ impl Engine {
         let (engine, term) = (self.clone(), lease.term().clone());
         // A task of its own, so that an attempt it starts can go on in the same thread: a hop between threads costs more
         // than a short step.
-        let drive =
-            tokio::spawn(
-                async move { engine.drive_below(term, program, String::new(), engine.stop.child_token()).await },
-            );
+        let drive = tokio::spawn(async move {
+            engine.drive_below(term, program, String::new(), None, engine.stop.child_token()).await
+        });
         match drive.await {
             Ok(ending) => ending,
             Err(ended) => std::panic::resume_unwind(ended.into_panic()),
@@ -177,6 +189,7 @@ impl Engine {
         term: Term,
         program: Arc<dyn Program>,
         prefix: String,
+        above: Option<String>,
         stop: CancellationToken,
     ) -> Result<Ending, DriveError> {
         let run = term.run();
@@ -205,6 +218,7 @@ impl Engine {
             run: run.to_owned(),
             term: term.clone(),
             prefix,
+            above,
             machine,
             outputs: StepOutputs::new(steps),
             yielded: None,
@@ -218,16 +232,22 @@ impl Engine {
             reports,
             reporter,
             failures: Vec::new(),
+            opened: vec![steady(); steps],
+            again: HashMap::new(),
+            queued: 0,
             stop,
             ran: 0,
             reused: 0,
             starved: false,
         };
         driver.restore().await?;
-        let ending = driver.turn().await;
+        let span = (self.drive_span)(run);
+        let ending = driver.turn().instrument(span.clone()).await;
         if ending.is_err() {
             driver.abandon().await;
         }
+        trace::end(&span, &ending);
+        self.observer.update(run, &Update::Left);
         // Who has the run now may work in there.
         let refused = matches!(&ending, Err(DriveError::Store(swath_store::Error::LeaseLost { .. })));
         if !refused && !term.is_lost() {
@@ -248,7 +268,13 @@ impl Driver {
     async fn turn(&mut self) -> Result<Ending, DriveError> {
         let (engine, stop, term) = (self.engine.clone(), self.stop.clone(), self.term.clone());
         let first = if self.seq == 0 { Input::Begin } else { Input::Recovered };
-        self.updates.push(Update::RunStarted { run: self.run.clone(), steps: self.machine.graph().steps.len() });
+        self.updates.push(Update::RunStarted {
+            run: self.run.clone(),
+            flow: self.program.name().to_owned(),
+            steps: self.machine.graph().steps.len(),
+            above: self.above.clone(),
+            resumed: self.seq > 0,
+        });
         self.offer(first);
         if matches!(self.machine.state(), RunState::Failed | RunState::Cancelled) {
             self.offer(Input::Reopen);
@@ -317,6 +343,11 @@ impl Driver {
     /// Makes everything since the last time durable, then tells the observers.
     async fn persist(&mut self) -> Result<(), DriveError> {
         self.compute_outputs();
+        let ready = self.machine.queued();
+        if self.queued != ready {
+            self.queued = ready;
+            self.updates.push(Update::Queued { ready });
+        }
         if self.append.events.is_empty() {
             self.tell();
             return Ok(());
@@ -347,7 +378,8 @@ impl Driver {
                 summary: state.has_ended().then(|| self.summary()),
             });
         }
-        self.seq = self.engine.store.append(append).await?;
+        let span = tracing::debug_span!(target: "swath::store", "append to the journal", swath.events = append.events.len() as i64);
+        self.seq = self.engine.store.append(append).instrument(span).await?;
         if state.has_ended() {
             self.updates.push(Update::RunEnded { state: state.name().to_owned() });
         }

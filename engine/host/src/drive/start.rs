@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use serde_json::Value;
@@ -13,12 +14,12 @@ use tokio_util::sync::CancellationToken;
 use super::{BATCH, DriveError, Driver, Live, Prepared, Report, SCHEDULING_PROBLEM};
 use crate::attempt::{self, Attempt, AttemptEnd, AttemptError};
 use crate::isolate::{self, Apart};
-use crate::observe::{AttemptId, Update};
+use crate::observe::{AttemptId, Figures, Update};
 use crate::program::{Action, Items};
 use crate::reuse::{self, Reuse};
 use crate::slots::Beyond;
 use crate::sub_flow::{self, SubFlow};
-use crate::{lock, now};
+use crate::{TRACE, lock, now, steady};
 
 /// How many entries of the ready queue are looked at before waiting for slots.
 const WINDOW: usize = 256;
@@ -85,8 +86,13 @@ impl Driver {
                 Ok(prepared) => prepared,
                 Err(fault) => return Ok(self.offer(Input::Refused { step, index, fault })),
             };
+            if prepared.reuse.as_ref().is_some_and(|reuse| reuse.look_up) {
+                let task = self.program.task(step as usize).to_owned();
+                self.updates.push(Update::LookedUp { task, found: found.is_some() });
+            }
             if let (Some((run, outputs)), Some(reuse)) = (found, &prepared.reuse) {
                 let parts = reuse.parts.clone();
+                self.trace_reuse(step, index, &run);
                 if self.offer(Input::Reused { step, index }) {
                     // The entry stays as it is: of the run that made the result, and of that age.
                     self.succeeded(step, index, 0, outputs, Some(parts), CacheTerms::Off, Some(run), 0);
@@ -111,6 +117,12 @@ impl Driver {
             self.claimed.push((step, index, prepared, held));
         }
         Ok(true)
+    }
+
+    /// How long a ready instance has waited.
+    fn waited(&mut self, step: u32, index: u32) -> Duration {
+        let since = self.again.remove(&(step, index)).unwrap_or(0).max(self.opened[step as usize]);
+        Duration::from_millis(steady().saturating_sub(since))
     }
 
     /// Binds an instance, and looks for an earlier result of it.
@@ -173,7 +185,7 @@ impl Driver {
         for (step, index, prepared, held) in std::mem::take(&mut self.claimed) {
             let Some(&(attempt, epoch, started)) = running.get(&(step, index)) else { continue };
             let at = AttemptId { step: self.path(step), instance: self.instance(step, index), attempt };
-            self.engine.observer.update(&self.run, &Update::AttemptStarted { at: at.clone() });
+            let (task, waited) = (self.program.task(step as usize).to_owned(), self.waited(step, index));
             let cancel = CancellationToken::new();
             let Prepared { bound, reuse, apart } = prepared;
             let apart = match &bound.action {
@@ -183,14 +195,28 @@ impl Driver {
                 _ => None,
             };
             let (cpus, watched) = (held.cpus(), reuse.as_ref().map(|reuse| reuse.watched.clone()).unwrap_or_default());
-            let live =
-                Live { cancel: cancel.clone(), reuse, at: at.clone(), started, is_flow: bound.is_flow(), _held: held };
+            let step_id = self.machine.graph().steps[step as usize].id.clone();
+            let span = (self.engine.span)(&self.run, &step_id, &at.instance, attempt);
+            span.record("swath.task", task.as_str());
+            if !waited.is_zero() {
+                let waited = waited.as_millis() as i64;
+                tracing::debug!(target: TRACE, parent: &span, { swath.wait_ms = waited }, "waited to start");
+            }
+            self.engine.observer.update(&self.run, &Update::AttemptStarted { at: at.clone(), task, waited });
+            let live = Live {
+                cancel: cancel.clone(),
+                reuse,
+                at: at.clone(),
+                span: span.clone(),
+                began: Instant::now(),
+                started,
+                is_flow: bound.is_flow(),
+                _held: held,
+            };
             self.live.insert((step, index), live);
             let reporter = self.reporter.clone();
             let engine = self.engine.clone();
             let run = self.run.clone();
-            let step_id = self.machine.graph().steps[step as usize].id.clone();
-            let span = (engine.span)(&self.run, &step_id, &at.instance, attempt);
             let work = async move {
                 let attempt = async {
                     match bound.action {
@@ -208,7 +234,7 @@ impl Driver {
                 let end = AssertUnwindSafe(attempt).catch_unwind().await;
                 let end = end.unwrap_or_else(|panic| {
                     let error = AttemptError::Task(swath_task::panic_fault(panic).permanent());
-                    AttemptEnd { result: Err(error), metrics: Vec::new(), below: None }
+                    AttemptEnd { result: Err(error), figures: Figures::default(), below: None }
                 });
                 if let Err(error) = &end.result {
                     // The name that `swath_telemetry::FAULTS` has.
