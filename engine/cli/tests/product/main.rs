@@ -7,4 +7,5 @@ mod commands;
 mod crash;
 mod reference;
 mod serve;
+mod shared_store;
 mod truth;

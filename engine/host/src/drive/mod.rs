@@ -222,7 +222,12 @@ impl Engine {
             starved: false,
         };
         driver.restore().await?;
-        let ending = driver.turn().await;
+        let ending = tokio::select! {
+            biased;
+            // At once, also while the store is waited for.
+            () = term.lost() => Err(term.loss().into()),
+            ending = driver.turn() => ending,
+        };
         if ending.is_err() {
             driver.abandon().await;
         }
@@ -269,7 +274,6 @@ impl Driver {
             tokio::select! {
                 // Wishes to stop first: a fan-out of short steps always has a report to hear.
                 biased;
-                () = term.lost() => return Err(term.loss().into()),
                 () = stop.cancelled() => return self.interrupt().await,
                 () = term.cancel_asked(), if !cancelling => {
                     cancelling = true;

@@ -28,7 +28,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::audit;
 use crate::error::Error;
-use crate::lease::{RunLease, Terms};
+use crate::lease::{RunLease, Terms, Wish};
 use crate::read::{self, Ask, Columns, Value, columns};
 use crate::record::{
     Append, Broken, CacheEntry, Collected, Lineage, LogBatch, LogFilter, Metric, NewRun, Retention, RunFilter, RunRow,
@@ -37,7 +37,7 @@ use crate::record::{
 use crate::store::{Access, Store};
 use crate::writer::{self, QUEUE, Request};
 use database::Journal;
-use keeper::{Keeper, Wish};
+use keeper::{Keeper, Order};
 use open::{Pause, Server, classify, is_repeated};
 
 columns!(PgRow);
@@ -47,7 +47,7 @@ pub struct PostgresStore {
     reads: Reads,
     access: Access,
     writer: Option<mpsc::Sender<Request<std::convert::Infallible>>>,
-    keeper: Option<mpsc::UnboundedSender<Wish>>,
+    keeper: Option<mpsc::UnboundedSender<Order>>,
     terms: Arc<Terms>,
 }
 
@@ -60,9 +60,12 @@ struct Reads {
 
 impl Ask for Reads {
     type Row = PgRow;
-    const LIST_1: &'static str = "(SELECT jsonb_array_elements_text($1::jsonb))";
     const CACHED_DIGESTS: &'static str =
         "SELECT a.value ->> 'digest' FROM cache, jsonb_array_elements(cache.artifacts::jsonb) a";
+
+    fn list(parameter: usize) -> String {
+        format!("(SELECT jsonb_array_elements_text(${parameter}::jsonb))")
+    }
 
     async fn ask(&self, text: &str, values: &[Value<'_>]) -> Result<Vec<PgRow>, Error> {
         let query = || {
@@ -102,16 +105,16 @@ impl PostgresStore {
         let pool = reads.pool.clone();
         let journal = Journal { server: server.clone(), connection, alone, reads: reads.clone(), pool };
         tokio::spawn(writer::run(journal, inbox));
-        let (wishes, heard) = mpsc::unbounded_channel();
+        let (orders, heard) = mpsc::unbounded_channel();
         tokio::spawn(Keeper::new(server, lease, terms.clone()).run(heard));
-        Ok(Self { reads, access, writer: Some(requests), keeper: Some(wishes), terms })
+        Ok(Self { reads, access, writer: Some(requests), keeper: Some(orders), terms })
     }
 
     fn read_only(&self, reason: &str) -> Error {
         Error::ReadOnly { path: self.reads.place(), reason: reason.to_owned() }
     }
 
-    fn keeper(&self) -> Result<&mpsc::UnboundedSender<Wish>, Error> {
+    fn keeper(&self) -> Result<&mpsc::UnboundedSender<Order>, Error> {
         self.keeper.as_ref().ok_or_else(|| self.read_only("it was opened for reading only"))
     }
 
@@ -133,7 +136,7 @@ impl PostgresStore {
 
     async fn try_lease(&self, run: &str) -> Result<u64, Error> {
         let (reply, answer) = oneshot::channel();
-        self.keeper()?.send(Wish::Take(run.to_owned(), reply)).map_err(|_| Error::Closed)?;
+        self.keeper()?.send(Order::Take(run.to_owned(), reply)).map_err(|_| Error::Closed)?;
         answer.await.map_err(|_| Error::Closed)?
     }
 
@@ -214,7 +217,7 @@ impl Store for PostgresStore {
 
     async fn lease_run(&self, run: &str) -> Result<RunLease, Error> {
         crate::locks::check_id(run)?;
-        let wishes = self.keeper()?.clone();
+        let keeper = self.keeper()?.clone();
         let mut pause = Pause::new(self.reads.server.patience());
         let epoch = loop {
             match self.try_lease(run).await {
@@ -226,7 +229,7 @@ impl Store for PostgresStore {
         let held = run.to_owned();
         Ok(self.terms.begin(run, epoch, move || {
             // A keeper that is gone has given everything back.
-            let _ = wishes.send(Wish::GiveBack(held, epoch));
+            let _ = keeper.send(Order::GiveBack(held, epoch));
         }))
     }
 
@@ -241,7 +244,16 @@ impl Store for PostgresStore {
         crate::locks::check_id(run)?;
         let text = "INSERT INTO claim (run, cancel) VALUES ($1, 1) ON CONFLICT (run) DO UPDATE SET cancel = 1";
         self.write(text, &[run.into()]).await?;
-        self.terms.cancel([run]);
+        self.terms.tell(&[Wish { run: run.to_owned(), cancel: true, pause: None }]);
+        Ok(())
+    }
+
+    async fn ask_to_pause(&self, run: &str, pause: bool) -> Result<(), Error> {
+        crate::locks::check_id(run)?;
+        let text =
+            "INSERT INTO claim (run, pause) VALUES ($1, $2) ON CONFLICT (run) DO UPDATE SET pause = excluded.pause";
+        self.write(text, &[run.into(), i64::from(pause).into()]).await?;
+        self.terms.tell(&[Wish { run: run.to_owned(), cancel: false, pause: Some(pause) }]);
         Ok(())
     }
 
@@ -356,7 +368,7 @@ impl Store for PostgresStore {
         }
         if let Some(keeper) = &self.keeper {
             let (done, closed) = oneshot::channel();
-            if keeper.send(Wish::Close(done)).is_ok() {
+            if keeper.send(Order::Close(done)).is_ok() {
                 let _ = closed.await;
             }
         }

@@ -67,7 +67,7 @@ conformance! {
     a_run_has_one_lease_and_its_epoch_rises
     what_is_written_by_an_older_lease_is_refused_and_counted
     sixty_four_leased_writers_lose_and_double_nothing
-    a_wish_to_cancel_reaches_who_drives_the_run_then
+    a_wish_to_cancel_or_pause_reaches_who_drives_the_run_then
     what_is_noted_beside_a_run_is_found_again
     pages_of_runs_stay_in_place_whatever_comes_between
     an_audit_finds_nothing_where_nothing_is_wrong
@@ -666,7 +666,7 @@ async fn sixty_four_leased_writers_lose_and_double_nothing(store: Shared) {
     }
 }
 
-async fn a_wish_to_cancel_reaches_who_drives_the_run_then(store: Shared) {
+async fn a_wish_to_cancel_or_pause_reaches_who_drives_the_run_then(store: Shared) {
     store.create_run(new_run("r")).await.unwrap();
     store.ask_to_cancel("r").await.unwrap();
     let (lease, other) = (store.lease_run("r").await.unwrap(), store.lease_run("q").await.unwrap());
@@ -678,6 +678,19 @@ async fn a_wish_to_cancel_reaches_who_drives_the_run_then(store: Shared) {
     store.ask_to_cancel("r").await.unwrap();
     assert!(asked(&lease, 5_000).await);
     assert!(!asked(&other, 500).await, "another run");
+    // The newest wish about a pause counts, and is heard once.
+    store.ask_to_pause("q", true).await.unwrap();
+    drop(other);
+    let other = store.lease_run("q").await.unwrap();
+    let mut pause = other.term().pause_asked();
+    assert_eq!(*pause.borrow_and_update(), None, "that was meant for who had it before");
+    for wish in [true, true, false] {
+        store.ask_to_pause("q", wish).await.unwrap();
+        let heard = pause.wait_for(|heard| *heard == Some(wish));
+        tokio::time::timeout(Duration::from_secs(5), heard).await.unwrap().unwrap();
+    }
+    tokio::time::sleep(Duration::from_millis(900)).await;
+    assert!(!pause.has_changed().unwrap());
 }
 
 async fn what_is_noted_beside_a_run_is_found_again(store: Shared) {

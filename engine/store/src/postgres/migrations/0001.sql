@@ -118,9 +118,10 @@ CREATE TABLE claim (
     owner   TEXT,
     holder  TEXT,
     until   TIMESTAMPTZ,
-    cancel  INTEGER NOT NULL DEFAULT 0,
+    cancel  BIGINT NOT NULL DEFAULT 0,
+    pause   BIGINT,
     served  TEXT,
     outputs BYTEA,
     refused BIGINT NOT NULL DEFAULT 0
 ) WITH (fillfactor = 50);
-CREATE INDEX claim_to_cancel ON claim (run) WHERE cancel = 1;
+CREATE INDEX claim_with_wish ON claim (run) WHERE cancel = 1 OR pause IS NOT NULL;
