@@ -23,6 +23,9 @@ use crate::store::LOOK;
 /// A lease is renewed this many times before it would end.
 const RENEWALS: u32 = 3;
 
+/// How long the server may take to answer, however late it is.
+const LEAST_WAIT: Duration = Duration::from_millis(100);
+
 /// What the keeper is asked for.
 pub(super) enum Order {
     Take(String, oneshot::Sender<Result<u64, Error>>),
@@ -69,13 +72,16 @@ impl Keeper {
                         continue;
                     }
                     let done = if renewed.elapsed() >= self.lease / RENEWALS {
-                        renewed = Instant::now();
                         self.renew().await
                     } else {
                         self.look().await
                     };
                     match done {
-                        Ok(renewed) => self.note(renewed),
+                        Ok(None) => {}
+                        Ok(Some((asked, ours))) => {
+                            renewed = asked;
+                            self.note(asked, ours);
+                        }
                         Err(error) => tracing::warn!("leases cannot be renewed: {error}"),
                     }
                     self.give_up();
@@ -99,9 +105,12 @@ impl Keeper {
         }
     }
 
+    /// Waits for the server no longer than until the first lease would have to be given up.
     async fn in_time<T>(&self, work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
+        let oldest = self.held.values().map(|held| held.renewed.elapsed()).max().unwrap_or_default();
+        let left = self.lease.saturating_sub(oldest).max(LEAST_WAIT);
         let late = |_| sqlx::Error::Io(std::io::ErrorKind::TimedOut.into());
-        timeout(self.lease / RENEWALS, work).await.map_err(late)?
+        timeout(left.min(self.lease / RENEWALS), work).await.map_err(late)?
     }
 
     async fn take(&mut self, run: &str) -> Result<u64, Error> {
@@ -173,8 +182,7 @@ impl Keeper {
         rows.iter().map(wish).collect()
     }
 
-    fn note(&mut self, renewed: Option<(Instant, Vec<String>)>) {
-        let Some((asked, ours)) = renewed else { return };
+    fn note(&mut self, asked: Instant, ours: Vec<String>) {
         let mut held = std::mem::take(&mut self.held);
         for run in ours {
             if let Some(epoch) = held.remove(&run).map(|held| held.epoch) {

@@ -5,4 +5,5 @@ mod conformance;
 mod crash;
 mod opening;
 mod postgres;
+mod sharing;
 mod support;
