@@ -156,7 +156,7 @@ impl PostgresStore {
         let mut transaction = self.reads.pool.begin().await?;
         let removed = sqlx::query(
             "DELETE FROM run WHERE ended_at < $1 AND state = ANY($2) AND strpos(id, '.') = 0 AND id <> ALL($3) \
-             RETURNING id",
+             RETURNING id, n",
         )
         .bind(retention.runs_ended_before)
         .bind(&retention.ended_states)
@@ -166,10 +166,19 @@ impl PostgresStore {
         // Runs of sub-flows live and go with the run above them, whatever state they were left in.
         let below = sqlx::query(
             "DELETE FROM run WHERE strpos(id, '.') > 0 \
-             AND NOT EXISTS (SELECT 1 FROM run above WHERE above.id = split_part(run.id, '.', 1)) RETURNING id",
+             AND NOT EXISTS (SELECT 1 FROM run above WHERE above.id = split_part(run.id, '.', 1)) RETURNING id, n",
         )
         .fetch_all(&mut *transaction)
         .await?;
+        let numbers: Vec<i64> = removed.iter().chain(&below).map(|row| row.get(1)).collect();
+        for text in [
+            "DELETE FROM event WHERE run = ANY($1)",
+            "DELETE FROM result WHERE run = ANY($1)",
+            "DELETE FROM lineage WHERE run = ANY($1)",
+            "DELETE FROM metric WHERE run = ANY($1)",
+        ] {
+            sqlx::query(text).bind(&numbers).execute(&mut *transaction).await?;
+        }
         sqlx::query(
             "DELETE FROM claim WHERE (until IS NULL OR until < clock_timestamp()) \
              AND NOT EXISTS (SELECT 1 FROM run WHERE id = claim.run)",

@@ -8,7 +8,7 @@ use crate::sharing::*;
 use crate::support::{POSTGRES, all_events, append, key, new_run, record, result};
 use swath_store::{
     Access, Append, CacheTerms, Error, LEASE, LONGEST_TEXT, LogBatch, LogFilter, LogLine, Metric, NewEvent,
-    PostgresStore, Retention, RunFilter, RunUpdate, SqliteStore, Store,
+    PostgresStore, Retention, RunFilter, RunUpdate, SqliteStore, Store, Vocabulary,
 };
 use swath_task::Digest;
 
@@ -516,6 +516,14 @@ async fn collection_keeps_what_is_referenced(store: Shared) {
     assert_eq!(store.referenced().await.unwrap(), due);
     assert!(matches!(store.load_events("old", 0, 10).await, Err(Error::NoRun(_))));
     assert!(matches!(store.append(append("old", 2, 1)).await, Err(Error::NoRun(_))));
+    let nothing = Vocabulary {
+        ended_states: vec!["completed".into()],
+        result_kinds: vec!["none".into()],
+        begin_kinds: Vec::new(),
+        end_kinds: Vec::new(),
+    };
+    let left_behind = store.audit(&nothing).await.unwrap();
+    assert!(left_behind.iter().all(|broken| broken.rule != "references"), "{left_behind:?}");
     assert_eq!(store.append(append("live", 2, 1)).await.unwrap(), 3);
     // Its id is free again, and nothing of the old run shows through.
     store.create_run(new_run("old")).await.unwrap();
