@@ -18,12 +18,11 @@ use crate::error::Error;
 use crate::read::{Ask, Columns, Value};
 use crate::record::{Broken, Vocabulary};
 
-/// Rule and question. An answer is the id of a run and what is wrong with it. `$1` is a list of names: those that
-/// [`Names`] says.
-const QUESTIONS: &[(&str, Names, &str)] = &[
+/// Rule and question. An answer is the id of a run and what is wrong with it. `{ENDED}` and the like stand for lists of
+/// names.
+const QUESTIONS: &[(&str, &str)] = &[
     (
         "I3",
-        Names::None,
         "SELECT r.id, 'its row is at event ' || r.seq || ', its journal has ' || count(e.seq) || ' events, from ' || \
          coalesce(min(e.seq), 0) || ' to ' || coalesce(max(e.seq), 0) \
          FROM run r LEFT JOIN event e ON e.run = r.n GROUP BY r.n, r.id, r.seq \
@@ -31,41 +30,43 @@ const QUESTIONS: &[(&str, Names, &str)] = &[
     ),
     (
         "I5",
-        Names::None,
         "SELECT r.id, 'its row is of lease ' || r.epoch || ', the newest is ' || c.epoch \
          FROM run r JOIN claim c ON c.run = r.id WHERE c.epoch <> r.epoch",
     ),
     (
         "I6",
-        Names::Results,
         "SELECT r.id, 'it has ' || \
          (SELECT count(*) FROM result x WHERE x.run = r.n) || ' results for ' || \
-         (SELECT count(*) FROM event e WHERE e.run = r.n AND e.kind IN {LIST}) || ' events that give one' FROM run r \
+         (SELECT count(*) FROM event e WHERE e.run = r.n AND e.kind IN {RESULTS}) || ' events that give one' FROM run r \
          WHERE (SELECT count(*) FROM result x WHERE x.run = r.n) \
-         <> (SELECT count(*) FROM event e WHERE e.run = r.n AND e.kind IN {LIST})",
+         <> (SELECT count(*) FROM event e WHERE e.run = r.n AND e.kind IN {RESULTS})",
     ),
     (
         "I8",
-        Names::EndedStates,
         "SELECT r.id, 'it is ' || r.state || ' and has no time of its end' FROM run r \
-         WHERE r.state IN {LIST} AND r.ended_at IS NULL",
+         WHERE r.state IN {ENDED} AND r.ended_at IS NULL",
     ),
     (
         "I8",
-        Names::EndedStates,
         "SELECT r.id, 'it is ' || r.state || ' and has a time of its end' FROM run r \
-         WHERE r.state NOT IN {LIST} AND r.ended_at IS NOT NULL",
+         WHERE r.state NOT IN {ENDED} AND r.ended_at IS NOT NULL",
+    ),
+    (
+        "I8",
+        "SELECT x.id, 'it is ' || x.state || ', and of its ' || x.begun || ' attempts ' || x.done || ' have ended' FROM (\
+         SELECT r.id, r.state, \
+         (SELECT count(*) FROM event e WHERE e.run = r.n AND e.kind IN {BEGUN}) AS begun, \
+         (SELECT count(*) FROM event e WHERE e.run = r.n AND e.kind IN {OVER}) AS done \
+         FROM run r WHERE r.state IN {ENDED}) x WHERE x.begun > x.done",
     ),
     (
         "lineage",
-        Names::None,
         "SELECT r.id, 'artifact ' || l.digest || ' is of step ' || l.step || ' ' || l.instance || ', which has no result' \
          FROM lineage l JOIN run r ON r.n = l.run WHERE NOT EXISTS \
          (SELECT 1 FROM result x WHERE x.run = l.run AND x.step = l.step AND x.instance = l.instance)",
     ),
     (
         "lineage",
-        Names::None,
         "SELECT r.id, 'artifact ' || l.digest || ' is not in the outputs of step ' || l.step || ' ' || l.instance \
          FROM lineage l JOIN run r ON r.n = l.run \
          JOIN result x ON x.run = l.run AND x.step = l.step AND x.instance = l.instance \
@@ -73,7 +74,6 @@ const QUESTIONS: &[(&str, Names, &str)] = &[
     ),
     (
         "references",
-        Names::None,
         "SELECT '', 'rows of `' || t || '` are of run number ' || o.run || ', which is not there' FROM (\
          SELECT 'event' AS t, run FROM event UNION SELECT 'result', run FROM result \
          UNION SELECT 'lineage', run FROM lineage UNION SELECT 'metric', run FROM metric \
@@ -82,60 +82,29 @@ const QUESTIONS: &[(&str, Names, &str)] = &[
     ),
     (
         "references",
-        Names::None,
         "SELECT r.id, 'nothing is pinned of it' FROM run r WHERE NOT EXISTS (SELECT 1 FROM pinned p WHERE p.run = r.n)",
     ),
 ];
 
-/// Which names a question is about.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Names {
-    None,
-    EndedStates,
-    Results,
-}
-
 pub(crate) async fn audit<D: Ask>(of: &D, vocabulary: &Vocabulary) -> Result<Vec<Broken>, Error> {
-    let (ended, results) = (json!(vocabulary.ended_states).to_string(), json!(vocabulary.result_kinds).to_string());
+    let lists = [
+        ("{ENDED}", json!(vocabulary.ended_states).to_string()),
+        ("{RESULTS}", json!(vocabulary.result_kinds).to_string()),
+        ("{BEGUN}", json!(vocabulary.begin_kinds).to_string()),
+        ("{OVER}", json!(vocabulary.end_kinds).to_string()),
+    ];
     let mut broken = BTreeSet::new();
-    for (rule, names, text) in QUESTIONS {
-        let values: &[Value<'_>] = match names {
-            Names::None => &[],
-            Names::EndedStates => &[ended.as_str().into()],
-            Names::Results => &[results.as_str().into()],
-        };
-        for row in of.ask(&text.replace("{LIST}", D::LIST_1), values).await? {
+    for (rule, question) in QUESTIONS {
+        let (mut text, mut values) = ((*question).to_owned(), Vec::new());
+        for (name, list) in &lists {
+            if text.contains(name) {
+                values.push(Value::from(list.as_str()));
+                text = text.replace(name, &D::list(values.len()));
+            }
+        }
+        for row in of.ask(&text, &values).await? {
             broken.insert(Broken { run: row.text(0)?, rule: (*rule).to_owned(), what: row.text(1)? });
         }
     }
-    broken.extend(attempts(of, vocabulary).await?);
     Ok(broken.into_iter().collect())
-}
-
-/// I8: of a run that has ended, every attempt has.
-async fn attempts<D: Ask>(of: &D, vocabulary: &Vocabulary) -> Result<Vec<Broken>, Error> {
-    let counted = |kinds: &[String]| {
-        let kinds = json!(kinds).to_string();
-        let text = format!("SELECT run, count(*) FROM event WHERE kind IN {} GROUP BY run", D::LIST_1);
-        async move {
-            let rows = of.ask(&text, &[kinds.as_str().into()]).await?;
-            rows.iter().map(|row| Ok((row.integer(0)?, row.integer(1)?))).collect::<Result<Vec<_>, Error>>()
-        }
-    };
-    let ended = json!(vocabulary.ended_states).to_string();
-    let text = format!("SELECT n, id, state FROM run r WHERE r.state IN {}", D::LIST_1);
-    let rows = of.ask(&text, &[ended.as_str().into()]).await?;
-    let begun = counted(&vocabulary.begin_kinds).await?;
-    let over: std::collections::HashMap<i64, i64> = counted(&vocabulary.end_kinds).await?.into_iter().collect();
-    let begun: std::collections::HashMap<i64, i64> = begun.into_iter().collect();
-    let mut broken = Vec::new();
-    for row in rows {
-        let number = row.integer(0)?;
-        let (begun, over) = (begun.get(&number).unwrap_or(&0), over.get(&number).unwrap_or(&0));
-        if begun > over {
-            let what = format!("it is {}, and of its {begun} attempts {over} have ended", row.text(2)?);
-            broken.push(Broken { run: row.text(1)?, rule: "I8".to_owned(), what });
-        }
-    }
-    Ok(broken)
 }

@@ -210,7 +210,7 @@ impl Error {
     pub fn code(&self) -> &'static str {
         match self {
             Self::RunHeld { .. } | Self::StoreHeld { .. } => "E101",
-            Self::LeaseLost { .. } => "E120",
+            Self::LeaseLost { .. } => "E123",
             Self::Unreachable { .. } => "E121",
             Self::ServerTooOld { .. } => "E122",
             Self::Open { .. } => "E102",

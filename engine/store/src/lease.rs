@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
@@ -58,7 +59,16 @@ struct Inner {
     run: String,
     epoch: u64,
     cancel: CancellationToken,
+    pause: watch::Sender<Option<bool>>,
     lost: CancellationToken,
+}
+
+/// What somebody asks of a run, of whoever drives it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Wish {
+    pub run: String,
+    pub cancel: bool,
+    pub pause: Option<bool>,
 }
 
 impl Term {
@@ -75,6 +85,11 @@ impl Term {
     /// Comes true when somebody, in this process or another, asks to cancel the run.
     pub async fn cancel_asked(&self) {
         self.0.cancel.cancelled().await;
+    }
+
+    /// The newest wish about a pause: `true` to start nothing new, `false` to go on, `None` when nobody has told any.
+    pub fn pause_asked(&self) -> watch::Receiver<Option<bool>> {
+        self.0.pause.subscribe()
     }
 
     /// Comes true when the lease is lost: another process may drive the run now.
@@ -109,8 +124,13 @@ impl Terms {
         epoch: u64,
         give_back: impl FnOnce() + Send + Sync + 'static,
     ) -> RunLease {
-        let inner =
-            Inner { run: run.to_owned(), epoch, cancel: CancellationToken::new(), lost: CancellationToken::new() };
+        let inner = Inner {
+            run: run.to_owned(),
+            epoch,
+            cancel: CancellationToken::new(),
+            pause: watch::Sender::new(None),
+            lost: CancellationToken::new(),
+        };
         let term = Term(Arc::new(inner));
         self.lock().insert(run.to_owned(), term.clone());
         RunLease { term, terms: self.clone(), give_back: Some(Box::new(give_back)) }
@@ -128,10 +148,18 @@ impl Terms {
         self.lock().values().filter(|term| !term.is_lost()).cloned().collect()
     }
 
-    /// Tells who drives these runs, if it is this process, that they are to be cancelled.
-    pub(crate) fn cancel<'a>(&self, runs: impl IntoIterator<Item = &'a str>) {
+    /// Tells who drives these runs, if it is this process, what is asked of them.
+    pub(crate) fn tell(&self, wishes: &[Wish]) {
         let terms = self.lock();
-        runs.into_iter().filter_map(|run| terms.get(run)).for_each(|term| term.0.cancel.cancel());
+        for wish in wishes {
+            let Some(Term(told)) = terms.get(&wish.run) else { continue };
+            if wish.cancel {
+                told.cancel.cancel();
+            }
+            if wish.pause.is_some() {
+                told.pause.send_if_modified(|pause| std::mem::replace(pause, wish.pause) != *pause);
+            }
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Term>> {

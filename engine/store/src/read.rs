@@ -10,6 +10,7 @@ use serde_json::json;
 use swath_task::Digest;
 
 use crate::error::Error;
+use crate::lease::Wish;
 use crate::record::{
     CacheEntry, Lineage, LogFilter, LogLine, Metric, RunFilter, RunRow, StoredEvent, StoredLogLine, StoredResult,
     StoredRun,
@@ -44,10 +45,11 @@ impl<'a> From<Option<&'a str>> for Value<'a> {
 pub(crate) trait Ask: Sync {
     /// A row of its answers.
     type Row: Columns + Send;
-    /// A list of texts, given as the JSON array `$1`: `IN {LIST_1}`.
-    const LIST_1: &'static str;
     /// The digests of the artifacts of all cache entries.
     const CACHED_DIGESTS: &'static str;
+
+    /// What stands after `IN` for the texts of a JSON array that is given as this parameter.
+    fn list(parameter: usize) -> String;
 
     /// All rows of an answer.
     fn ask(&self, text: &str, values: &[Value<'_>]) -> impl Future<Output = Result<Vec<Self::Row>, Error>> + Send;
@@ -169,8 +171,7 @@ pub(crate) async fn runs<D: Ask>(of: &D, filter: &RunFilter) -> Result<Vec<RunRo
     if filter.served {
         text.push_str(" JOIN claim c ON c.run = r.id AND c.served IS NOT NULL");
     }
-    // `$1` is named in any case: PostgreSQL asks for the type of each parameter.
-    text.push_str(&format!(" WHERE ($1 = '[]' OR r.state IN {})", D::LIST_1));
+    text.push_str(&format!(" WHERE ($1 = '[]' OR r.state IN {})", D::list(1)));
     for (column, wanted) in [("flow", &filter.flow), ("source", &filter.source)] {
         if let Some(wanted) = wanted {
             values.push(wanted.as_str().into());
@@ -344,9 +345,15 @@ pub(crate) async fn head<D: Ask>(of: &D, number: i64) -> Result<Option<(u64, u64
     rows.first().map(|row| Ok((number_of(row.integer(0)?)?, number_of(row.integer(1)?)?))).transpose()
 }
 
-/// Runs that somebody asks to cancel.
-pub(crate) async fn to_cancel<D: Ask>(of: &D) -> Result<Vec<String>, Error> {
-    of.ask("SELECT run FROM claim WHERE cancel = 1", &[]).await?.iter().map(|row| row.text(0)).collect()
+/// What is asked of runs, since the newest lease of each was taken.
+pub(crate) async fn wishes<D: Ask>(of: &D) -> Result<Vec<Wish>, Error> {
+    let rows = of.ask("SELECT run, cancel, pause FROM claim WHERE cancel = 1 OR pause IS NOT NULL", &[]).await?;
+    rows.iter().map(wish).collect()
+}
+
+/// A row of run, wish to cancel, wish about a pause.
+pub(crate) fn wish(row: &impl Columns) -> Result<Wish, Error> {
+    Ok(Wish { run: row.text(0)?, cancel: row.integer(1)? == 1, pause: row.integer_or_none(2)?.map(|pause| pause == 1) })
 }
 
 pub(crate) async fn number_or_none<D: Ask>(of: &D, run: &str) -> Result<Option<i64>, Error> {

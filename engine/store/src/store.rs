@@ -15,8 +15,8 @@ use crate::record::{
     StoredEvent, StoredLogLine, StoredResult, StoredRun, Vocabulary,
 };
 
-/// How often a process looks whether runs that it drives are to be cancelled.
-pub(crate) const CANCEL_LOOK: Duration = Duration::from_millis(400);
+/// How often a process looks what is asked of the runs that it drives.
+pub(crate) const LOOK: Duration = Duration::from_millis(400);
 
 /// How a store is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +60,8 @@ pub trait Store: Deployments + Send + Sync + 'static {
     async fn append(&self, append: Append) -> Result<u64, Error>;
 
     /// Takes the right to drive a run, which need not be pinned yet: until the lease is dropped, the process ends, or the
-    /// lease is lost ([`crate::Term::lost`]). Wishes to cancel the run that were told before mean nothing any more (I5).
+    /// lease is lost ([`crate::Term::lost`]). Wishes to cancel or pause the run that were told before mean nothing any more
+    /// (I5).
     ///
     /// # Errors
     /// [`Error::RunHeld`] names the process that drives it, [`Error::NoRun`] refuses what cannot be an id.
@@ -76,6 +77,10 @@ pub trait Store: Deployments + Send + Sync + 'static {
 
     /// Asks whoever drives a run, in this process or another, to cancel it soon.
     async fn ask_to_cancel(&self, run: &str) -> Result<(), Error>;
+
+    /// Asks whoever drives a run, in this process or another, to start nothing new in it (`true`), or to go on with it. The
+    /// newest wish counts.
+    async fn ask_to_pause(&self, run: &str, pause: bool) -> Result<(), Error>;
 
     /// Notes durably that a server takes a run on, by a request with this digest: any server on the store may go on with
     /// it. A mark without a run means nothing.

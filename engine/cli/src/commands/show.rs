@@ -22,6 +22,7 @@ pub(crate) fn run(global: &Global, command: Show) -> Result<ExitCode, Failure> {
             .map_err(|error| Failure::Usage(error.to_string()))?;
         let results = store.results(&row.id, None).await?;
         let state = super::shown_state(store.as_ref(), &row).await?;
+        let refused = store.refused(&row.id).await?;
         let steps: Vec<(String, String, String)> = (0..machine.graph().steps.len() as u32)
             .map(|s| {
                 let id = machine.graph().steps[s as usize].id.clone();
@@ -68,7 +69,7 @@ pub(crate) fn run(global: &Global, command: Show) -> Result<ExitCode, Failure> {
                 })
                 .collect();
             super::print_json(
-                &json!({ "run": row, "shown_state": state, "params": params, "steps": steps, "results": results, "faults": faults }),
+                &json!({ "run": row, "shown_state": state, "params": params, "steps": steps, "results": results, "faults": faults, "refused_writes": refused }),
             )?;
             return Ok(ExitCode::SUCCESS);
         }
@@ -81,6 +82,9 @@ pub(crate) fn run(global: &Global, command: Show) -> Result<ExitCode, Failure> {
         );
         if let Some((start, end)) = row.started_at.zip(row.ended_at) {
             text.push_str(&format!("took     {}\n", style::duration((end - start).max(0) as u64)));
+        }
+        if refused > 0 {
+            text.push_str(&format!("refused  {refused} writes of processes whose lease had ended\n"));
         }
         text.push_str(&format!("params   {params}\n\n"));
         let rows: Vec<Vec<String>> = steps.into_iter().map(|(id, state, count)| vec![id, state, count]).collect();

@@ -10,5 +10,6 @@ mod metrics;
 mod postgis;
 mod reference;
 mod serve;
+mod shared_store;
 mod traces;
 mod truth;

@@ -17,7 +17,7 @@ use tonic_types::StatusExt;
 
 use crate::common::{Place, python, signal};
 
-const FLOW: &str = "flow: work
+pub const FLOW: &str = "flow: work
 params:
   seconds: { type: number, default: 0 }
   word: { type: string, default: hello }
@@ -41,11 +41,12 @@ outputs:
 pub struct Serving {
     pub child: Child,
     pub address: String,
-    adopted: u64,
+    pub adopted: u64,
     _out: BufReader<ChildStdout>,
 }
 
 impl Serving {
+    /// A server on the store of `place`, unless `more` says another, ready.
     pub fn start(place: &Place, more: &[&str]) -> Self {
         Self::start_with(place, more, &[])
     }
@@ -80,7 +81,7 @@ impl Serving {
         answer
     }
 
-    fn ends(&mut self, within: Duration) -> Option<i32> {
+    pub fn ends(&mut self, within: Duration) -> Option<i32> {
         let deadline = Instant::now() + within;
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -100,7 +101,7 @@ impl Drop for Serving {
     }
 }
 
-fn start(place: &Place, seconds: &str, key: &str) -> v1::StartRunRequest {
+pub fn start(place: &Place, seconds: &str, key: &str) -> v1::StartRunRequest {
     v1::StartRunRequest {
         flow_text: FLOW.to_owned(),
         source: place.path().join("flow.yaml").display().to_string(),
@@ -111,13 +112,13 @@ fn start(place: &Place, seconds: &str, key: &str) -> v1::StartRunRequest {
     }
 }
 
-fn ledger(place: &Place) -> Vec<String> {
+pub fn ledger(place: &Place) -> Vec<String> {
     let text = std::fs::read_to_string(place.path().join("ledger")).unwrap_or_default();
     text.lines().map(str::to_owned).collect()
 }
 
 /// Events of a run from `after` on, until it has ended.
-async fn watched(runs: &mut RunServiceClient<Channel>, id: &str, after: u64) -> Vec<v1::RunEvent> {
+pub async fn watched(runs: &mut RunServiceClient<Channel>, id: &str, after: u64) -> Vec<v1::RunEvent> {
     let mut stream = runs.watch_run(v1::WatchRunRequest { id: id.to_owned(), after }).await.unwrap().into_inner();
     let mut events = Vec::new();
     while let Some(answer) = stream.message().await.unwrap() {
@@ -126,7 +127,7 @@ async fn watched(runs: &mut RunServiceClient<Channel>, id: &str, after: u64) -> 
     events
 }
 
-async fn state_of(runs: &mut RunServiceClient<Channel>, id: &str) -> v1::RunState {
+pub async fn state_of(runs: &mut RunServiceClient<Channel>, id: &str) -> v1::RunState {
     runs.get_run(v1::GetRunRequest { id: id.to_owned() }).await.unwrap().into_inner().run.unwrap().state()
 }
 

@@ -242,7 +242,12 @@ impl Engine {
         };
         driver.restore().await?;
         let span = (self.drive_span)(run);
-        let ending = driver.turn().instrument(span.clone()).await;
+        let ending = tokio::select! {
+            biased;
+            // At once, also while the store is waited for.
+            () = term.lost() => Err(term.loss().into()),
+            ending = driver.turn().instrument(span.clone()) => ending,
+        };
         if ending.is_err() {
             driver.abandon().await;
         }
@@ -297,7 +302,6 @@ impl Driver {
             tokio::select! {
                 // Wishes to stop first: a fan-out of short steps always has a report to hear.
                 biased;
-                () = term.lost() => return Err(term.loss().into()),
                 () = stop.cancelled() => return self.interrupt().await,
                 () = term.cancel_asked(), if !cancelling => {
                     cancelling = true;

@@ -33,7 +33,7 @@ impl<R: Ask + Send + 'static> Database for Journal<R> {
         let group = Group::of(rows);
         let name: i64 = rand::random();
         let mut pause = Pause::new(self.server.patience());
-        // Whether a try may have been committed although no answer came.
+        // Whether an earlier try may have been committed although no answer came.
         let mut sent = false;
         loop {
             let tried = tokio::time::timeout(self.server.patience(), self.attempt(&group, name, &mut sent)).await;
@@ -91,17 +91,23 @@ impl<R: Ask> Journal<R> {
             Some(connection) => connection,
             none => none.insert(self.server.writer(self.alone).await?),
         };
-        // Log lines without a head are sent again: they may come twice.
-        if *sent && !group.heads.is_empty() {
-            let text = "SELECT count(*) FROM run WHERE n = ANY($1) AND write = $2";
-            let query = sqlx::query(text).bind(group.heads.as_slice()).bind(name);
-            if query.fetch_one(&mut *connection).await?.try_get::<i64, _>(0)? > 0 {
-                return Ok(());
-            }
+        let again = std::mem::replace(sent, true);
+        if again && is_stored(connection, group, name).await? {
+            return Ok(());
         }
         let arguments = group.arguments(name).map_err(sqlx::Error::Encode)?;
         let query = sqlx::query_with(AssertSqlSafe(group.text.clone()), arguments);
-        *sent = true;
-        query.execute(connection).await.map(drop)
+        match query.execute(&mut *connection).await {
+            // The server was still busy with the earlier try.
+            Err(error) if again && open::is_rule(&error) && is_stored(connection, group, name).await? => Ok(()),
+            done => done.map(drop),
+        }
     }
+}
+
+/// Whether an earlier try of a group was committed. Log lines without a head are not known: they may come twice.
+async fn is_stored(connection: &mut PgConnection, group: &Group, name: i64) -> Result<bool, sqlx::Error> {
+    let text = "SELECT count(*) FROM run WHERE n = ANY($1) AND write = $2";
+    let query = sqlx::query(text).bind(group.heads.as_slice()).bind(name);
+    Ok(query.fetch_one(connection).await?.try_get::<i64, _>(0)? > 0)
 }

@@ -8,21 +8,26 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use sqlx::postgres::PgRow;
 use sqlx::{PgPool, Row};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::open::{Server, classify};
 use crate::error::Error;
-use crate::lease::Terms;
+use crate::lease::{Terms, Wish};
 use crate::locks::{UNKNOWN, this_process};
-use crate::store::CANCEL_LOOK;
+use crate::read::wish;
+use crate::store::LOOK;
 
 /// A lease is renewed this many times before it would end.
 const RENEWALS: u32 = 3;
 
+/// How long the server may take to answer, however late it is.
+const LEAST_WAIT: Duration = Duration::from_millis(100);
+
 /// What the keeper is asked for.
-pub(super) enum Wish {
+pub(super) enum Order {
     Take(String, oneshot::Sender<Result<u64, Error>>),
     GiveBack(String, u64),
     /// Gives everything back, after what was asked before.
@@ -55,8 +60,8 @@ impl Keeper {
     }
 
     /// Serves until nobody can ask any more.
-    pub(super) async fn run(mut self, mut wishes: mpsc::UnboundedReceiver<Wish>) {
-        let mut ticks = interval(CANCEL_LOOK.min(self.lease / (2 * RENEWALS)));
+    pub(super) async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>) {
+        let mut ticks = interval(LOOK.min(self.lease / (2 * RENEWALS)));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut renewed = Instant::now();
         loop {
@@ -67,27 +72,30 @@ impl Keeper {
                         continue;
                     }
                     let done = if renewed.elapsed() >= self.lease / RENEWALS {
-                        renewed = Instant::now();
-                        self.in_time(self.renew()).await
+                        self.renew().await
                     } else {
-                        self.in_time(self.look()).await
+                        self.look().await
                     };
                     match done {
-                        Ok(renewed) => self.note(renewed),
-                        Err(error) => tracing::warn!("leases cannot be renewed: {}", classify(self.server.place(), &error)),
+                        Ok(None) => {}
+                        Ok(Some((asked, ours))) => {
+                            renewed = asked;
+                            self.note(asked, ours);
+                        }
+                        Err(error) => tracing::warn!("leases cannot be renewed: {error}"),
                     }
                     self.give_up();
                 }
-                wish = wishes.recv() => match wish {
-                    Some(Wish::Take(run, reply)) => {
+                order = orders.recv() => match order {
+                    Some(Order::Take(run, reply)) => {
                         let taken = self.take(&run).await;
                         if let Err(Ok(epoch)) = reply.send(taken) {
                             // Who asked does not wait any more.
                             self.give_back(&run, epoch).await;
                         }
                     }
-                    Some(Wish::GiveBack(run, epoch)) => self.give_back(&run, epoch).await,
-                    Some(Wish::Close(done)) => {
+                    Some(Order::GiveBack(run, epoch)) => self.give_back(&run, epoch).await,
+                    Some(Order::Close(done)) => {
                         self.close().await;
                         let _ = done.send(());
                     }
@@ -97,9 +105,12 @@ impl Keeper {
         }
     }
 
+    /// Waits for the server no longer than until the first lease would have to be given up.
     async fn in_time<T>(&self, work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
+        let oldest = self.held.values().map(|held| held.renewed.elapsed()).max().unwrap_or_default();
+        let left = self.lease.saturating_sub(oldest).max(LEAST_WAIT);
         let late = |_| sqlx::Error::Io(std::io::ErrorKind::TimedOut.into());
-        timeout(self.lease / RENEWALS, work).await.map_err(late)?
+        timeout(left.min(self.lease / RENEWALS), work).await.map_err(late)?
     }
 
     async fn take(&mut self, run: &str) -> Result<u64, Error> {
@@ -125,7 +136,7 @@ impl Keeper {
         let raise = sqlx::query(
             "INSERT INTO claim AS c (run, epoch, owner, holder, until) \
              VALUES ($1, 1, $2, $3, clock_timestamp() + $4 * interval '1 millisecond') \
-             ON CONFLICT (run) DO UPDATE SET epoch = c.epoch + 1, cancel = 0, owner = excluded.owner, \
+             ON CONFLICT (run) DO UPDATE SET epoch = c.epoch + 1, cancel = 0, pause = NULL, owner = excluded.owner, \
              holder = excluded.holder, until = excluded.until \
              WHERE c.until IS NULL OR c.until < clock_timestamp() OR c.owner = $2 RETURNING epoch",
         );
@@ -143,44 +154,35 @@ impl Keeper {
         Ok(Ok(epoch as u64))
     }
 
-    /// Renews all leases, and hears which of the runs are to be cancelled. Returns the leases that this process still has.
-    async fn renew(&self) -> Result<Option<(Instant, Vec<String>)>, sqlx::Error> {
+    /// Renews all leases, and hears what is asked of the runs. Returns the leases that this process still has.
+    async fn renew(&self) -> Result<Option<(Instant, Vec<String>)>, Error> {
         let asked = Instant::now();
         let (runs, epochs): (Vec<&str>, Vec<i64>) =
             self.held.iter().map(|(run, held)| (run.as_str(), held.epoch as i64)).unzip();
-        let rows = sqlx::query(
+        let query = sqlx::query(
             "UPDATE claim AS c SET until = clock_timestamp() + $4 * interval '1 millisecond' \
              FROM unnest($1::text[], $2::bigint[]) AS h (run, epoch) \
-             WHERE c.run = h.run AND c.epoch = h.epoch AND c.owner = $3 RETURNING c.run, c.cancel",
-        )
-        .bind(runs)
-        .bind(epochs)
-        .bind(&self.owner)
-        .bind(self.lease.as_millis() as i64)
-        .fetch_all(&self.pool)
-        .await?;
-        let mut ours = Vec::with_capacity(rows.len());
-        for row in rows {
-            let run: String = row.try_get(0)?;
-            if row.try_get::<i32, _>(1)? == 1 {
-                self.terms.cancel([run.as_str()]);
-            }
-            ours.push(run);
-        }
-        Ok(Some((asked, ours)))
+             WHERE c.run = h.run AND c.epoch = h.epoch AND c.owner = $3 RETURNING c.run, c.cancel, c.pause",
+        );
+        let query = query.bind(runs).bind(epochs).bind(&self.owner).bind(self.lease.as_millis() as i64);
+        let wishes = self.wishes(query.fetch_all(&self.pool)).await?;
+        self.terms.tell(&wishes);
+        Ok(Some((asked, wishes.into_iter().map(|wish| wish.run).collect())))
     }
 
-    /// Hears which runs are to be cancelled: one question for all of them.
-    async fn look(&self) -> Result<Option<(Instant, Vec<String>)>, sqlx::Error> {
-        let rows = sqlx::query("SELECT run FROM claim WHERE cancel = 1").fetch_all(&self.pool).await?;
-        for row in rows {
-            self.terms.cancel([row.try_get::<&str, _>(0)?]);
-        }
+    /// Hears what is asked of the runs: one question for all of them.
+    async fn look(&self) -> Result<Option<(Instant, Vec<String>)>, Error> {
+        let query = sqlx::query("SELECT run, cancel, pause FROM claim WHERE cancel = 1 OR pause IS NOT NULL");
+        self.terms.tell(&self.wishes(query.fetch_all(&self.pool)).await?);
         Ok(None)
     }
 
-    fn note(&mut self, renewed: Option<(Instant, Vec<String>)>) {
-        let Some((asked, ours)) = renewed else { return };
+    async fn wishes(&self, rows: impl Future<Output = Result<Vec<PgRow>, sqlx::Error>>) -> Result<Vec<Wish>, Error> {
+        let rows = self.in_time(rows).await.map_err(|error| classify(self.server.place(), &error))?;
+        rows.iter().map(wish).collect()
+    }
+
+    fn note(&mut self, asked: Instant, ours: Vec<String>) {
         let mut held = std::mem::take(&mut self.held);
         for run in ours {
             if let Some(epoch) = held.remove(&run).map(|held| held.epoch) {

@@ -29,7 +29,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::audit;
 use crate::deployments::{Given, Statement, Tables};
 use crate::error::Error;
-use crate::lease::{RunLease, Terms};
+use crate::lease::{RunLease, Terms, Wish};
 use crate::read::{self, Ask, Columns, Value, columns};
 use crate::record::{
     Append, Broken, CacheEntry, Collected, Lineage, LogBatch, LogFilter, Metric, NewRun, Retention, RunFilter, RunRow,
@@ -38,7 +38,7 @@ use crate::record::{
 use crate::store::{Access, Store};
 use crate::writer::{self, QUEUE, Request};
 use database::Journal;
-use keeper::{Keeper, Wish};
+use keeper::{Keeper, Order};
 use open::{Pause, Server, classify, is_repeated};
 
 columns!(PgRow);
@@ -48,7 +48,7 @@ pub struct PostgresStore {
     reads: Reads,
     access: Access,
     writer: Option<mpsc::Sender<Request<std::convert::Infallible>>>,
-    keeper: Option<mpsc::UnboundedSender<Wish>>,
+    keeper: Option<mpsc::UnboundedSender<Order>>,
     terms: Arc<Terms>,
 }
 
@@ -61,9 +61,12 @@ pub(crate) struct Reads {
 
 impl Ask for Reads {
     type Row = PgRow;
-    const LIST_1: &'static str = "(SELECT jsonb_array_elements_text($1::jsonb))";
     const CACHED_DIGESTS: &'static str =
         "SELECT a.value ->> 'digest' FROM cache, jsonb_array_elements(cache.artifacts::jsonb) a";
+
+    fn list(parameter: usize) -> String {
+        format!("(SELECT jsonb_array_elements_text(${parameter}::jsonb))")
+    }
 
     async fn ask(&self, text: &str, values: &[Value<'_>]) -> Result<Vec<PgRow>, Error> {
         let query = || {
@@ -103,16 +106,16 @@ impl PostgresStore {
         let pool = reads.pool.clone();
         let journal = Journal { server: server.clone(), connection, alone, reads: reads.clone(), pool };
         tokio::spawn(writer::run(journal, inbox));
-        let (wishes, heard) = mpsc::unbounded_channel();
+        let (orders, heard) = mpsc::unbounded_channel();
         tokio::spawn(Keeper::new(server, lease, terms.clone()).run(heard));
-        Ok(Self { reads, access, writer: Some(requests), keeper: Some(wishes), terms })
+        Ok(Self { reads, access, writer: Some(requests), keeper: Some(orders), terms })
     }
 
     fn read_only(&self, reason: &str) -> Error {
         Error::ReadOnly { path: self.reads.place(), reason: reason.to_owned() }
     }
 
-    fn keeper(&self) -> Result<&mpsc::UnboundedSender<Wish>, Error> {
+    fn keeper(&self) -> Result<&mpsc::UnboundedSender<Order>, Error> {
         self.keeper.as_ref().ok_or_else(|| self.read_only("it was opened for reading only"))
     }
 
@@ -134,7 +137,7 @@ impl PostgresStore {
 
     async fn try_lease(&self, run: &str) -> Result<u64, Error> {
         let (reply, answer) = oneshot::channel();
-        self.keeper()?.send(Wish::Take(run.to_owned(), reply)).map_err(|_| Error::Closed)?;
+        self.keeper()?.send(Order::Take(run.to_owned(), reply)).map_err(|_| Error::Closed)?;
         answer.await.map_err(|_| Error::Closed)?
     }
 
@@ -154,7 +157,7 @@ impl PostgresStore {
         let mut transaction = self.reads.pool.begin().await?;
         let removed = sqlx::query(
             "DELETE FROM run WHERE ended_at < $1 AND state = ANY($2) AND strpos(id, '.') = 0 AND id <> ALL($3) \
-             RETURNING id",
+             RETURNING id, n",
         )
         .bind(retention.runs_ended_before)
         .bind(&retention.ended_states)
@@ -164,10 +167,19 @@ impl PostgresStore {
         // Runs of sub-flows live and go with the run above them, whatever state they were left in.
         let below = sqlx::query(
             "DELETE FROM run WHERE strpos(id, '.') > 0 \
-             AND NOT EXISTS (SELECT 1 FROM run above WHERE above.id = split_part(run.id, '.', 1)) RETURNING id",
+             AND NOT EXISTS (SELECT 1 FROM run above WHERE above.id = split_part(run.id, '.', 1)) RETURNING id, n",
         )
         .fetch_all(&mut *transaction)
         .await?;
+        let numbers: Vec<i64> = removed.iter().chain(&below).map(|row| row.get(1)).collect();
+        for text in [
+            "DELETE FROM event WHERE run = ANY($1)",
+            "DELETE FROM result WHERE run = ANY($1)",
+            "DELETE FROM lineage WHERE run = ANY($1)",
+            "DELETE FROM metric WHERE run = ANY($1)",
+        ] {
+            sqlx::query(text).bind(&numbers).execute(&mut *transaction).await?;
+        }
         sqlx::query(
             "DELETE FROM claim WHERE (until IS NULL OR until < clock_timestamp()) \
              AND NOT EXISTS (SELECT 1 FROM run WHERE id = claim.run)",
@@ -245,7 +257,7 @@ impl Store for PostgresStore {
 
     async fn lease_run(&self, run: &str) -> Result<RunLease, Error> {
         crate::locks::check_id(run)?;
-        let wishes = self.keeper()?.clone();
+        let keeper = self.keeper()?.clone();
         let mut pause = Pause::new(self.reads.server.patience());
         let epoch = loop {
             match self.try_lease(run).await {
@@ -257,7 +269,7 @@ impl Store for PostgresStore {
         let held = run.to_owned();
         Ok(self.terms.begin(run, epoch, move || {
             // A keeper that is gone has given everything back.
-            let _ = wishes.send(Wish::GiveBack(held, epoch));
+            let _ = keeper.send(Order::GiveBack(held, epoch));
         }))
     }
 
@@ -272,7 +284,16 @@ impl Store for PostgresStore {
         crate::locks::check_id(run)?;
         let text = "INSERT INTO claim (run, cancel) VALUES ($1, 1) ON CONFLICT (run) DO UPDATE SET cancel = 1";
         self.write(text, &[run.into()]).await?;
-        self.terms.cancel([run]);
+        self.terms.tell(&[Wish { run: run.to_owned(), cancel: true, pause: None }]);
+        Ok(())
+    }
+
+    async fn ask_to_pause(&self, run: &str, pause: bool) -> Result<(), Error> {
+        crate::locks::check_id(run)?;
+        let text =
+            "INSERT INTO claim (run, pause) VALUES ($1, $2) ON CONFLICT (run) DO UPDATE SET pause = excluded.pause";
+        self.write(text, &[run.into(), i64::from(pause).into()]).await?;
+        self.terms.tell(&[Wish { run: run.to_owned(), cancel: false, pause: Some(pause) }]);
         Ok(())
     }
 
@@ -387,7 +408,7 @@ impl Store for PostgresStore {
         }
         if let Some(keeper) = &self.keeper {
             let (done, closed) = oneshot::channel();
-            if keeper.send(Wish::Close(done)).is_ok() {
+            if keeper.send(Order::Close(done)).is_ok() {
                 let _ = closed.await;
             }
         }

@@ -23,6 +23,8 @@ const MIGRATE: i32 = 2;
 const MIGRATIONS: &[&str] = &[include_str!("migrations/0001.sql"), include_str!("migrations/0002.sql")];
 /// How long a server that is not there is waited for when the store is opened.
 const AT_START: Duration = Duration::from_secs(5);
+/// How many times longer than the server may be out of reach one question may take.
+const SLOWEST: u32 = 10;
 /// Connections that read, in one process.
 const READERS: u32 = 8;
 
@@ -207,8 +209,8 @@ impl Server {
     {
         let mut pause = Pause::new(self.patience);
         loop {
-            // A connection that has died without a word is not waited for either.
-            let error = match tokio::time::timeout(self.patience, work()).await {
+            // A connection that has died without a word is not waited for for ever.
+            let error = match tokio::time::timeout(self.patience * SLOWEST, work()).await {
                 Ok(Ok(done)) => return Ok(done),
                 Ok(Err(error)) => error,
                 Err(_) => sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()),

@@ -38,6 +38,8 @@ pub(super) enum Other {
 pub(super) enum Mark {
     /// It is to be cancelled.
     Cancel,
+    /// It is to pause, or to go on.
+    Pause(bool),
     /// A server takes it on, by the request with this digest.
     Served(String),
     /// Its outputs go here.
@@ -148,9 +150,9 @@ impl Journal {
     async fn lease(&mut self, run: &str) -> Result<u64, Error> {
         let raised = async {
             let mut transaction = self.connection.begin_with("BEGIN IMMEDIATE").await?;
-            // Who asked to cancel before meant the process that had the lease then.
+            // Who asked for something before meant the process that had the lease then.
             let raise = "INSERT INTO claim (run, epoch) VALUES (?1, 1) \
-                         ON CONFLICT (run) DO UPDATE SET epoch = epoch + 1, cancel = 0 RETURNING epoch";
+                         ON CONFLICT (run) DO UPDATE SET epoch = epoch + 1, cancel = 0, pause = NULL RETURNING epoch";
             let epoch: i64 = sqlx::query(raise).bind(run).fetch_one(&mut *transaction).await?.get(0);
             let fence = sqlx::query("UPDATE run SET epoch = ?2 WHERE id = ?1").bind(run).bind(epoch);
             fence.execute(&mut *transaction).await?;
@@ -168,6 +170,7 @@ impl Journal {
         };
         let text = match mark {
             Mark::Cancel => insert("cancel", "1", "1"),
+            Mark::Pause(_) => insert("pause", "?2", "excluded.pause"),
             Mark::Refused => insert("refused", "1", "refused + 1"),
             Mark::Served(_) => insert("served", "?2", "excluded.served"),
             Mark::Outputs(_) => insert("outputs", "?2", "excluded.outputs"),
@@ -176,6 +179,7 @@ impl Journal {
         query = match mark {
             Mark::Served(request) => query.bind(request),
             Mark::Outputs(folder) => query.bind(folder),
+            Mark::Pause(pause) => query.bind(pause),
             Mark::Cancel | Mark::Refused => query,
         };
         query.execute(&mut self.connection).await.map(drop).map_err(|error| database(&self.path, error))

@@ -26,14 +26,14 @@ use tokio::sync::{mpsc, oneshot};
 use crate::audit;
 use crate::deployments::{Statement, Tables};
 use crate::error::Error;
-use crate::lease::{RunLease, Terms};
+use crate::lease::{RunLease, Terms, Wish};
 use crate::locks::{RunLock, StoreLock};
 use crate::read::{self, Ask, Value, columns};
 use crate::record::{
     Append, Broken, CacheEntry, Collected, Lineage, LogBatch, LogFilter, Metric, NewRun, Retention, RunFilter, RunRow,
     StoredEvent, StoredLogLine, StoredResult, StoredRun, Vocabulary,
 };
-use crate::store::{Access, CANCEL_LOOK, Store};
+use crate::store::{Access, LOOK, Store};
 use crate::writer::{self, QUEUE, Request};
 use database::{Journal, Mark, Other};
 
@@ -57,8 +57,11 @@ pub(crate) struct Reads {
 
 impl Ask for Reads {
     type Row = SqliteRow;
-    const LIST_1: &'static str = "(SELECT value FROM json_each($1))";
     const CACHED_DIGESTS: &'static str = "SELECT a.value ->> 'digest' FROM cache, json_each(cache.artifacts) a";
+
+    fn list(parameter: usize) -> String {
+        format!("(SELECT value FROM json_each(${parameter}))")
+    }
 
     async fn ask(&self, text: &str, values: &[Value<'_>]) -> Result<Vec<SqliteRow>, Error> {
         let mut query = sqlx::query(AssertSqlSafe(text.to_owned()));
@@ -95,7 +98,7 @@ impl SqliteStore {
         let (requests, inbox) = mpsc::channel(QUEUE);
         tokio::spawn(writer::run(Journal { connection, path }, inbox));
         let terms = Arc::default();
-        tokio::spawn(hear_cancels(reads.clone(), Arc::downgrade(&terms)));
+        tokio::spawn(hear_wishes(reads.clone(), Arc::downgrade(&terms)));
         Ok(Self { home, reads, requests: Some(requests), lock: Some(lock), terms })
     }
 
@@ -139,18 +142,18 @@ impl Tables for SqliteStore {
     }
 }
 
-/// Tells the runs that this process drives when they are to be cancelled: one question for all of them.
-async fn hear_cancels(reads: Reads, terms: Weak<Terms>) {
+/// Tells the runs that this process drives what is asked of them: one question for all.
+async fn hear_wishes(reads: Reads, terms: Weak<Terms>) {
     loop {
-        tokio::time::sleep(CANCEL_LOOK).await;
+        tokio::time::sleep(LOOK).await;
         let Some(terms) = terms.upgrade() else { return };
         if terms.live().is_empty() {
             continue;
         }
-        match read::to_cancel(&reads).await {
-            Ok(runs) => terms.cancel(runs.iter().map(String::as_str)),
+        match read::wishes(&reads).await {
+            Ok(wishes) => terms.tell(&wishes),
             Err(Error::Closed) => return,
-            Err(error) => tracing::warn!("whether runs are to be cancelled is not known: {error}"),
+            Err(error) => tracing::warn!("what is asked of runs is not known: {error}"),
         }
     }
 }
@@ -188,7 +191,13 @@ impl Store for SqliteStore {
 
     async fn ask_to_cancel(&self, run: &str) -> Result<(), Error> {
         self.mark(run, Mark::Cancel).await?;
-        self.terms.cancel([run]);
+        self.terms.tell(&[Wish { run: run.to_owned(), cancel: true, pause: None }]);
+        Ok(())
+    }
+
+    async fn ask_to_pause(&self, run: &str, pause: bool) -> Result<(), Error> {
+        self.mark(run, Mark::Pause(pause)).await?;
+        self.terms.tell(&[Wish { run: run.to_owned(), cancel: false, pause: Some(pause) }]);
         Ok(())
     }
 

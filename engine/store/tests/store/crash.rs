@@ -304,7 +304,7 @@ async fn a_process_that_was_suspended_past_its_lease_is_refused_when_it_goes_on(
     let ours = store.append(Append { epoch: lease.epoch(), ..append("r", seq, 5) }).await.unwrap();
     signal(&process, "CONT");
     let said = await_word(&mut lines, "refused");
-    assert!(said.starts_with("refused E120 "), "{said}");
+    assert!(said.starts_with("refused E123 "), "{said}");
     assert!(process.wait().unwrap().success());
     // Nothing of it was taken, and it was counted.
     assert_eq!(

@@ -7,4 +7,5 @@ mod crash;
 mod deployments;
 mod opening;
 mod postgres;
+mod sharing;
 mod support;

@@ -175,7 +175,7 @@ async fn many_processes_may_create_a_store_at_once() {
 #[test]
 fn every_error_has_a_page() {
     let pages = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/errors");
-    for number in 101..=122 {
+    for number in (101..=119).chain(121..=123) {
         let page = std::fs::read_to_string(pages.join(format!("E{number}.md"))).unwrap();
         assert!(page.starts_with(&format!("# E{number}: ")), "E{number}");
     }

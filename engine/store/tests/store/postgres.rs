@@ -115,6 +115,46 @@ async fn a_server_that_does_not_let_us_in_is_told_without_the_password() {
 }
 
 #[tokio::test]
+async fn what_the_server_says_is_wrong_has_its_own_error_and_what_passes_is_waited_for() {
+    let url = POSTGRES.create_database();
+    let store = PostgresStore::open(&url, Access::Write, Duration::from_secs(1)).await.unwrap();
+    store.create_run(new_run("r")).await.unwrap();
+    let says = |code: &str| {
+        psql(
+            &url,
+            &format!(
+                "CREATE OR REPLACE FUNCTION swath.fail() RETURNS trigger LANGUAGE plpgsql AS \
+                 'BEGIN RAISE EXCEPTION SQLSTATE ''{code}''; END'; \
+                 CREATE OR REPLACE TRIGGER fail BEFORE INSERT ON swath.event FOR EACH ROW EXECUTE FUNCTION swath.fail()"
+            ),
+        );
+    };
+    for (state, code) in [
+        ("53100", "E111"),
+        ("25006", "E112"),
+        ("XX001", "E103"),
+        ("55P03", "E113"),
+        ("42703", "E114"),
+        // Still so when patience, two seconds here, is over.
+        ("40P01", "E121"),
+        ("57P03", "E121"),
+    ] {
+        says(state);
+        let error = store.append(append("r", 0, 1)).await.unwrap_err();
+        assert_eq!(error.code(), code, "{state}: {error:?}");
+        assert_eq!(error.is_transient(), ["E111", "E113", "E121"].contains(&code), "{state}");
+    }
+    let passing = store.append(append("r", 0, 3));
+    let passed = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        psql(&url, "DROP TRIGGER fail ON swath.event");
+    };
+    let (appended, ()) = tokio::join!(passing, passed);
+    assert_eq!(appended.unwrap(), 3);
+    assert_eq!(all_events(&store, "r").await.len(), 3);
+}
+
+#[tokio::test]
 async fn a_server_that_is_not_there_is_told_soon() {
     let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
     let asked = Instant::now();
@@ -187,7 +227,9 @@ fn writers(
 async fn a_server_that_crashes_and_comes_back_costs_nothing_that_was_acknowledged() {
     let mut server = Postgres::start(true);
     let url = server.create_database();
-    let store = Arc::new(PostgresStore::open(&url, Access::Write, LEASE).await.unwrap());
+    // A machine that is busy with other things may take long to start a server.
+    let lease = Duration::from_secs(60);
+    let store = Arc::new(PostgresStore::open(&url, Access::Write, lease).await.unwrap());
     let stop = Arc::new(AtomicBool::new(false));
     let writers = writers(&store, 16, &stop);
     for _ in 0..3 {

@@ -8,10 +8,11 @@ CREATE TABLE claim (
     run     TEXT    PRIMARY KEY,
     epoch   INTEGER NOT NULL DEFAULT 0,
     cancel  INTEGER NOT NULL DEFAULT 0,
+    pause   INTEGER,
     served  TEXT,
     outputs BLOB,
     refused INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX claim_to_cancel ON claim (run) WHERE cancel = 1;
+CREATE INDEX claim_with_wish ON claim (run) WHERE cancel = 1 OR pause IS NOT NULL;
 
 CREATE INDEX run_newest ON run (created_at);
