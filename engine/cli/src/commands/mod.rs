@@ -19,6 +19,7 @@ pub(crate) mod schema;
 pub(crate) mod serve;
 pub(crate) mod show;
 pub(crate) mod tasks;
+pub(crate) mod token;
 pub(crate) mod validate;
 
 use std::collections::HashMap;

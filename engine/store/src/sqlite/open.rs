@@ -17,8 +17,12 @@ const BUSY_SECONDS: u64 = 30;
 /// `SWTH`: marks a database as ours.
 const APPLICATION_ID: i64 = 0x5357_5448;
 /// `MIGRATIONS[n]` brings schema `n` to `n + 1`.
-const MIGRATIONS: &[&str] =
-    &[include_str!("migrations/0001.sql"), include_str!("migrations/0002.sql"), include_str!("migrations/0003.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001.sql"),
+    include_str!("migrations/0002.sql"),
+    include_str!("migrations/0003.sql"),
+    include_str!("migrations/0004.sql"),
+];
 
 fn known_schema() -> i64 {
     MIGRATIONS.len() as i64
