@@ -61,7 +61,8 @@ pub trait Store: Deployments + Tokens + Send + Sync + 'static {
     async fn append(&self, append: Append) -> Result<u64, Error>;
 
     /// Takes the right to drive a run, which need not be pinned yet: until the lease is dropped, the process ends, or the
-    /// lease is lost ([`crate::Term::lost`]). Wishes to cancel or pause the run that were told before mean nothing any more
+    /// lease is lost ([`crate::Term::lost`]). Wishes to cancel or pause the run that were told before mean nothing any more,
+    /// unless the lease they were meant for was still live when its holder died
     /// (I5).
     ///
     /// # Errors

@@ -1,12 +1,17 @@
 //! `swath cancel`: asks whoever drives a run to end it, or ends a run that nobody drives.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use swath_host::end_idle;
 use swath_store::Access;
 
 use crate::arguments::{Cancel, Global};
 use crate::failure::Failure;
+
+/// How often it is looked whether a run has ended, and how many times: longer than a cancelled run may take, and a lease.
+const LOOK: Duration = Duration::from_millis(200);
+const LOOKS: u32 = 120;
 
 pub(crate) fn run(global: &Global, command: Cancel) -> Result<ExitCode, Failure> {
     super::block_on(async move {
@@ -18,17 +23,24 @@ pub(crate) fn run(global: &Global, command: Cancel) -> Result<ExitCode, Failure>
         }
         if store.run_holder(&row.id).await?.is_some() {
             store.ask_to_cancel(&row.id).await?;
-            for _ in 0..75 {
-                tokio::time::sleep(std::time::Duration::from_millis(200)).await;
-                if store.run_holder(&row.id).await?.is_none() {
-                    let state = store.get_run(&row.id).await?.row.state;
-                    return told(global, &row.id, &state);
+            let mut looks = 0;
+            while store.run_holder(&row.id).await?.is_some() {
+                if looks == LOOKS {
+                    return Err(Failure::Usage(format!(
+                        "run `{}` was asked to stop and has not yet; look again with `swath show`",
+                        row.id
+                    )));
                 }
+                looks += 1;
+                tokio::time::sleep(LOOK).await;
             }
-            return Err(Failure::Usage(format!(
-                "run `{}` was asked to stop and has not yet; look again with `swath show`",
-                row.id
-            )));
+            let row = store.run_row(&row.id).await?;
+            let state = super::shown_state(store.as_ref(), &row).await?;
+            // A driver that has died meanwhile has not heard it.
+            if state != "interrupted" {
+                store.close().await;
+                return told(global, &row.id, &state);
+            }
         }
         let lease = store.lease_run(&row.id).await?;
         end_idle(store.as_ref(), &lease).await?;
