@@ -10,6 +10,7 @@ use serde_json::Value;
 use swath_run::{FaultClass, RunState};
 use swath_store::{NewRun, Store};
 use swath_task::{Fault, TaskError};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::attempt::{AttemptEnd, AttemptError};
@@ -26,6 +27,8 @@ pub(crate) struct SubFlow {
     pub program: Arc<dyn Program>,
     pub timeout: Option<Duration>,
     pub cancel: CancellationToken,
+    /// Whether the run above is paused.
+    pub paused: watch::Receiver<bool>,
 }
 
 /// Drives it to its end. Boxed, because a sub-flow may hold sub-flows.
@@ -89,7 +92,7 @@ async fn drive(
     }
     let instance = if flow.at.instance.is_empty() { String::new() } else { format!("[{}]", flow.at.instance) };
     let prefix = format!("{}{instance}/", flow.at.step);
-    let ending = match engine.drive_below(&child, flow.program.clone(), prefix, stop).await {
+    let ending = match engine.drive_below(&child, flow.program.clone(), prefix, stop, Some(flow.paused.clone())).await {
         Ok(ending) => ending,
         Err(DriveError::Store(error)) => return Err(store(error)),
         Err(error) => return Err(failed(Fault::new("E315", error.to_string()))),

@@ -60,7 +60,7 @@ impl Machine {
             || !self.running.is_empty()
             || self.next_due().is_some()
             || !self.evaluating.is_empty()
-            || matches!(self.state, RunState::Pending);
+            || matches!(self.state, RunState::Pending | RunState::Paused);
         if !self.state.has_ended() && !waits {
             broken.push("I9: the run waits for nothing".into());
         }

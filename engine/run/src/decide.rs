@@ -43,9 +43,13 @@ impl Machine {
             },
             Input::TimerDue => self.due_events(now),
             Input::Recovered => self.lost_events(now),
-            Input::Cancel { deadline } if matches!(self.state, RunState::Running | RunState::Pending) => {
+            Input::Cancel { deadline }
+                if matches!(self.state, RunState::Pending | RunState::Running | RunState::Paused) =>
+            {
                 vec![Event::CancelRequested { deadline }]
             }
+            Input::Pause if self.state == RunState::Running => vec![Event::Paused],
+            Input::Unpause if self.state == RunState::Paused => vec![Event::Unpaused],
             Input::Reopen if matches!(self.state, RunState::Failed | RunState::Cancelled) => vec![Event::Reopened],
             _ => Vec::new(),
         }
@@ -90,6 +94,9 @@ impl Machine {
                     |(&(s, i), r): (&(u32, u32), &crate::machine::Running)| Event::Cancelled { s, i, epoch: r.epoch };
                 return self.running.iter().map(stop).collect();
             }
+            return Vec::new();
+        }
+        if self.state == RunState::Paused {
             return Vec::new();
         }
         self.due.iter().take_while(|(until, ..)| *until <= now).map(|&(_, s, i)| Event::Readied { s, i }).collect()
@@ -182,7 +189,7 @@ impl Machine {
 
     /// After a replay: steps that wait for the host are known to wait again.
     pub(crate) fn note_evaluations(&mut self) {
-        if self.state != RunState::Running {
+        if !matches!(self.state, RunState::Running | RunState::Paused) {
             return;
         }
         let waiting: Vec<u32> = self.unblocked.iter().copied().filter(|s| self.unblock(*s).is_none()).collect();

@@ -72,6 +72,8 @@ impl Machine {
                 self.deadline = Some(*deadline);
                 self.start_dropping();
             }
+            Event::Paused => self.state = RunState::Paused,
+            Event::Unpaused => self.state = RunState::Running,
             Event::Ended { state } => self.state = *state,
             Event::Reopened => self.reopen(),
         }

@@ -75,6 +75,7 @@ fn key(machine: &Machine) -> String {
 
 fn inputs(machine: &Machine, round: Round) -> Vec<Input> {
     let mut inputs = vec![Input::Begin, Input::TimerDue, Input::Recovered, Input::Cancel { deadline: FAR }];
+    inputs.extend([Input::Pause, Input::Unpause]);
     if machine.generation == 1 {
         inputs.push(Input::Reopen);
     }
@@ -110,14 +111,17 @@ fn is_stale(machine: &Machine, input: &Input) -> bool {
     match input {
         Input::Begin => machine.state != RunState::Pending,
         Input::Reopen => !matches!(machine.state, RunState::Failed | RunState::Cancelled),
+        Input::Pause => machine.state != RunState::Running,
+        Input::Unpause => machine.state != RunState::Paused,
         Input::Claim { step, index } | Input::Reused { step, index } | Input::Refused { step, index, .. } => {
-            ended || at(step, index) != Some(InstanceState::Ready)
+            ended || machine.state == RunState::Paused || at(step, index) != Some(InstanceState::Ready)
         }
         Input::Finished { step, index, epoch, .. } | Input::Stopped { step, index, epoch } => {
             ended || machine.running.get(&(*step, *index)).is_none_or(|running| running.epoch != *epoch)
         }
         Input::Evaluated { step, .. } => ended || !machine.evaluating.contains(step),
-        Input::TimerDue | Input::Recovered | Input::Cancel { .. } => ended,
+        Input::TimerDue => ended || machine.state == RunState::Paused,
+        Input::Recovered | Input::Cancel { .. } => ended,
     }
 }
 
@@ -128,6 +132,7 @@ fn ends(mut machine: Machine) -> bool {
             return machine.check_invariants().is_empty();
         }
         machine.offer(Input::Begin, 0);
+        machine.offer(Input::Unpause, 0);
         for step in machine.evaluations().collect::<Vec<_>>() {
             machine.offer(Input::Evaluated { step, outcome: Ok(Some(1)) }, 0);
         }
@@ -170,6 +175,7 @@ fn explore(graph: Graph, round: Round) -> usize {
             assert!(
                 events.iter().filter(starts).count() <= 1 && (!state.dropping() || !events.iter().any(|e| starts(&e)))
             );
+            assert!(state.state != RunState::Paused || !events.iter().any(|e| starts(&e)), "a paused run starts nothing");
             let changed = std::mem::replace(&mut next, state.clone());
             if seen.insert(key(&changed)) {
                 open.push(changed);

@@ -18,6 +18,8 @@ pub enum RunState {
     Pending,
     /// Going on.
     Running,
+    /// Nothing new starts until somebody says so; what ran may end.
+    Paused,
     /// Told to stop.
     Cancelling,
     /// Ended: every step that had to run did.
@@ -34,6 +36,7 @@ impl RunState {
         match self {
             Self::Pending => "pending",
             Self::Running => "running",
+            Self::Paused => "paused",
             Self::Cancelling => "cancelling",
             Self::Completed => "completed",
             Self::Failed => "failed",
@@ -276,7 +279,8 @@ impl Machine {
 
     /// When [`Input::TimerDue`] should come next.
     pub fn next_due(&self) -> Option<u64> {
-        let wait = self.due.first().map(|(until, ..)| *until);
+        // A wait that is over during a pause ends with the pause.
+        let wait = self.due.first().map(|(until, ..)| *until).filter(|_| self.state != RunState::Paused);
         match (wait, self.deadline.filter(|_| self.state == RunState::Cancelling)) {
             (Some(wait), Some(deadline)) => Some(wait.min(deadline)),
             (wait, deadline) => wait.or(deadline),

@@ -8,7 +8,7 @@ use swath_task::Digest;
 
 use crate::disk;
 use crate::error::Error;
-use crate::lease::{CANCEL, LOCK, RunLease, is_plain_id};
+use crate::lease::{CANCEL, LOCK, PAUSE, RunLease, is_plain_id};
 
 /// Where the outputs of a run go: `runs/RUN.out`.
 const OUTPUTS: &str = ".out";
@@ -130,6 +130,33 @@ impl Home {
         self.beside(run, CANCEL).is_ok_and(|mark| std::fs::remove_file(mark).is_ok())
     }
 
+    /// Asks whoever drives `run` to start nothing new in it until [`Home::ask_to_unpause`].
+    pub fn ask_to_pause(&self, run: &str) -> Result<(), Error> {
+        self.ask_about_pause(run, b"pause")
+    }
+
+    /// Asks whoever drives `run` to go on with it.
+    pub fn ask_to_unpause(&self, run: &str) -> Result<(), Error> {
+        self.ask_about_pause(run, b"go on")
+    }
+
+    fn ask_about_pause(&self, run: &str, wish: &[u8]) -> Result<(), Error> {
+        let mark = self.beside(run, PAUSE)?;
+        // In place at once: who reads it must not find half a wish.
+        let part = self.beside(run, &format!("{PAUSE}.{}", std::process::id()))?;
+        std::fs::write(&part, wish).map_err(|error| Error::io("write", &part, &error))?;
+        std::fs::rename(&part, &mark).map_err(|error| Error::io("write", mark, &error))
+    }
+
+    /// The newest wish about the pause of `run` since its lease was taken: `true` to pause it, `false` to go on. The
+    /// question is taken down with the answer.
+    pub fn pause_asked(&self, run: &str) -> Option<bool> {
+        let mark = self.beside(run, PAUSE).ok()?;
+        let wish = std::fs::read(&mark).ok()?;
+        std::fs::remove_file(mark).ok()?;
+        Some(wish == b"pause")
+    }
+
     /// Notes durably that a server takes a run on, by a request with this digest: the next server on the store goes on
     /// with it. A mark without a run means nothing.
     pub fn mark_served(&self, run: &str, request: &str) -> Result<(), Error> {
@@ -166,7 +193,7 @@ impl Home {
         for entry in listed {
             let entry = entry.map_err(|error| Error::io("read", &runs, &error))?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            let run = [LOCK, OUTPUTS, CANCEL, SERVED].iter().find_map(|kept| name.strip_suffix(kept));
+            let run = [LOCK, OUTPUTS, CANCEL, PAUSE, SERVED].iter().find_map(|kept| name.strip_suffix(kept));
             if run.is_some_and(|run| !keep(run)) {
                 disk::discard(&entry.path())?;
             }

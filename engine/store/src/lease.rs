@@ -16,6 +16,9 @@ pub(crate) const LOCK: &str = ".lock";
 /// Of a run that somebody asks to cancel: `runs/RUN.cancel`.
 pub(crate) const CANCEL: &str = ".cancel";
 
+/// Of a run that somebody asks to pause, or to go on with: `runs/RUN.pause`.
+pub(crate) const PAUSE: &str = ".pause";
+
 /// The right to drive a run. Given up when dropped, and by the system when the process ends.
 #[derive(Debug)]
 pub struct RunLease {
@@ -50,8 +53,10 @@ impl RunLease {
                 Err(TryLockError::Error(error)) => return Err(Error::io("lock", path, &error)),
             }
         }
-        // Who asked to cancel before meant the process that had the lease then.
-        let _ = std::fs::remove_file(path.with_file_name(format!("{run}{CANCEL}")));
+        // Who asked for something before meant the process that had the lease then.
+        for mark in [CANCEL, PAUSE] {
+            let _ = std::fs::remove_file(path.with_file_name(format!("{run}{mark}")));
+        }
         write_holder(&mut file).map_err(|error| Error::io("write", path, &error))?;
         Ok(Self { run: run.to_owned(), file })
     }

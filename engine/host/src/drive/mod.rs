@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use swath_run::{Event, Fault, FaultClass, Input, Machine, RunState};
 use swath_store::{Append, NewEvent, RunUpdate, Store, redact};
 use swath_task::TaskError;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::attempt::{AttemptEnd, AttemptError};
@@ -24,12 +24,14 @@ use crate::{Engine, Holding, now, steady};
 
 /// How many answers are taken into one append.
 const BATCH: usize = 512;
-/// How often a cancellation asked for by another process is looked for.
+/// How often a cancellation or a pause asked for by another process is looked for.
 const TICK: Duration = Duration::from_millis(400);
 /// How long a cancelled run may take to end.
 const CANCEL_GRACE: u64 = 15_000;
 /// Outputs of a flow that would make the summary of its run longer than this are left out: steps keep their own.
 const LONGEST_SUMMARY: usize = 256 << 10;
+/// Events, besides the first and the last, that change the state of the run.
+const CHANGING: [&str; 4] = ["reopened", "cancel_requested", "paused", "unpaused"];
 /// Page size when a journal is loaded.
 const PAGE: u32 = 10_000;
 /// Code of the fault of a step whose needs no slot of this machine can meet.
@@ -146,6 +148,10 @@ struct Driver {
     failures: Vec<FailedStep>,
     /// Ends the drive soon and leaves the run resumable.
     stop: CancellationToken,
+    /// Whether the run is paused, for the sub-flows below.
+    paused: watch::Sender<bool>,
+    /// Whether the run above is paused: a sub-flow pauses and goes on with it.
+    above: Option<watch::Receiver<bool>>,
     ran: u64,
     reused: u64,
     starved: bool,
@@ -162,7 +168,7 @@ impl Engine {
         // than a short step.
         let drive =
             tokio::spawn(
-                async move { engine.drive_below(&run, program, String::new(), engine.stop.child_token()).await },
+                async move { engine.drive_below(&run, program, String::new(), engine.stop.child_token(), None).await },
             );
         match drive.await {
             Ok(ending) => ending,
@@ -176,6 +182,7 @@ impl Engine {
         program: Arc<dyn Program>,
         prefix: String,
         stop: CancellationToken,
+        above: Option<watch::Receiver<bool>>,
     ) -> Result<Ending, DriveError> {
         let mut events = Vec::new();
         loop {
@@ -215,6 +222,8 @@ impl Engine {
             reporter,
             failures: Vec::new(),
             stop,
+            paused: watch::Sender::new(false),
+            above,
             ran: 0,
             reused: 0,
             starved: false,
@@ -245,6 +254,7 @@ impl Driver {
         if matches!(self.machine.state(), RunState::Failed | RunState::Cancelled) {
             self.offer(Input::Reopen);
         }
+        let mut above = self.above.take();
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -252,6 +262,9 @@ impl Driver {
             let freed = engine.freed.notified();
             tokio::pin!(freed);
             freed.as_mut().enable();
+            if let Some(above) = &above {
+                self.pause(*above.borrow());
+            }
             let more = self.advance().await?;
             self.persist().await?;
             self.start_claimed();
@@ -270,7 +283,11 @@ impl Driver {
                         self.offer(Input::Cancel { deadline: steady() + CANCEL_GRACE });
                         self.live.values().for_each(|live| live.cancel.cancel());
                     }
+                    if let Some(pause) = engine.home.pause_asked(&self.run) {
+                        self.pause(pause);
+                    }
                 }
+                () = changed(&mut above) => {}
                 Some(report) = self.reports.recv() => {
                     self.hear(report);
                     for _ in 1..BATCH {
@@ -285,6 +302,11 @@ impl Driver {
                 () = std::future::ready(()), if more => {}
             }
         }
+    }
+
+    /// Starts nothing new from here on, or goes on.
+    fn pause(&mut self, pause: bool) {
+        self.offer(if pause { Input::Pause } else { Input::Unpause });
     }
 
     /// Takes an input into the machine, and its events into the next append.
@@ -322,7 +344,7 @@ impl Driver {
         let first = self.seq == 0;
         if first
             || state.has_ended()
-            || append.events.iter().any(|e| e.kind == "reopened" || e.kind == "cancel_requested")
+            || append.events.iter().any(|e| CHANGING.contains(&e.kind.as_str()))
         {
             append.update = Some(RunUpdate {
                 state: Some(state.name().to_owned()),
@@ -340,6 +362,7 @@ impl Driver {
             });
         }
         self.seq = self.engine.store.append(append).await?;
+        self.paused.send_if_modified(|paused| std::mem::replace(paused, state == RunState::Paused) != *paused);
         if state.has_ended() {
             self.updates.push(Update::RunEnded { state: state.name().to_owned() });
         }
@@ -429,6 +452,18 @@ impl Driver {
         let outputs = self.yielded.take().and_then(Result::ok);
         let failures = std::mem::take(&mut self.failures);
         Ending { state, outputs, failures, ran: self.ran, reused: self.reused }
+    }
+}
+
+/// Comes true when the pause of the run above begins or ends.
+async fn changed(above: &mut Option<watch::Receiver<bool>>) {
+    let heard = match above {
+        Some(paused) => paused.changed().await.is_ok(),
+        None => false,
+    };
+    if !heard {
+        // Nobody is above, or no longer.
+        std::future::pending::<()>().await;
     }
 }
 

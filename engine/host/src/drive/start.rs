@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use futures::FutureExt;
 use serde_json::Value;
-use swath_run::{Fault, Input};
+use swath_run::{Fault, Input, RunState};
 use swath_store::CacheTerms;
 use tokio_util::sync::CancellationToken;
 
@@ -56,7 +56,8 @@ impl Driver {
                 moved |= self.offer(Input::Evaluated { step, outcome });
             }
             self.starved = false;
-            let heads: Vec<(u32, u32)> = self.machine.ready().take(WINDOW).collect();
+            let most = if self.machine.state() == RunState::Paused { 0 } else { WINDOW };
+            let heads: Vec<(u32, u32)> = self.machine.ready().take(most).collect();
             for (step, index) in heads {
                 moved |= self.try_start(step, index).await?;
             }
@@ -175,6 +176,7 @@ impl Driver {
             let reporter = self.reporter.clone();
             let engine = self.engine.clone();
             let run = self.run.clone();
+            let paused = self.paused.subscribe();
             let step_id = self.machine.graph().steps[step as usize].id.clone();
             let span = (engine.span)(&self.run, &step_id, &at.instance, attempt);
             let work = async move {
@@ -187,7 +189,7 @@ impl Driver {
                         }
                         Action::Flow(program) => {
                             let timeout = bound.timeout;
-                            sub_flow::run(engine.clone(), SubFlow { parent: run, at, program, timeout, cancel }).await
+                            sub_flow::run(engine.clone(), SubFlow { parent: run, at, program, timeout, cancel, paused }).await
                         }
                     }
                 };
