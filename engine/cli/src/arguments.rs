@@ -35,7 +35,10 @@ pub(crate) struct Global {
 pub(crate) enum Command {
     /// Run a flow.
     Run(Run),
-    /// Go on with a run that was cut off, interrupted, cancelled or failed; what had finished is not run again.
+    /// Go on with a run that was paused, cut off, interrupted or cancelled, or try again what failed of one that failed.
+    ///
+    /// What had finished is not run again.
+    #[command(visible_alias = "retry")]
     Resume(Resume),
     /// Tell everything that is wrong with flows, without running anything.
     Validate(Validate),
@@ -58,6 +61,8 @@ pub(crate) enum Command {
     Show(Show),
     /// Print the logs of a run.
     Logs(Logs),
+    /// Pause a run: it starts nothing new until `swath resume`; what runs may end.
+    Pause(Pause),
     /// Cancel a run.
     Cancel(Cancel),
     /// Remove old runs, unused cache entries and what nothing refers to.
@@ -172,10 +177,20 @@ pub(crate) struct Resume {
     /// Id of the run, or its beginning.
     pub run: String,
     #[command(flatten)]
+    pub at: At,
+    #[command(flatten)]
     pub slots: Slots,
     /// Where to put the flow's outputs [default: where the run was to put them]
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, value_name = "FOLDER", conflicts_with = "server")]
     pub out: Option<PathBuf>,
+}
+
+/// Where the runs are.
+#[derive(Args)]
+pub(crate) struct At {
+    /// Ask the server at this address, `http://127.0.0.1:7475` for example, by the whole id of the run.
+    #[arg(long, value_name = "URL")]
+    pub server: Option<String>,
 }
 
 #[derive(Args)]
@@ -232,7 +247,8 @@ pub(crate) struct Schema {
 }
 
 /// States of runs as they are shown.
-const STATES: [&str; 7] = ["pending", "running", "interrupted", "cancelling", "completed", "failed", "cancelled"];
+const STATES: [&str; 8] =
+    ["pending", "running", "paused", "interrupted", "cancelling", "completed", "failed", "cancelled"];
 
 #[derive(Args)]
 pub(crate) struct Runs {
@@ -265,9 +281,19 @@ pub(crate) struct Logs {
 }
 
 #[derive(Args)]
+pub(crate) struct Pause {
+    /// Id of the run, or its beginning.
+    pub run: String,
+    #[command(flatten)]
+    pub at: At,
+}
+
+#[derive(Args)]
 pub(crate) struct Cancel {
     /// Id of the run, or its beginning.
     pub run: String,
+    #[command(flatten)]
+    pub at: At,
 }
 
 #[derive(Args)]

@@ -30,6 +30,7 @@ mod outputs;
 mod pages;
 mod preflight;
 mod progress;
+mod runs_at;
 mod style;
 
 use std::process::ExitCode;
@@ -77,6 +78,7 @@ fn run(arguments: Arguments, catalogue: Arc<Catalogue>) -> Result<ExitCode, Fail
         Command::Runs(command) => commands::runs::run(&global, command),
         Command::Show(command) => commands::show::run(&global, command),
         Command::Logs(command) => commands::logs::run(&global, command),
+        Command::Pause(command) => commands::pause::run(&global, command),
         Command::Cancel(command) => commands::cancel::run(&global, command),
         Command::Gc(command) => commands::gc::run(&global, command),
         Command::Sample(command) => commands::sample::run(&global, command),

@@ -1,6 +1,7 @@
 //! Between what is stored and the messages of `swath.v1`.
 
 use prost_types::Timestamp;
+use swath_host::ask::Refusal;
 use swath_store::{Error, RunRow, SqliteStore, StoredEvent};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
@@ -16,7 +17,7 @@ pub fn time(millis: i64) -> Timestamp {
 }
 
 /// Names in the store of the states of a run that has not ended.
-pub const LIVE: [&str; 3] = ["pending", "running", "cancelling"];
+pub const LIVE: [&str; 4] = ["pending", "running", "paused", "cancelling"];
 
 /// Whether a run has not ended by its journal.
 pub fn is_live(row: &RunRow) -> bool {
@@ -26,6 +27,8 @@ pub fn is_live(row: &RunRow) -> bool {
 /// A run as it stands.
 pub fn run(store: &SqliteStore, row: RunRow) -> v1::Run {
     let state = match row.state.as_str() {
+        // Paused, whether or not somebody waits for its end.
+        "paused" => v1::RunState::Paused,
         _ if is_live(&row) && matches!(store.run_holder(&row.id), Ok(None)) => v1::RunState::Interrupted,
         "pending" => v1::RunState::Pending,
         "running" => v1::RunState::Running,
@@ -53,6 +56,7 @@ pub fn stored_states(state: v1::RunState) -> Result<&'static [&'static str], Sta
     Ok(match state {
         v1::RunState::Pending => &["pending"],
         v1::RunState::Running => &["running"],
+        v1::RunState::Paused => &["paused"],
         v1::RunState::Cancelling => &["cancelling"],
         v1::RunState::Completed => &["completed"],
         v1::RunState::Failed => &["failed"],
@@ -98,6 +102,14 @@ pub fn refused(error: Error) -> Status {
         details.set_localized_message("en", help.to_string());
     }
     Status::with_error_details(code, fault.message.clone(), details)
+}
+
+/// What a run cannot be asked for.
+pub fn declined(refusal: Refusal) -> Status {
+    match refusal {
+        Refusal::Store(error) => refused(error),
+        refusal => not_now(refusal.reason(), refusal.to_string()),
+    }
 }
 
 /// A precondition that does not hold.

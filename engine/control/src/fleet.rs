@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use swath_host::{Engine, PlannedFlow, end_idle, launch};
+use swath_host::ask::{self, Refusal, Resume};
+use swath_host::{Engine, PlannedFlow, launch};
 use swath_plan::{Catalogue, Plan};
 use swath_store::{Error, Home, RunFilter, RunLease, RunRow, SqliteStore, Store};
 use tokio_util::sync::CancellationToken;
@@ -14,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::convert::{LIVE, is_live, not_now, refused, wrong};
+use crate::convert::{LIVE, declined, is_live, not_now, refused, wrong};
 use crate::flows::{Text, refuse};
 use crate::watch::Changes;
 
@@ -167,7 +168,7 @@ impl Fleet {
         }
         // Its server was killed before it drove the run.
         if is_live(&row) && self.0.store.run_holder(id).map_err(refused)?.is_none() {
-            return self.resume(id).await.map(Some);
+            return self.take_up(id, false).await.map(Some);
         }
         Ok(Some(row))
     }
@@ -181,18 +182,20 @@ impl Fleet {
         }
     }
 
-    /// Goes on with a run from where its journal ends.
+    /// Goes on with a run that was paused, cut off or cancelled, or that failed.
     pub async fn resume(&self, id: &str) -> Result<RunRow, Status> {
         self.admits()?;
+        match ask::resume(&self.0.store, id).await.map_err(declined)? {
+            Resume::Asked => self.0.store.run_row(id).await.map_err(refused),
+            Resume::Drive => self.take_up(id, true).await,
+        }
+    }
+
+    /// Drives a run from where its journal ends. One that is paused stays so unless it is to `unpause`.
+    async fn take_up(&self, id: &str, unpause: bool) -> Result<RunRow, Status> {
         let stored = self.0.store.get_run(id).await.map_err(refused)?;
         if stored.row.state == "completed" {
-            return Err(not_now("RUN_COMPLETED", format!("run `{id}` has completed: nothing is left to do")));
-        }
-        if stored.plan.is_empty() {
-            return Err(not_now(
-                "RUN_OF_SUB_FLOW",
-                format!("`{id}` is the run of a sub-flow: resume the run above it"),
-            ));
+            return Err(declined(Refusal::Ended { run: id.to_owned(), state: stored.row.state }));
         }
         let plan: Plan = serde_json::from_str(&stored.plan).map_err(|error| {
             let why = format!("run `{id}` was planned by another version of swath ({error}): start a new run");
@@ -203,6 +206,9 @@ impl Fleet {
         if self.0.home.served_by(id).is_none() {
             self.0.home.mark_served(id, "").map_err(refused)?;
         }
+        if unpause {
+            self.0.home.ask_to_unpause(id).map_err(refused)?;
+        }
         self.0.engine.learn_secrets(secrets);
         let created = Timestamp::from_millisecond(stored.row.created_at).unwrap_or(Timestamp::UNIX_EPOCH);
         self.drive(lease, plan, created);
@@ -211,15 +217,18 @@ impl Fleet {
 
     /// Asks whoever drives a run to end it soon; one that nobody drives ends at once.
     pub async fn cancel(&self, id: &str) -> Result<RunRow, Status> {
-        let row = self.0.store.run_row(id).await.map_err(refused)?;
-        if !is_live(&row) {
-            return Ok(row);
+        match ask::cancel(&self.0.store, id).await {
+            // What was asked for has come about.
+            Ok(()) | Err(Refusal::Ended { .. }) => {}
+            Err(refusal) => return Err(declined(refusal)),
         }
-        match self.0.store.lease_run(id) {
-            Ok(_lease) => end_idle(&self.0.store, id).await.map_err(refused)?,
-            Err(Error::RunHeld { .. }) => self.0.home.ask_to_cancel(id).map_err(refused)?,
-            Err(error) => return Err(refused(error)),
-        }
+        self.0.changes.happened(id);
+        self.0.store.run_row(id).await.map_err(refused)
+    }
+
+    /// Asks whoever drives a run to start nothing new in it; one that nobody drives is paused at once.
+    pub async fn pause(&self, id: &str) -> Result<RunRow, Status> {
+        ask::pause(&self.0.store, id).await.map_err(declined)?;
         self.0.changes.happened(id);
         self.0.store.run_row(id).await.map_err(refused)
     }
@@ -243,7 +252,7 @@ impl Fleet {
             if tries > MOST_TRIES {
                 continue;
             }
-            match self.resume(&row.id).await {
+            match self.take_up(&row.id, false).await {
                 Ok(_) => adopted += 1,
                 Err(status) => tracing::warn!("run `{}` is not gone on with: {}", row.id, status.message()),
             }

@@ -114,6 +114,11 @@ impl v1::run_service_server::RunService for RunService {
         Ok(Response::new(v1::CancelRunResponse { run: Some(self.run(row)) }))
     }
 
+    async fn pause_run(&self, request: Request<v1::PauseRunRequest>) -> Result<Response<v1::PauseRunResponse>, Status> {
+        let row = self.fleet.pause(&id_of("id", request.into_inner().id)?).await?;
+        Ok(Response::new(v1::PauseRunResponse { run: Some(self.run(row)) }))
+    }
+
     async fn resume_run(
         &self,
         request: Request<v1::ResumeRunRequest>,

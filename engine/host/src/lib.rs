@@ -4,6 +4,7 @@
 //! ends to where it ends. The loop acts only on what is durable: inputs -> events -> one append -> starts.
 //! What may happen next is decided by `swath-run`; what a step needs of the flow comes from a [`Program`].
 
+pub mod ask;
 mod attempt;
 mod drive;
 mod files;
@@ -26,7 +27,7 @@ use swath_task::Needs;
 use tokio_util::sync::CancellationToken;
 
 pub use drive::{DriveError, Ending, FailedStep, OUTPUTS, SCHEDULING_PROBLEM};
-pub use idle::{end_idle, graph_of};
+pub use idle::graph_of;
 pub use observe::{AttemptId, Ended, Observer, Unobserved, Update};
 pub use planned::PlannedFlow;
 pub use program::{Action, Bound, CachePolicy, Items, Outputs, Program};

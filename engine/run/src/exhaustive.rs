@@ -175,7 +175,10 @@ fn explore(graph: Graph, round: Round) -> usize {
             assert!(
                 events.iter().filter(starts).count() <= 1 && (!state.dropping() || !events.iter().any(|e| starts(&e)))
             );
-            assert!(state.state != RunState::Paused || !events.iter().any(|e| starts(&e)), "a paused run starts nothing");
+            assert!(
+                state.state != RunState::Paused || !events.iter().any(|e| starts(&e)),
+                "a paused run starts nothing"
+            );
             let changed = std::mem::replace(&mut next, state.clone());
             if seen.insert(key(&changed)) {
                 open.push(changed);

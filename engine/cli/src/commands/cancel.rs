@@ -1,49 +1,29 @@
 //! `swath cancel`: asks whoever drives a run to end it, or ends a run that nobody drives.
 
 use std::process::ExitCode;
-
-use swath_host::end_idle;
-use swath_store::{Access, Home, SqliteStore, Store};
+use std::time::Duration;
 
 use crate::arguments::{Cancel, Global};
 use crate::failure::Failure;
+use crate::runs_at::{RunsAt, has_ended, told};
+
+/// A cancelled run ends by its deadline, 15 s.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) fn run(global: &Global, command: Cancel) -> Result<ExitCode, Failure> {
     super::block_on(async move {
-        let store = super::reader(&global.home).await?;
-        let row = super::find_run(&store, &command.run).await?;
-        let state = super::shown_state(&store, &row);
-        if matches!(state.as_str(), "completed" | "failed" | "cancelled") {
-            return Err(Failure::Usage(format!("run `{}` has ended already: it is {state}", row.id)));
+        let mut runs = RunsAt::open(global, command.at.server.as_deref()).await?;
+        let run = runs.find(&command.run).await?;
+        let state = runs.state(&run).await?;
+        if has_ended(&state) {
+            return Err(Failure::Usage(format!("run `{run}` has ended already: it is {state}")));
         }
-        if store.run_holder(&row.id)?.is_some() {
-            Home::new(&global.home).ask_to_cancel(&row.id)?;
-            for _ in 0..75 {
-                tokio::time::sleep(std::time::Duration::from_millis(200)).await;
-                if store.run_holder(&row.id)?.is_none() {
-                    let state = store.get_run(&row.id).await?.row.state;
-                    return told(global, &row.id, &state);
-                }
-            }
-            return Err(Failure::Usage(format!(
-                "run `{}` was asked to stop and has not yet; look again with `swath show`",
-                row.id
-            )));
+        runs.cancel(&run).await?;
+        let state = runs.wait(&run, PATIENCE, has_ended).await?;
+        if !has_ended(&state) {
+            let message = format!("run `{run}` was asked to stop and has not yet; look again with `swath show`");
+            return Err(Failure::Usage(message));
         }
-        drop(store);
-        let store = SqliteStore::open(&global.home, Access::Write).await?;
-        let _lease = store.lease_run(&row.id)?;
-        end_idle(&store, &row.id).await?;
-        store.close().await;
-        told(global, &row.id, "cancelled")
+        told(global, &run, &state)
     })
-}
-
-fn told(global: &Global, run: &str, state: &str) -> Result<ExitCode, Failure> {
-    if global.json {
-        super::print_json(&serde_json::json!({ "run": run, "state": state }))?;
-    } else {
-        tell!("run {run} is {state}");
-    }
-    Ok(ExitCode::SUCCESS)
 }

@@ -7,6 +7,7 @@ pub(crate) mod explain;
 pub(crate) mod gc;
 pub(crate) mod graph;
 pub(crate) mod logs;
+pub(crate) mod pause;
 pub(crate) mod remote;
 pub(crate) mod resume;
 pub(crate) mod run;

@@ -51,7 +51,7 @@ pub(crate) fn run(global: &Global, command: Run, catalogue: Arc<Catalogue>) -> R
         preflight::check(&plan, &given.catalogue)?;
         let secrets = launch::secrets(&plan)?;
         let lease = match resumed {
-            Some(id) => session.store.lease_run(&id)?,
+            Some(id) => session.take_up(&home, &id)?,
             None => {
                 let lease = session.store.lease_run(&launch::run_id(&plan.name, now))?;
                 launch::pin(&session.store, &lease, &plan, flows::source(&given.opened).text(), now).await?;
@@ -114,7 +114,7 @@ impl Session {
     /// The newest run of the flow that was cut off and was planned as what is given would have been planned then, sub-flows
     /// and versions of tasks included; with the plan it is pinned to.
     async fn unfinished(&self, given: &Given, flow: &str) -> Result<Option<(RunRow, Plan)>, Failure> {
-        let states = ["pending", "running", "cancelling", "failed", "cancelled"].map(str::to_owned).to_vec();
+        let states = ["pending", "running", "paused", "cancelling", "failed", "cancelled"].map(str::to_owned).to_vec();
         let filter = RunFilter { states, flow: Some(flow.to_owned()), ..RunFilter::default() };
         let rows = self.store.list_runs(&filter).await?.into_iter().filter(|row| !super::is_below(&row.id));
         for row in rows.take(20) {
@@ -130,14 +130,21 @@ impl Session {
         Ok(None)
     }
 
+    /// Takes a run up that goes on from here, paused or not.
+    pub fn take_up(&self, home: &Home, run: &str) -> Result<RunLease, Failure> {
+        let lease = self.store.lease_run(run)?;
+        home.ask_to_unpause(run)?;
+        Ok(lease)
+    }
+
     /// Whether a person may have forgotten this run: it was cut off, and no run of the flow has completed since. One
-    /// that failed or was cancelled has said so, and how to go on with it.
+    /// that failed, was cancelled or paused has said so, and how to go on with it.
     async fn is_worth_a_note(&self, row: &RunRow) -> Result<bool, Failure> {
         let states = vec![RunState::Completed.name().to_owned()];
         let filter = RunFilter { states, flow: Some(row.flow.clone()), ..RunFilter::default() };
         let completed = self.store.list_runs(&filter).await?;
         let since = |later: &RunRow| !super::is_below(&later.id) && later.created_at > row.created_at;
-        let told = [RunState::Failed.name(), RunState::Cancelled.name()];
+        let told = [RunState::Failed, RunState::Cancelled, RunState::Paused].map(RunState::name);
         Ok(!told.contains(&row.state.as_str()) && !completed.iter().any(since))
     }
 

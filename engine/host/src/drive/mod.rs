@@ -166,10 +166,9 @@ impl Engine {
         let (engine, run) = (self.clone(), run.to_owned());
         // A task of its own, so that an attempt it starts can go on in the same thread: a hop between threads costs more
         // than a short step.
-        let drive =
-            tokio::spawn(
-                async move { engine.drive_below(&run, program, String::new(), engine.stop.child_token(), None).await },
-            );
+        let drive = tokio::spawn(async move {
+            engine.drive_below(&run, program, String::new(), engine.stop.child_token(), None).await
+        });
         match drive.await {
             Ok(ending) => ending,
             Err(ended) => std::panic::resume_unwind(ended.into_panic()),
@@ -342,10 +341,7 @@ impl Driver {
         append.at = now() as i64;
         let state = self.state();
         let first = self.seq == 0;
-        if first
-            || state.has_ended()
-            || append.events.iter().any(|e| CHANGING.contains(&e.kind.as_str()))
-        {
+        if first || state.has_ended() || append.events.iter().any(|e| CHANGING.contains(&e.kind.as_str())) {
             append.update = Some(RunUpdate {
                 state: Some(state.name().to_owned()),
                 started_at: first.then_some(append.at),

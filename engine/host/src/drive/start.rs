@@ -189,7 +189,8 @@ impl Driver {
                         }
                         Action::Flow(program) => {
                             let timeout = bound.timeout;
-                            sub_flow::run(engine.clone(), SubFlow { parent: run, at, program, timeout, cancel, paused }).await
+                            sub_flow::run(engine.clone(), SubFlow { parent: run, at, program, timeout, cancel, paused })
+                                .await
                         }
                     }
                 };
