@@ -40,6 +40,12 @@ pub(crate) enum Command {
     /// What had finished is not run again.
     #[command(visible_alias = "retry")]
     Resume(Resume),
+    /// Run what a run is pinned to again, as a new run that takes results of the old one over.
+    ///
+    /// The steps named by --from, and what reads them or comes after them, run again whatever has been kept of earlier runs.
+    /// The others take their results from the run, also where their task is not reused in other runs, unless a changed
+    /// parameter reaches them.
+    Rerun(Rerun),
     /// Tell everything that is wrong with flows, without running anything.
     Validate(Validate),
     /// Draw the steps of a flow.
@@ -176,6 +182,25 @@ pub(crate) struct Run {
 pub(crate) struct Resume {
     /// Id of the run, or its beginning.
     pub run: String,
+    #[command(flatten)]
+    pub at: At,
+    #[command(flatten)]
+    pub slots: Slots,
+    /// Where to put the flow's outputs [default: where the run was to put them]
+    #[arg(long, value_name = "FOLDER", conflicts_with = "server")]
+    pub out: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(crate) struct Rerun {
+    /// Id of the run, or its beginning.
+    pub run: String,
+    /// Run this step again, and what comes after it; may be repeated [default: every step]
+    #[arg(long, value_name = "STEP")]
+    pub from: Vec<String>,
+    /// A parameter of the flow that changes; may be repeated. The others stay as they were.
+    #[arg(long = "param", short, value_name = "NAME=VALUE", value_parser = pair)]
+    pub params: Vec<(String, String)>,
     #[command(flatten)]
     pub at: At,
     #[command(flatten)]

@@ -69,6 +69,7 @@ fn run(arguments: Arguments, catalogue: Arc<Catalogue>) -> Result<ExitCode, Fail
     match command {
         Command::Run(command) => commands::run::run(&global, command, catalogue),
         Command::Resume(command) => commands::resume::run(&global, command, catalogue),
+        Command::Rerun(command) => commands::rerun::run(&global, command, catalogue),
         Command::Validate(command) => commands::validate::run(&global, command, &catalogue),
         Command::Graph(command) => commands::graph::run(&global, command, &catalogue),
         Command::Tasks(command) => commands::tasks::run(&global, command, &catalogue),

@@ -1,14 +1,16 @@
 //! The runs that this process drives.
 
 use std::collections::{HashMap, HashSet};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use swath_host::again::{self, AgainError, Wish};
 use swath_host::ask::{self, Refusal, Resume};
 use swath_host::{Engine, PlannedFlow, launch};
-use swath_plan::{Catalogue, Plan};
+use swath_plan::{Catalogue, Plan, RerunProblem};
 use swath_store::{Error, Home, RunFilter, RunLease, RunRow, SqliteStore, Store};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -213,6 +215,39 @@ impl Fleet {
         let created = Timestamp::from_millisecond(stored.row.created_at).unwrap_or(Timestamp::UNIX_EPOCH);
         self.drive(lease, plan, created);
         Ok(stored.row)
+    }
+
+    /// Starts a new run of what run `id` is pinned to, which takes results of that one over.
+    pub async fn rerun(&self, id: &str, wish: Wish, params_folder: &str) -> Result<RunRow, Status> {
+        self.admits()?;
+        let stored = self.0.store.run_row(id).await.map_err(refused)?;
+        let folder = match (params_folder, Path::new(&stored.source).parent()) {
+            ("", Some(folder)) => folder.to_owned(),
+            (folder, _) if Path::new(folder).is_absolute() => folder.into(),
+            _ => return Err(wrong("parameter_folder", "an absolute path is needed")),
+        };
+        let planned = again::plan(&self.0.store, &self.0.catalogue, id, &wish, &folder).await;
+        let (plan, stored) = planned.map_err(|error| match error {
+            AgainError::Refused(refusal) => declined(refusal),
+            AgainError::Flow(problems) => refuse(&problems),
+            AgainError::Problem(problem @ RerunProblem::Step { .. }) => wrong("from", problem.to_string()),
+            AgainError::Problem(problem) => not_now("RERUN_NOT_POSSIBLE", problem.to_string()),
+        })?;
+        let secrets = launch::secrets(&plan).map_err(|missing| not_now("SECRET_MISSING", missing.to_string()))?;
+        let now = Timestamp::now();
+        let id = launch::run_id(&plan.name, now);
+        let fleet = self.clone();
+        // A client that goes away meanwhile must not leave a run that is pinned and driven by nobody.
+        let started = tokio::spawn(async move {
+            let lease = fleet.0.store.lease_run(&id)?;
+            fleet.0.home.mark_served(&id, "")?;
+            launch::pin(&fleet.0.store, &lease, &plan, &stored.text, now).await?;
+            let row = fleet.0.store.run_row(&id).await?;
+            fleet.0.engine.learn_secrets(secrets);
+            fleet.drive(lease, plan, now);
+            Ok(row)
+        });
+        started.await.map_err(|error| Status::internal(error.to_string()))?.map_err(refused)
     }
 
     /// Asks whoever drives a run to end it soon; one that nobody drives ends at once.

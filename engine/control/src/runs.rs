@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures::Stream;
 use serde_json::Value;
+use swath_host::again::Wish;
 use swath_store::{LogFilter, RunFilter, RunRow, Store};
 use tokio::sync::mpsc;
 use tonic::{Request, Response, Status};
@@ -125,6 +126,14 @@ impl v1::run_service_server::RunService for RunService {
     ) -> Result<Response<v1::ResumeRunResponse>, Status> {
         let row = self.fleet.resume(&id_of("id", request.into_inner().id)?).await?;
         Ok(Response::new(v1::ResumeRunResponse { run: Some(self.run(row)) }))
+    }
+
+    async fn rerun_run(&self, request: Request<v1::RerunRunRequest>) -> Result<Response<v1::RerunRunResponse>, Status> {
+        let v1::RerunRunRequest { id, from, parameters, parameter_folder } = request.into_inner();
+        let mut params: Vec<(String, String)> = parameters.into_iter().collect();
+        params.sort_unstable();
+        let row = self.fleet.rerun(&id_of("id", id)?, Wish { from, params }, &parameter_folder).await?;
+        Ok(Response::new(v1::RerunRunResponse { run: Some(self.run(row)) }))
     }
 
     type ReadLogsStream = Answers<v1::ReadLogsResponse>;

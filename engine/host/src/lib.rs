@@ -4,6 +4,7 @@
 //! ends to where it ends. The loop acts only on what is durable: inputs -> events -> one append -> starts.
 //! What may happen next is decided by `swath-run`; what a step needs of the flow comes from a [`Program`].
 
+pub mod again;
 pub mod ask;
 mod attempt;
 mod drive;

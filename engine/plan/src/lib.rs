@@ -16,6 +16,7 @@ mod parameters;
 mod plan;
 mod planner;
 mod reference;
+mod rerun;
 mod schema;
 mod steps;
 mod sub_flow;
@@ -29,5 +30,6 @@ pub use plan::{
 };
 pub use planner::{Given, PlanInput, check, plan, sketch};
 pub use reference::reference_pages;
+pub use rerun::{Again, Rerun, RerunProblem};
 pub use schema::flow_schema;
 pub use template::{Template, TextPart};

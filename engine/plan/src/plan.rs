@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use swath_flow::{ExpressionError, ParameterSpec, Refusal, Scope, Surroundings};
 use swath_task::{Bytes, Digest, FaultClass, PortType};
 
+use crate::rerun::Rerun;
 use crate::template::Template;
 
 /// A checked flow: every name resolved, every known value filled in, steps in an order they can run in.
@@ -38,6 +39,9 @@ pub struct Plan {
     pub steps: Vec<PlannedStep>,
     /// What the flow yields.
     pub outputs: Vec<PlannedOutput>,
+    /// The run it is a re-run of, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rerun: Option<Rerun>,
 }
 
 /// A step of a plan.

@@ -172,6 +172,7 @@ impl<'a> Planner<'a> {
             params: params.collect::<Map<_, _>>(),
             steps,
             outputs,
+            rerun: None,
         }
     }
 

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 use serde_json::json;
+use swath_plan::{Again, Plan, Rerun};
 use swath_store::{Lineage, RunFilter, SqliteStore, Store, StoredResult};
 use swath_task::Bytes;
 
@@ -125,7 +126,9 @@ async fn explain(
     step: Option<&str>,
     found: &mut Vec<Reason>,
 ) -> Result<(), Failure> {
-    let flow = store.get_run(run).await?.row.flow;
+    let stored = store.get_run(run).await?;
+    let flow = stored.row.flow;
+    let plan: Option<Plan> = serde_json::from_str(&stored.plan).ok();
     let mut below: BTreeSet<(&str, &str)> = runs.iter().filter_map(|id| directly_below(id, run)).collect();
     below.retain(|(of, _)| step.is_none_or(|step| step == *of));
     for result in store.results(run, step).await? {
@@ -136,7 +139,11 @@ async fn explain(
             found.push(Reason { step: at.clone(), reason: "a sub-flow, told step by step".to_owned() });
             Box::pin(explain(store, runs, &child, &format!("{at}/"), None, found)).await?;
         } else {
-            let reason = reason(store, run, &flow, &result).await?;
+            let again = plan.as_ref().and_then(|plan| again(plan, &result.step));
+            let reason = match again {
+                Some((rerun, again)) => again_reason(store, rerun, again, &result).await?,
+                None => reason(store, run, &flow, &result).await?,
+            };
             found.push(Reason { step: at, reason });
         }
     }
@@ -164,6 +171,44 @@ fn directly_below<'a>(id: &'a str, run: &str) -> Option<(&'a str, &'a str)> {
     let rest = id.strip_prefix(run)?.strip_prefix('.')?;
     let (step, instance) = rest.split_once('.').unwrap_or((rest, ""));
     instance.bytes().all(|b| b.is_ascii_digit()).then_some((step, instance))
+}
+
+/// What the plan of a re-run says of a step.
+fn again<'a>(plan: &'a Plan, step: &str) -> Option<(&'a Rerun, Again)> {
+    let rerun = plan.rerun.as_ref()?;
+    let at = plan.steps.iter().position(|planned| planned.id == step)?;
+    Some((rerun, *rerun.steps.get(at)?))
+}
+
+/// Why a step of a re-run ran, or not.
+async fn again_reason(
+    store: &SqliteStore,
+    rerun: &Rerun,
+    again: Again,
+    result: &StoredResult,
+) -> Result<String, Failure> {
+    let of = &rerun.of;
+    let earlier = store.results(of, Some(&result.step)).await?.into_iter().find(|one| one.instance == result.instance);
+    let changed = || {
+        let parts = result.parts.as_ref().zip(earlier.as_ref().and_then(|earlier| earlier.parts.as_ref()));
+        let words = parts.map(|(now, before)| now.differences(before)).unwrap_or_default();
+        let words: Vec<String> = words.iter().map(ToString::to_string).collect();
+        swath_store::redact(&words.join("; ")).into_owned()
+    };
+    Ok(match (again, result.reused_from.as_ref()) {
+        (Again::TakenOver, Some(from)) if from == of => format!("taken over from run {of}"),
+        (_, Some(from)) => format!("reused: task, version, parameters and inputs are those of run {from}"),
+        (Again::Asked, None) => {
+            let named = rerun.from.is_empty() || rerun.from.contains(&result.step);
+            let why = if named { String::new() } else { format!(": it comes after {}", rerun.from.join(", ")) };
+            format!("ran: it was to run again{why}")
+        }
+        (Again::TakenOver, None) => format!("ran: run {of} has no whole result of it, or of what it reads"),
+        (Again::Changed, None) => match changed() {
+            words if words.is_empty() => format!("ran: changed parameters may reach it, since run {of}"),
+            words => format!("ran: {words}"),
+        },
+    })
 }
 
 async fn reason(store: &SqliteStore, run: &str, flow: &str, result: &StoredResult) -> Result<String, Failure> {

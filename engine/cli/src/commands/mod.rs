@@ -9,6 +9,7 @@ pub(crate) mod graph;
 pub(crate) mod logs;
 pub(crate) mod pause;
 pub(crate) mod remote;
+pub(crate) mod rerun;
 pub(crate) mod resume;
 pub(crate) mod run;
 pub(crate) mod runs;

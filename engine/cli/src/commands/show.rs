@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 use swath_host::graph_of;
+use swath_plan::Plan;
 use swath_run::{Event, Machine, RunState, StepState};
 use swath_store::Store;
 
@@ -55,6 +56,8 @@ pub(crate) fn run(global: &Global, command: Show) -> Result<ExitCode, Failure> {
                 _ => None,
             })
             .collect();
+        let plan: Option<Plan> = serde_json::from_str(&stored.plan).ok();
+        let rerun_of = plan.and_then(|plan| plan.rerun).map(|rerun| rerun.of);
         let params = redacted(serde_json::from_str(&stored.params).unwrap_or(Value::Null));
         if global.json {
             let steps: Vec<_> = steps
@@ -69,7 +72,7 @@ pub(crate) fn run(global: &Global, command: Show) -> Result<ExitCode, Failure> {
                 })
                 .collect();
             super::print_json(
-                &json!({ "run": row, "shown_state": state, "params": params, "steps": steps, "results": results, "faults": faults }),
+                &json!({ "run": row, "shown_state": state, "rerun_of": rerun_of, "params": params, "steps": steps, "results": results, "faults": faults }),
             )?;
             return Ok(ExitCode::SUCCESS);
         }
@@ -82,6 +85,9 @@ pub(crate) fn run(global: &Global, command: Show) -> Result<ExitCode, Failure> {
         );
         if let Some((start, end)) = row.started_at.zip(row.ended_at) {
             text.push_str(&format!("took     {}\n", style::duration((end - start).max(0) as u64)));
+        }
+        if let Some(of) = &rerun_of {
+            text.push_str(&format!("re-run   of {of}\n"));
         }
         text.push_str(&format!("params   {params}\n\n"));
         let rows: Vec<Vec<String>> = steps.into_iter().map(|(id, state, count)| vec![id, state, count]).collect();

@@ -71,6 +71,7 @@ impl Driver {
         reused_from: Option<String>,
         took: u64,
     ) {
+        self.note_whether_taken_over(step, reused_from.as_deref());
         let artifacts = artifacts_in(&outputs);
         let instance = self.instance(step, index);
         let how = match &reused_from {

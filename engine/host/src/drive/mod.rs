@@ -3,6 +3,7 @@
 mod hear;
 mod restore;
 mod start;
+mod taken_over;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use crate::outputs::StepOutputs;
 use crate::program::{Bound, Program};
 use crate::reuse::Reuse;
 use crate::{Engine, Holding, now, steady};
+use taken_over::Earlier;
 
 /// How many answers are taken into one append.
 const BATCH: usize = 512;
@@ -137,6 +139,8 @@ struct Driver {
     /// Outputs of the flow, once every step is done.
     yielded: Option<Result<Value, Fault>>,
     items: HashMap<u32, Vec<Value>>,
+    /// What a re-run takes over.
+    earlier: Earlier,
     seq: u64,
     append: Append,
     updates: Vec<Update>,
@@ -211,6 +215,7 @@ impl Engine {
             outputs: StepOutputs::new(steps),
             yielded: None,
             items: HashMap::new(),
+            earlier: Earlier::default(),
             seq: events.len() as u64,
             append: Append::default(),
             updates: Vec::new(),

@@ -74,6 +74,9 @@ impl Driver {
     /// Reuses, refuses or claims a ready instance. `false`: it waits for slots.
     async fn try_start(&mut self, step: u32, index: u32) -> Result<bool, DriveError> {
         if !self.prepared.contains_key(&(step, index)) {
+            if let Some(result) = self.taken_over(step, index).await? {
+                return Ok(self.take_over(step, index, result));
+            }
             let stop = self.stop.clone();
             // Digesting what a step reads, and what an earlier result holds, may take long.
             let prepared = tokio::select! {
