@@ -189,7 +189,24 @@ impl Fleet {
         self.admits()?;
         match ask::resume(&self.0.store, id).await.map_err(declined)? {
             Resume::Asked => self.0.store.run_row(id).await.map_err(refused),
-            Resume::Drive => self.take_up(id, true).await,
+            Resume::Drive => {
+                let before = self.take_up(id, true).await?;
+                self.begun_again(before).await
+            }
+        }
+    }
+
+    /// Waits until a run that had ended, and is driven again, says so: who watches it from now on would see its end.
+    async fn begun_again(&self, before: RunRow) -> Result<RunRow, Status> {
+        let mut changes = self.0.changes.subscribe(&before.id);
+        let deadline = tokio::time::Instant::now() + PINNING;
+        loop {
+            let row = self.0.store.run_row(&before.id).await.map_err(refused)?;
+            if is_live(&before) || row.seq > before.seq || tokio::time::Instant::now() > deadline {
+                return Ok(row);
+            }
+            // A change between the look and the wait is seen a moment later.
+            let _ = tokio::time::timeout(Duration::from_millis(50), changes.changed()).await;
         }
     }
 

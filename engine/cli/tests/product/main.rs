@@ -4,6 +4,7 @@ mod common;
 
 mod bad_inputs;
 mod commands;
+mod control;
 mod crash;
 mod reference;
 mod serve;

@@ -38,7 +38,7 @@ outputs:
   word: ${params.word}
 ";
 
-struct Serving {
+pub struct Serving {
     child: Child,
     address: String,
     adopted: u64,
@@ -46,7 +46,7 @@ struct Serving {
 }
 
 impl Serving {
-    fn start(place: &Place, more: &[&str]) -> Self {
+    pub fn start(place: &Place, more: &[&str]) -> Self {
         let arguments = [&["serve", "--listen", "127.0.0.1:0", "--json"], more].concat();
         let mut child = place.swath(&arguments).stderr(std::process::Stdio::null()).spawn().unwrap();
         let mut out = BufReader::new(child.stdout.take().unwrap());
@@ -61,7 +61,7 @@ impl Serving {
         Self { child, address, adopted: told["adopted"].as_u64().unwrap(), _out: out }
     }
 
-    async fn channel(&self) -> Channel {
+    pub async fn channel(&self) -> Channel {
         Channel::from_shared(format!("http://{}", self.address)).unwrap().connect().await.unwrap()
     }
 
