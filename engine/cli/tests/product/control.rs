@@ -127,6 +127,8 @@ impl Situation {
                 let running = Self::running();
                 let _asking = running.place.swath(&["cancel", &running.run]).spawn().unwrap();
                 running.wait_for("cancelling");
+                // It stays so while it is looked at.
+                signal(running.child.as_ref().unwrap(), "STOP");
                 running
             }
             "pending" => Self::running().kill().pending(),
@@ -239,6 +241,7 @@ fn over_grpc(situation: &Situation, verb: &str) -> Result<(), String> {
                 while !ended {
                     let told = runs.get_run(v1::GetRunRequest { id: run.id.clone() }).await.unwrap().into_inner();
                     ended = told.run.unwrap().ended_at.is_some();
+                    tokio::time::sleep(Duration::from_millis(30)).await;
                 }
             }
         }
@@ -262,6 +265,9 @@ fn ask_everything(ask: Ask, table: &[(&'static str, [Then; 4])]) {
                     if let ("resume" | "rerun", State(_) | Another) = (verb, then) {
                         situation.touch("go");
                         let _ = std::fs::remove_file(situation.place.path().join("bad"));
+                    }
+                    if (*name, verb) == ("cancelling", "cancel") {
+                        signal(situation.child.as_ref().unwrap(), "CONT");
                     }
                     let asked = ask(&situation, verb);
                     match (then, asked) {
