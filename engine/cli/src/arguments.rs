@@ -52,7 +52,7 @@ pub(crate) enum Command {
     Graph(Graph),
     /// List the tasks, or show one with its parameters.
     Tasks(Tasks),
-    /// Explain an error code, or why each step of a run ran or was reused.
+    /// Explain an error code, or why each step of a run ran, was reused, or is not running now.
     Explain(Explain),
     /// Write the JSON Schema of a flow, for editors, or the task reference.
     Schema(Schema),
@@ -259,6 +259,9 @@ pub(crate) struct Explain {
     pub what: String,
     /// Only this step of the run.
     pub step: Option<String>,
+    /// Ask the server at this address what a step waits for: it knows what its steps lack to start.
+    #[arg(long, value_name = "URL", requires = "step")]
+    pub server: Option<String>,
 }
 
 #[derive(Args)]
@@ -303,6 +306,11 @@ pub(crate) struct Logs {
     pub run: String,
     /// Only of this step.
     pub step: Option<String>,
+    /// Print the lines to come, too, until the run has ended.
+    #[arg(long, short)]
+    pub follow: bool,
+    #[command(flatten)]
+    pub at: At,
 }
 
 #[derive(Args)]

@@ -11,6 +11,11 @@ use crate::v1;
 /// The domain of `google.rpc.ErrorInfo`.
 const DOMAIN: &str = "swath";
 
+/// A timestamp of a message as milliseconds since 1970.
+pub fn millis(time: Option<&Timestamp>) -> Option<i64> {
+    time.map(|time| time.seconds.saturating_mul(1000).saturating_add(i64::from(time.nanos) / 1_000_000))
+}
+
 /// Milliseconds since 1970 as a timestamp.
 pub fn time(millis: i64) -> Timestamp {
     Timestamp { seconds: millis.div_euclid(1000), nanos: (millis.rem_euclid(1000) * 1_000_000) as i32 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use swath_host::again::{self, AgainError, Wish};
 use swath_host::ask::{self, Refusal, Resume};
+use swath_host::standing::{self, Standing};
 use swath_host::{Engine, PlannedFlow, launch};
 use swath_plan::{Catalogue, Plan, RerunProblem};
 use swath_store::{Error, Home, RunFilter, RunLease, RunRow, SqliteStore, Store};
@@ -232,6 +233,15 @@ impl Fleet {
         let created = Timestamp::from_millisecond(stored.row.created_at).unwrap_or(Timestamp::UNIX_EPOCH);
         self.drive(lease, plan, created);
         Ok(stored.row)
+    }
+
+    /// Where a step of a run stands, and what it waits for.
+    pub async fn standing(&self, id: &str, step: &str) -> Result<Standing, Status> {
+        let missing = |at: u32| self.0.engine.missing(id, at);
+        let all = standing::of_run(&self.0.store, id, &missing).await.map_err(refused)?;
+        let known: Vec<String> = all.iter().map(|one| one.step.clone()).collect();
+        let found = all.into_iter().find(|one| one.step == step);
+        found.ok_or_else(|| wrong("step", format!("run `{id}` has no step `{step}`; it has {}", known.join(", "))))
     }
 
     /// Starts a new run of what run `id` is pinned to, which takes results of that one over.

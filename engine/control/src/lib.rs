@@ -25,6 +25,7 @@ pub mod v1 {
     pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/swath.bin"));
 }
 
+pub use convert::millis;
 pub use fleet::Fleet;
 pub use server::{ServeError, listen, serve};
 pub use watch::Changes;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures::Stream;
 use serde_json::Value;
 use swath_host::again::Wish;
+use swath_host::standing::Wait;
 use swath_store::{LogFilter, RunFilter, RunRow, Store};
 use tokio::sync::mpsc;
 use tonic::{Request, Response, Status};
@@ -134,6 +135,26 @@ impl v1::run_service_server::RunService for RunService {
         params.sort_unstable();
         let row = self.fleet.rerun(&id_of("id", id)?, Wish { from, params }, &parameter_folder).await?;
         Ok(Response::new(v1::RerunRunResponse { run: Some(self.run(row)) }))
+    }
+
+    async fn explain_step(
+        &self,
+        request: Request<v1::ExplainStepRequest>,
+    ) -> Result<Response<v1::ExplainStepResponse>, Status> {
+        let v1::ExplainStepRequest { run_id, step } = request.into_inner();
+        let standing = self.fleet.standing(&id_of("run_id", run_id)?, &step).await?;
+        let wait = |wait: Wait| v1::StepWait {
+            kind: wait.kind.name().to_owned(),
+            words: swath_store::redact(&wait.words()).into_owned(),
+            since: Some(time(wait.since)),
+            until: wait.until.map(time),
+        };
+        Ok(Response::new(v1::ExplainStepResponse {
+            state: standing.state.to_owned(),
+            instances_ended: standing.done.0,
+            instances: standing.done.1,
+            waits_for: standing.waits_for.into_iter().map(wait).collect(),
+        }))
     }
 
     type ReadLogsStream = Answers<v1::ReadLogsResponse>;

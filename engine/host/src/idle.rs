@@ -9,7 +9,7 @@ use swath_store::{Append, Error, NewEvent, RunUpdate, SqliteStore, Store};
 
 use crate::{PlannedFlow, Program};
 
-fn unreadable(what: &str, reason: impl std::fmt::Display) -> Error {
+pub(crate) fn unreadable(what: &str, reason: impl std::fmt::Display) -> Error {
     Error::Record { what: what.to_owned(), reason: reason.to_string() }
 }
 

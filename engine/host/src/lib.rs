@@ -17,9 +17,10 @@ mod planned;
 mod program;
 mod reuse;
 mod slots;
+pub mod standing;
 mod sub_flow;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Instant;
 
@@ -41,6 +42,8 @@ pub struct Engine {
     pub(crate) home: Home,
     pub(crate) slots: Mutex<Slots>,
     pub(crate) freed: tokio::sync::Notify,
+    /// What steps that are ready lack to start, by run and step.
+    pub(crate) missing: Mutex<HashMap<(String, u32), Missing>>,
     /// How many steps of one run may run another flow at a time. Each level of flows has its own, so that those above
     /// never keep those below from starting.
     pub(crate) most_sub_flows: usize,
@@ -72,6 +75,7 @@ impl Engine {
             most_sub_flows: (4.0 * capacity.cpu).max(16.0) as usize,
             slots: Mutex::new(Slots::new(capacity)),
             freed: tokio::sync::Notify::new(),
+            missing: Mutex::default(),
             files: Arc::default(),
             observer,
             secrets: Mutex::default(),
@@ -88,6 +92,12 @@ impl Engine {
     /// Takes `needs` if they are free. `Err` names what is missing.
     pub(crate) fn take_slots(self: &Arc<Self>, needs: &Needs) -> Result<Holding, Missing> {
         lock(&self.slots).take(needs).map(|held| Holding { engine: self.clone(), held: Some(held) })
+    }
+
+    /// What the step at position `step` of a run lacks to start; `None` when it lacks nothing, or this engine does not
+    /// drive the run.
+    pub fn missing(&self, run: &str, step: u32) -> Option<Missing> {
+        lock(&self.missing).get(&(run.to_owned(), step)).cloned()
     }
 
     /// Makes values of secrets known, by the environment variables they are in. Runs of one process share its environment.

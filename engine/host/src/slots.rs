@@ -154,6 +154,20 @@ pub enum Missing {
     Gpu,
     /// A named limit.
     Limit(String),
+    /// The end of another sub-flow of the run: so many may go on at a time.
+    SubFlow,
+}
+
+impl std::fmt::Display for Missing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("CPU cores, which other attempts hold"),
+            Self::Memory => f.write_str("memory, which other attempts hold"),
+            Self::Gpu => f.write_str("a GPU, which other attempts hold"),
+            Self::Limit(name) => write!(f, "the limit `{name}`, which other attempts hold"),
+            Self::SubFlow => f.write_str("another sub-flow of the run to end: as many run as may"),
+        }
+    }
 }
 
 /// What there is too little of, however long an attempt waits. A wish for more cores or memory than there are is met alone.

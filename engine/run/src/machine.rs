@@ -287,6 +287,11 @@ impl Machine {
         }
     }
 
+    /// When the first instance of a step that waits for another attempt may have it.
+    pub fn next_attempt(&self, step: u32) -> Option<u64> {
+        self.backoff.range((step, 0)..=(step, u32::MAX)).map(|(_, until)| *until).min()
+    }
+
     /// Answers from attempts that were no longer theirs to give (I5).
     pub fn refused(&self) -> u64 {
         self.refused

@@ -6,19 +6,25 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 use serde_json::json;
+use swath_control::{millis, v1};
+use swath_host::standing::{self, Wait};
 use swath_plan::{Again, Plan, Rerun};
 use swath_store::{Lineage, RunFilter, SqliteStore, Store, StoredResult};
 use swath_task::Bytes;
 
+use super::remote;
 use crate::arguments::{Explain, Global};
 use crate::failure::Failure;
-use crate::pages;
+use crate::{pages, style};
 
 pub(crate) fn run(global: &Global, command: Explain) -> Result<ExitCode, Failure> {
     let is_code = matches!(command.what.as_bytes(), [letter, digits @ ..]
         if letter.is_ascii_alphabetic() && digits.len() == 3 && digits.iter().all(u8::is_ascii_digit));
     if is_code {
         return explain_code(global, &command);
+    }
+    if let Some(server) = &command.server {
+        return super::block_on(on_server(global, server, &command));
     }
     if Path::new(&command.what).exists() {
         return explain_file(global, &command);
@@ -28,18 +34,51 @@ pub(crate) fn run(global: &Global, command: Explain) -> Result<ExitCode, Failure
         let row = super::find_run(&store, &command.what).await?;
         let step = command.step.as_deref();
         super::check_step(&store, &row.id, step).await?;
-        let reasons = reasons(&store, &row.id, step).await?;
-        if reasons.is_empty() {
-            let of = step.map(|step| format!("step `{step}` of ")).unwrap_or_default();
-            return Err(Failure::Usage(format!("{of}run `{}` has no result yet", row.id)));
+        let mut reasons = reasons(&store, &row.id, step).await?;
+        // Another process may drive the run: what its steps lack to start is not in the store.
+        for standing in standing::of_run(&store, &row.id, &|_| None).await? {
+            let told = step.is_none_or(|step| step == standing.step);
+            if told && (standing.state != "succeeded" || standing.done.1 == 0) {
+                reasons.extend(waits(&standing.step, standing.state, standing.waits_for.iter().map(wait)));
+            }
         }
-        if global.json {
-            super::print_json(&reasons)?
-        } else {
-            super::print(&text(&reasons))?
-        }
-        Ok(ExitCode::SUCCESS)
+        tell_reasons(global, &reasons)
     })
+}
+
+fn tell_reasons(global: &Global, reasons: &[Reason]) -> Result<ExitCode, Failure> {
+    if global.json {
+        super::print_json(&reasons)?
+    } else {
+        super::print(&text(reasons))?
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What a server says of a step that has not ended.
+async fn on_server(global: &Global, server: &str, command: &Explain) -> Result<ExitCode, Failure> {
+    let step = command.step.clone().unwrap_or_default();
+    let request = v1::ExplainStepRequest { run_id: command.what.clone(), step: step.clone() };
+    let answer = remote::runs(server).await?.explain_step(request).await.map_err(remote::refused)?.into_inner();
+    let waits_for = answer.waits_for.iter();
+    let told =
+        waits_for.map(|one| (one.words.clone(), millis(one.since.as_ref()).unwrap_or(0), millis(one.until.as_ref())));
+    tell_reasons(global, &waits(&step, &answer.state, told))
+}
+
+fn wait(wait: &Wait) -> (String, i64, Option<i64>) {
+    (swath_store::redact(&wait.words()).into_owned(), wait.since, wait.until)
+}
+
+/// A line for each thing that a step waits for, or one that says how it ended.
+fn waits(step: &str, state: &str, waits_for: impl Iterator<Item = (String, i64, Option<i64>)>) -> Vec<Reason> {
+    let reason = |reason: String| Reason { step: step.to_owned(), reason };
+    let line = |(words, since, until): (String, i64, Option<i64>)| {
+        let until = until.map(|until| format!(", until {}", style::time(until))).unwrap_or_default();
+        reason(format!("{words} (since {}{until})", style::time(since)))
+    };
+    let lines: Vec<Reason> = waits_for.map(line).collect();
+    if lines.is_empty() { vec![reason(state.to_owned())] } else { lines }
 }
 
 fn explain_code(global: &Global, command: &Explain) -> Result<ExitCode, Failure> {

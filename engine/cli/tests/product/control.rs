@@ -399,3 +399,88 @@ fn a_re_run_that_is_killed_goes_on_with_what_it_took_over() {
     let ledger = std::fs::read_to_string(place.path().join("ledger")).unwrap();
     assert_eq!(ledger, "first\n", "it ran in the first run only");
 }
+
+#[test]
+fn explain_tells_what_a_step_waits_for() {
+    let situation = Situation::running();
+    let (place, run) = (&situation.place, &situation.run);
+    let why = |step: &str| place.run(&["explain", run, step]).1;
+    assert!(why("wait").contains("runs: an attempt (since "), "{}", why("wait"));
+    let told = why("last");
+    assert!(told.contains("waits for step `wait`, which runs") && told.contains("step `below`, which runs"), "{told}");
+    let situation = situation.ask("pause");
+    let (place, run) = (&situation.place, &situation.run);
+    let why = |step: &str| place.run(&["explain", run, step]).1;
+    assert!(why("last").contains("waits for the end of the pause"), "{}", why("last"));
+    let situation = Situation::of("interrupted");
+    let (_, told) = situation.place.json(&["explain", &situation.run, "last"]);
+    assert!(told[0]["reason"].as_str().unwrap().contains("somebody to drive the run"), "{told}");
+    let situation = Situation::of("failed");
+    let (_, told, _) = situation.place.run(&["explain", &situation.run, "last"]);
+    assert!(told.contains("not run") || told.contains("cancelled"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_tells_which_slot_a_step_waits_for_and_when_it_is_tried_again() {
+    let place = Place::new("");
+    let text = "flow: probe\nsteps:\n  \
+        holds: { task: run.command, needs: { limits: { line: 1 } }, with: { command: [sleep, '600'] } }\n  \
+        waits: { task: run.command, after: soon, needs: { limits: { line: 1 } }, with: { command: [sleep, '600'] } }\n  \
+        soon: { task: run.command, with: { command: [sleep, '0.3'] } }\n  \
+        fails: { task: run.command, retry: { times: 1, wait: 10m, on: [permanent] }, with: { command: ['false'] } }\n";
+    let serving = Serving::start(&place, &["--cpus", "8", "--limit", "line=1"]);
+    let mut runs = RunServiceClient::new(serving.channel().await);
+    let request = v1::StartRunRequest {
+        flow_text: text.to_owned(),
+        source: place.path().join("flow.yaml").display().to_string(),
+        ..Default::default()
+    };
+    let id = runs.start_run(request).await.unwrap().into_inner().run.unwrap().id;
+    let mut said = std::collections::BTreeMap::new();
+    for (step, kind) in [("waits", "slot"), ("fails", "retry"), ("holds", "attempts")] {
+        let asked = Instant::now();
+        let wait = loop {
+            let request = v1::ExplainStepRequest { run_id: id.clone(), step: step.to_owned() };
+            let told = runs.explain_step(request).await.unwrap().into_inner();
+            if let Some(wait) = told.waits_for.iter().find(|wait| wait.kind == kind) {
+                break wait.clone();
+            }
+            assert!(asked.elapsed() < Duration::from_secs(30), "{step}: {told:?}");
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        };
+        said.insert(step, wait);
+    }
+    assert!(said["waits"].words.contains("the limit `line`, which other attempts hold"), "{said:?}");
+    let fails = &said["fails"];
+    let waits = fails.until.as_ref().unwrap().seconds - fails.since.as_ref().unwrap().seconds;
+    assert!(fails.words.contains("[C103]") && (590..=610).contains(&waits), "{said:?}");
+    let url = format!("http://{}", serving.address);
+    let (code, told, _) = place.run(&["explain", &id, "waits", "--server", &url]);
+    assert!(code == Some(0) && told.contains("the limit `line`"), "{told}");
+    // From the store alone it cannot be told.
+    let (_, told, _) = place.run(&["explain", &id, "waits"]);
+    assert!(told.contains("the process that drives the run knows"), "{told}");
+    let unknown = v1::ExplainStepRequest { run_id: id, step: "wiats".to_owned() };
+    let refused = runs.explain_step(unknown).await.unwrap_err();
+    assert!(refused.code() == tonic::Code::InvalidArgument && refused.message().contains("no step `wiats`"));
+}
+
+#[test]
+fn logs_are_followed_until_the_run_ends() {
+    let place = Place::new(
+        "flow: probe\nsteps:\n  says: { task: run.command, with: { command: [sh, -c, 'for n in 1 2 3; do echo line $n; sleep 0.7; done'] } }\n",
+    );
+    let serving = Serving::start(&place, &[]);
+    let url = format!("http://{}", serving.address);
+    let starting = place.swath(&["run", "flow.yaml", "--server", &url]).spawn().unwrap();
+    let run = eventually(|| place.newest());
+    let remote = place.swath(&["logs", "-f", &run, "--server", &url]).spawn().unwrap();
+    let (code, told, _) = place.run(&["logs", "-f", "probe"]);
+    let lines = |text: &str| text.lines().filter(|line| line.contains("line ")).count();
+    assert_eq!((code, lines(&told)), (Some(0), 3), "{told}");
+    let (_, shown) = place.json(&["show", &run]);
+    assert_eq!(shown["shown_state"], "completed", "it followed to the end");
+    let remote = remote.wait_with_output().unwrap();
+    assert_eq!(lines(&String::from_utf8_lossy(&remote.stdout)), 3);
+    assert!(starting.wait_with_output().unwrap().status.success());
+}

@@ -40,7 +40,7 @@ outputs:
 
 pub struct Serving {
     child: Child,
-    address: String,
+    pub address: String,
     adopted: u64,
     _out: BufReader<ChildStdout>,
 }

@@ -119,6 +119,7 @@ impl Driver {
             }
             Event::Dropped { s } => {
                 self.prepared.retain(|(step, _), _| step != s);
+                self.note_missing(*s, None);
                 let step = self.path(*s);
                 self.updates.push(Update::StepEnded { step, instance: String::new(), how: Ended::Cancelled });
             }

@@ -21,7 +21,8 @@ use crate::observe::{AttemptId, Update};
 use crate::outputs::StepOutputs;
 use crate::program::{Bound, Program};
 use crate::reuse::Reuse;
-use crate::{Engine, Holding, now, steady};
+use crate::slots::Missing;
+use crate::{Engine, Holding, lock, now, steady};
 use taken_over::Earlier;
 
 /// How many answers are taken into one append.
@@ -145,6 +146,8 @@ struct Driver {
     append: Append,
     updates: Vec<Update>,
     prepared: HashMap<(u32, u32), Prepared>,
+    /// What steps lack to start, as the engine has it.
+    missing: HashMap<u32, Missing>,
     claimed: Vec<(u32, u32, Prepared, Holding)>,
     live: HashMap<(u32, u32), Live>,
     reports: mpsc::UnboundedReceiver<Report>,
@@ -220,6 +223,7 @@ impl Engine {
             append: Append::default(),
             updates: Vec::new(),
             prepared: HashMap::new(),
+            missing: HashMap::new(),
             claimed: Vec::new(),
             live: HashMap::new(),
             reports,
@@ -246,6 +250,13 @@ impl Engine {
         if let Err(error) = self.home.discard_run_scratch(run) {
             tracing::debug!(%error, "the scratch of run `{run}` stays until the next collection");
         }
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        let mut all = lock(&self.engine.missing);
+        self.missing.keys().for_each(|step| drop(all.remove(&(self.run.clone(), *step))));
     }
 }
 

@@ -15,7 +15,7 @@ use crate::attempt::{self, Attempt, AttemptEnd, AttemptError};
 use crate::observe::{AttemptId, Update};
 use crate::program::{Action, Items};
 use crate::reuse::{self, Reuse};
-use crate::slots::Beyond;
+use crate::slots::{Beyond, Missing};
 use crate::sub_flow::{self, SubFlow};
 use crate::{lock, now};
 
@@ -101,12 +101,18 @@ impl Driver {
         let Some(prepared) = self.prepared.get(&(step, index)) else { return Ok(false) };
         if prepared.bound.is_flow() && self.sub_flows() >= self.engine.most_sub_flows {
             // The end of any of them is heard.
+            self.note_missing(step, Some(Missing::SubFlow));
             return Ok(false);
         }
-        let Ok(held) = self.engine.take_slots(&prepared.bound.needs) else {
-            self.starved = true;
-            return Ok(false);
+        let held = match self.engine.take_slots(&prepared.bound.needs) {
+            Ok(held) => held,
+            Err(missing) => {
+                self.starved = true;
+                self.note_missing(step, Some(missing));
+                return Ok(false);
+            }
         };
+        self.note_missing(step, None);
         if !self.offer(Input::Claim { step, index }) {
             return Ok(false);
         }
@@ -114,6 +120,24 @@ impl Driver {
             self.claimed.push((step, index, prepared, held));
         }
         Ok(true)
+    }
+
+    /// Keeps what a step lacks to start, for those who ask why it does not.
+    pub(super) fn note_missing(&mut self, step: u32, missing: Option<Missing>) {
+        if self.missing.get(&step) == missing.as_ref() {
+            return;
+        }
+        let mut all = lock(&self.engine.missing);
+        match missing {
+            Some(missing) => {
+                all.insert((self.run.clone(), step), missing.clone());
+                self.missing.insert(step, missing);
+            }
+            None => {
+                all.remove(&(self.run.clone(), step));
+                self.missing.remove(&step);
+            }
+        }
     }
 
     /// Binds an instance, and looks for an earlier result of it.
