@@ -5,7 +5,9 @@ mod values;
 use std::sync::Arc;
 
 use crate::diagnostic::Diagnostics;
-use crate::flow::{Action, Backoff, Cache, Edge, FailureClass, Flow, Needs, OnFailure, Retry, Step, read_edge};
+use crate::flow::{
+    Action, Backoff, Cache, Edge, FailureClass, Flow, Needs, OnFailure, Retry, Step, Tolerance, read_edge,
+};
 use crate::nearest::{did_you_mean, list};
 use crate::parameter::{Parameter, ParameterSpec, ParameterType, TYPES, brief, is_variable};
 use crate::yaml::{Data, Node, parse, source_of};
@@ -30,8 +32,9 @@ const STEP_FIELDS: &[&str] = &[
     "cache",
     "needs",
     "on_failure",
+    "tolerate",
 ];
-const DEFAULT_FIELDS: &[&str] = &["retry", "timeout", "cache", "needs", "on_failure"];
+const DEFAULT_FIELDS: &[&str] = &["retry", "timeout", "cache", "needs", "on_failure", "tolerate"];
 const RETRY_FIELDS: &[&str] = &["times", "wait", "backoff", "max_wait", "jitter", "on"];
 const NEEDS_FIELDS: &[&str] = &["cpu", "memory", "gpu", "limits"];
 
@@ -79,6 +82,7 @@ struct Settings {
     cache: Option<Cache>,
     needs: Needs,
     on_failure: Option<OnFailure>,
+    tolerate: Option<Tolerance>,
 }
 
 impl Reader {
@@ -295,6 +299,7 @@ impl Reader {
                 cache: None,
                 needs: Needs::default(),
                 on_failure: None,
+                tolerate: None,
             };
         };
         let action = match (node.get("task"), node.get("flow")) {
@@ -350,6 +355,17 @@ impl Reader {
                 );
             }
         }
+        if node.get("each").is_none() {
+            settings.tolerate = None;
+            if let Some((key, _)) = entries.iter().find(|(key, _)| key.value == "tolerate") {
+                self.wrong(
+                    "F115",
+                    key.span,
+                    format!("the step `{}` is not lifted: it has no instances of which some may fail", brief(id)),
+                    Some("write `on_failure: continue` to go on without it, or lift it with `each`".to_owned()),
+                );
+            }
+        }
         Step {
             about: self.about(node),
             action: action.unwrap_or(Action::Missing(id.span)),
@@ -363,6 +379,7 @@ impl Reader {
             cache: settings.cache,
             needs: settings.needs,
             on_failure: settings.on_failure,
+            tolerate: settings.tolerate,
             id: id.clone(),
         }
     }
@@ -416,10 +433,32 @@ impl Reader {
             self.needs(node, &mut settings.needs);
         }
         if let Some(node) = node.get("on_failure") {
-            let words = [("stop", OnFailure::Stop), ("continue", OnFailure::Continue)];
+            let words = [("stop", OnFailure::Stop), ("collect", OnFailure::Collect), ("continue", OnFailure::Continue)];
             settings.on_failure = self.word(node, "`on_failure`", &words);
         }
+        if let Some(node) = node.get("tolerate") {
+            settings.tolerate = self.tolerance(node);
+        }
         settings
+    }
+
+    /// `5`, or `5%`.
+    fn tolerance(&mut self, node: &Node) -> Option<Tolerance> {
+        let Data::String(text) = &node.data else {
+            return self.count(node, "`tolerate`", u32::MAX).map(Tolerance::Count);
+        };
+        let percent = text.trim().strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
+        let percent = percent.filter(|percent| (0.0..=100.0).contains(percent));
+        if percent.is_none() {
+            let message = format!("`tolerate` is a count of instances or a share of them, not `{}`", brief(text));
+            self.wrong(
+                "F108",
+                node.span,
+                message,
+                Some("write `tolerate: 5`, or `tolerate: 5%` up to 100%".to_owned()),
+            );
+        }
+        percent.map(Tolerance::Percent)
     }
 
     fn retry(&mut self, node: &Node, defaults: Option<Retry>) -> Option<Retry> {

@@ -8,7 +8,8 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 use swath_flow::Scope;
 use swath_plan::{
-    Again, Backoff, Cache, Catalogue, Each, InputSource, OnFailure, OutputSource, Plan, PlannedStep, borrowed,
+    Again, Backoff, Cache, Catalogue, Each, InputSource, OnFailure, OutputSource, Plan, PlannedStep, Tolerance,
+    borrowed,
 };
 use swath_run::{Fault, FaultClass, Graph, Retry, StepSpec};
 use swath_task::{Needs, Problem};
@@ -92,7 +93,13 @@ impl Program for PlannedFlow {
             retry: retry(&step.retry),
             on_failure: match step.on_failure {
                 OnFailure::Stop => swath_run::OnFailure::Stop,
+                OnFailure::Collect => swath_run::OnFailure::Collect,
                 OnFailure::Continue => swath_run::OnFailure::Continue,
+            },
+            tolerate: match step.tolerate {
+                None => swath_run::Tolerance::default(),
+                Some(Tolerance::Count(count)) => swath_run::Tolerance::Count(count),
+                Some(Tolerance::Percent(percent)) => swath_run::Tolerance::Percent(percent),
             },
         });
         Graph { steps: steps.collect() }

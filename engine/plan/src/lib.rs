@@ -26,7 +26,7 @@ pub use catalogue::{Catalogue, Known};
 pub use draw::{dot, mermaid, terminal};
 pub use plan::{
     Action, Backoff, Cache, Each, InputSource, NeedsOverride, OnFailure, Output, OutputSource, Plan, PlannedInput,
-    PlannedOutput, PlannedStep, Retry, borrowed,
+    PlannedOutput, PlannedStep, Retry, Tolerance, borrowed,
 };
 pub use planner::{Given, PlanInput, check, plan, sketch};
 pub use reference::reference_pages;

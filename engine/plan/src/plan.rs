@@ -75,11 +75,14 @@ pub struct PlannedStep {
     pub needs: NeedsOverride,
     /// What its failure means for the rest of the run.
     pub on_failure: OnFailure,
+    /// How many instances of a lifted step may fail.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tolerate: Option<Tolerance>,
     /// What it makes, as a reader of the step sees it.
     pub outputs: Vec<Output>,
 }
 
-pub use swath_flow::{Backoff, Cache, OnFailure};
+pub use swath_flow::{Backoff, Cache, OnFailure, Tolerance};
 
 /// What a step runs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -393,6 +393,7 @@ impl Planner<'_> {
             cache: step.cache.unwrap_or_default(),
             needs: self.needs(step),
             on_failure: step.on_failure.unwrap_or_default(),
+            tolerate: step.tolerate,
             outputs: Vec::new(),
         }
     }

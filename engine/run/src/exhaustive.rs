@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::event::{Event, Failure, Fault, Input};
-use crate::graph::{FaultClass, Graph, OnFailure, Retry, StepSpec};
+use crate::graph::{FaultClass, Graph, OnFailure, Retry, StepSpec, Tolerance};
 use crate::machine::{InstanceState, Machine, RunState, Running};
 
 /// Later than every wait, and the deadline of every cancellation, milliseconds.
@@ -37,7 +37,10 @@ fn graphs(round: Round) -> Vec<Graph> {
     for code in 0..if round.steps == 3 { 27_usize } else { 3 } {
         let joined = [edges[code % 3], edges[code / 3 % 3], edges[code / 9]];
         for evaluated in 0..round.steps {
-            for stops in [0b000, 0b001, 0b111_u32] {
+            for (stops, tolerate) in [(0b000, 0), (0b001, 0), (0b111_u32, 0), (0b111, 1)] {
+                if tolerate > 0 && round.instances == 1 {
+                    continue;
+                }
                 let spec = |step: u32| {
                     let before: &[(u32, Edge)] = match step {
                         0 => &[],
@@ -54,7 +57,12 @@ fn graphs(round: Round) -> Vec<Graph> {
                         after: by(|edge| matches!(edge, Edge::After)),
                         evaluated: evaluated == step,
                         retry: Retry { times: again, wait: 10, losses: again, ..Retry::default() },
-                        on_failure: if stops >> step & 1 == 1 { OnFailure::Stop } else { OnFailure::Continue },
+                        on_failure: match (stops >> step & 1, step) {
+                            (1, _) => OnFailure::Stop,
+                            (_, 0) => OnFailure::Collect,
+                            _ => OnFailure::Continue,
+                        },
+                        tolerate: Tolerance::Count(if evaluated == step { tolerate } else { 0 }),
                     }
                 };
                 graphs.push(Graph { steps: (0..round.steps).map(spec).collect() });

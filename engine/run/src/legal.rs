@@ -114,12 +114,7 @@ impl Machine {
             Event::Unpaused => only(self.state == RunState::Paused, "the run was not paused"),
             Event::Ended { state } => {
                 only(live && self.live_steps == 0, "something of the run was alive")?;
-                let right = match self.state {
-                    RunState::Cancelling => RunState::Cancelled,
-                    _ if self.failing.is_some() => RunState::Failed,
-                    _ => RunState::Completed,
-                };
-                only(*state == right, "the run ended in another way")
+                only(*state == self.outcome(), "the run ended in another way")
             }
             Event::Reopened => {
                 only(matches!(self.state, RunState::Failed | RunState::Cancelled), "the run had not failed or stopped")

@@ -47,6 +47,6 @@ mod ready;
 mod exhaustive;
 
 pub use event::{Event, EventDecodeError, Failure, Fault, Input, SkipReason};
-pub use graph::{Backoff, FaultClass, Graph, OnFailure, Retry, StepSpec};
+pub use graph::{Backoff, FaultClass, Graph, OnFailure, Retry, StepSpec, Tolerance};
 pub use legal::IllegalEvent;
 pub use machine::{InstanceState, Machine, RunState, StepState, Tally};

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 use crate::event::{Event, Input, SkipReason};
-use crate::graph::Graph;
+use crate::graph::{Graph, OnFailure, StepSpec};
 use crate::ready::Ready;
 
 /// State of a run.
@@ -58,9 +58,9 @@ pub enum StepState {
     Waiting,
     /// Has instances that are not final.
     Open,
-    /// Every instance succeeded (there may be none).
+    /// Every instance succeeded (there may be none), but for failures that it tolerates.
     Succeeded,
-    /// It could not be evaluated, or an instance failed.
+    /// It could not be evaluated, or more instances failed than it tolerates.
     Failed,
     /// Its condition was false, or something it reads was skipped.
     Skipped(SkipReason),
@@ -295,6 +295,24 @@ impl Machine {
     /// Answers from attempts that were no longer theirs to give (I5).
     pub fn refused(&self) -> u64 {
         self.refused
+    }
+
+    /// Whether more instances of a step failed than it tolerates.
+    pub(crate) fn too_many_failed(&self, step: u32) -> bool {
+        let tally = self.tally(step);
+        tally.failed > self.graph.steps[step as usize].tolerate.of(tally.total)
+    }
+
+    /// State of the run once none of its steps is live.
+    pub(crate) fn outcome(&self) -> RunState {
+        let collected = |(s, spec): (usize, &StepSpec)| {
+            spec.on_failure == OnFailure::Collect && self.step(s as u32) == StepState::Failed
+        };
+        match self.state {
+            RunState::Cancelling => RunState::Cancelled,
+            _ if self.failing.is_some() || self.graph.steps.iter().enumerate().any(collected) => RunState::Failed,
+            _ => RunState::Completed,
+        }
     }
 
     /// Whether nothing new may start: the run is failing or being cancelled.

@@ -5,7 +5,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use swath_run::{
     Backoff, Event, Failure, Fault, FaultClass, Graph, Input, InstanceState, Machine, OnFailure, Retry, RunState,
-    SkipReason, StepSpec, StepState,
+    SkipReason, StepSpec, StepState, Tolerance,
 };
 
 fn fault() -> Fault {
@@ -35,7 +35,16 @@ fn random_graph(rng: &mut SmallRng) -> Graph {
                 on: classes.into_iter().filter(|_| rng.random_bool(0.6)).collect(),
                 losses: rng.random_range(0..3),
             },
-            on_failure: if rng.random_bool(0.3) { OnFailure::Continue } else { OnFailure::Stop },
+            on_failure: match rng.random_range(0..10) {
+                0..2 => OnFailure::Continue,
+                2 => OnFailure::Collect,
+                _ => OnFailure::Stop,
+            },
+            tolerate: match rng.random_range(0..6) {
+                0 => Tolerance::Count(1),
+                1 => Tolerance::Percent(40.0),
+                _ => Tolerance::default(),
+            },
         }
     });
     Graph { steps: steps.collect() }
@@ -326,6 +335,47 @@ fn continue_on_failure_completes_and_readers_never_run() {
     end(&mut machine, 2, 0, None);
     end(&mut machine, 3, 0, None);
     assert_eq!(machine.state(), RunState::Completed);
+}
+
+#[test]
+fn a_collected_failure_lets_the_rest_run_and_fails_the_run_in_the_end() {
+    let mut graph = chain(&[(&[], &[]), (&[0], &[]), (&[], &[0])]);
+    graph.steps[0].on_failure = OnFailure::Collect;
+    let mut machine = Machine::new(graph);
+    machine.offer(Input::Begin, 0);
+    end(&mut machine, 0, 0, Some(FaultClass::Permanent));
+    assert_eq!((machine.step(1), machine.state()), (StepState::UpstreamFailed(0), RunState::Running));
+    end(&mut machine, 2, 0, None);
+    assert_eq!(machine.state(), RunState::Failed);
+    machine.offer(Input::Reopen, 0);
+    assert_eq!(machine.ready().collect::<Vec<_>>(), [(0, 0)]);
+}
+
+#[test]
+fn a_step_that_tolerates_failures_fails_with_the_first_one_too_many() {
+    let tolerances = [(Tolerance::Count(0), 0), (Tolerance::Count(2), 2), (Tolerance::Percent(34.0), 3)];
+    for (tolerate, most) in tolerances.into_iter().chain([(Tolerance::Percent(100.0), 10)]) {
+        let mut graph = chain(&[(&[], &[]), (&[0], &[])]);
+        (graph.steps[0].evaluated, graph.steps[0].tolerate) = (true, tolerate);
+        let mut machine = Machine::new(graph);
+        machine.offer(Input::Begin, 0);
+        machine.offer(Input::Evaluated { step: 0, outcome: Ok(Some(10)) }, 0);
+        let mut tolerant = machine.clone();
+        for index in 0..10 {
+            let class = (index < most).then_some(FaultClass::Permanent);
+            assert_eq!(tolerant.step(0), StepState::Open, "{tolerate:?} after {index}");
+            end(&mut tolerant, 0, index, class);
+        }
+        assert_eq!((tolerant.step(0), tolerant.tally(0).failed), (StepState::Succeeded, most), "{tolerate:?}");
+        if most < 10 {
+            // One more, and nothing else of it starts.
+            for index in 0..=most {
+                assert_eq!(machine.state(), RunState::Running, "{tolerate:?} after {index}");
+                end(&mut machine, 0, index, Some(FaultClass::Permanent));
+            }
+            assert_eq!((machine.step(0), machine.state()), (StepState::Failed, RunState::Failed), "{tolerate:?}");
+        }
+    }
 }
 
 #[test]

@@ -41,8 +41,14 @@ pub(crate) fn run(global: &Global, command: Show) -> Result<ExitCode, Failure> {
                     StepState::UpstreamFailed(_) => "not run".to_owned(),
                     StepState::Cancelled => "cancelled".to_owned(),
                 };
-                let count =
-                    if tally.total > 1 { format!("{} of {}", tally.succeeded, tally.total) } else { String::new() };
+                let tolerated = match machine.step(s) {
+                    StepState::Succeeded if tally.failed > 0 => format!(", {} failed and tolerated", tally.failed),
+                    _ => String::new(),
+                };
+                let count = match tally.total {
+                    2.. => format!("{} of {}{tolerated}", tally.succeeded, tally.total),
+                    _ => tolerated.trim_start_matches(", ").to_owned(),
+                };
                 (id, words, count)
             })
             .collect();

@@ -587,3 +587,49 @@ fn a_file_tells_where_it_comes_from() {
     let (code, _, err) = place.run(&["explain", file]);
     assert!(code == Some(2) && err.contains("not the result of a step in this store"), "{err}");
 }
+
+#[test]
+fn a_lifted_step_goes_on_without_the_instances_that_it_may_lose() {
+    let place = Place::new("");
+    let run = |settings: &str| {
+        let steps = format!(
+            r#"  some:
+    task: run.command
+    each: "${{[1, 2, 3, 4]}}"
+    {settings}
+    with: {{ command: [sh, -c, "test ${{item}} != 2 && test ${{item}} != 4 && printf ${{item}} > {{outputs.text}}"], outputs: {{ text: {{ kind: artifact.file, name: text.txt }} }} }}
+  joined:
+    task: run.command
+    in: {{ texts: some.text }}
+    with: {{ command: [sh, -c, "out=$0; cat \"$@\" > \"$out\"", "{{outputs.text}}", "{{inputs.texts}}"], inputs: {{ texts: "artifact.file[]" }}, outputs: {{ text: {{ kind: artifact.file, name: all.txt }} }} }}
+  apart: {{ task: run.command, after: some, with: {{ command: ["true"] }} }}
+outputs: {{ text: joined.text }}
+"#
+        );
+        std::fs::write(place.path().join("flow.yaml"), flow(&steps)).unwrap();
+        let (code, ended) = place.json(&["run", "flow.yaml", "--cpus", "1"]);
+        let (_, shown) = place.json(&["show", ended["run"].as_str().unwrap()]);
+        let step = |id: &str| {
+            let steps = shown["steps"].as_array().unwrap().iter().find(|step| step["id"] == id).unwrap();
+            (steps["state"].as_str().unwrap().to_owned(), steps["instances"].as_str().unwrap().to_owned())
+        };
+        let state = ended["state"].as_str().unwrap().to_owned();
+        (code, state, step("some"), step("apart").0)
+    };
+    let tolerated = ("succeeded".to_owned(), "2 of 4, 2 failed and tolerated".to_owned());
+    for settings in ["tolerate: 2", "tolerate: 50%"] {
+        assert_eq!(run(settings), (Some(0), "completed".to_owned(), tolerated.clone(), "succeeded".to_owned()));
+        let text = std::fs::read_to_string(place.path().join("results/probe/text.txt")).unwrap();
+        assert_eq!(text, "13", "a reader sees the list without the failed ones");
+    }
+    let (code, state, some, apart) = run("tolerate: 1");
+    assert_eq!((code, state.as_str(), some.1.as_str(), apart.as_str()), (Some(1), "failed", "2 of 4", "cancelled"));
+    let (code, state, some, apart) = run("on_failure: collect");
+    assert_eq!((code, state.as_str(), some.1.as_str(), apart.as_str()), (Some(1), "failed", "2 of 4", "succeeded"));
+    // What a later process reads back is the same.
+    let (_, shown) = place.json(&["runs", "--flow", "probe"]);
+    let tolerant = shown.as_array().unwrap().last().unwrap()["run"]["id"].as_str().unwrap().to_owned();
+    let (code, ended) = place.json(&["resume", &tolerant]);
+    assert_eq!((code, &ended["state"], &ended["ran"]), (Some(0), &json!("completed"), &json!(0)), "{ended}");
+    assert!(ended["outputs"]["text"].is_object(), "{ended}");
+}

@@ -132,6 +132,8 @@ impl Driver {
             }
             Event::Failed { s, i, class, fault, .. } => {
                 self.failed(self.path(*s), self.instance(*s, *i), *class, fault);
+                // It may be the last one, and tolerated.
+                self.close_if_done(*s);
             }
             Event::Retried { s, i, fault, until, .. } => {
                 let attempt = self.live.get(&(*s, *i)).map_or(1, |live| live.at.attempt);
