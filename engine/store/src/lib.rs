@@ -29,8 +29,9 @@ pub use home::Home;
 pub use key::{Difference, KeyParts, canonical_json};
 pub use lease::{RunLease, StoreLock};
 pub use record::{
-    Append, CacheEntry, CacheTerms, Collected, Lineage, LogBatch, LogFilter, LogLine, Metric, NewEvent, NewResult,
-    NewRun, Retention, RunFilter, RunRow, RunUpdate, StoredEvent, StoredLogLine, StoredResult, StoredRun,
+    Append, CacheEntry, CacheFilter, CacheRow, CacheTerms, Collected, Lineage, LogBatch, LogFilter, LogLine, Metric,
+    NewEvent, NewResult, NewRun, Retention, RunFilter, RunRow, RunUpdate, StoredEvent, StoredLogLine, StoredResult,
+    StoredRun,
 };
 pub use redact::{LONGEST_TEXT, REDACTED, bounded, redact, storable};
 pub use sqlite::{Access, SqliteStore};

@@ -5,8 +5,8 @@ use swath_task::Digest;
 
 use crate::error::Error;
 use crate::record::{
-    Append, CacheEntry, Collected, Lineage, LogBatch, LogFilter, Metric, NewRun, Retention, RunFilter, RunRow,
-    StoredEvent, StoredLogLine, StoredResult, StoredRun,
+    Append, CacheEntry, CacheFilter, CacheRow, Collected, Lineage, LogBatch, LogFilter, Metric, NewRun, Retention,
+    RunFilter, RunRow, StoredEvent, StoredLogLine, StoredResult, StoredRun,
 };
 
 /// Journal, results, cache index and logs.
@@ -66,6 +66,9 @@ pub trait Store: Send + Sync + 'static {
     /// Forgets an entry whose artifacts turned out to be missing or damaged (I22).
     async fn cache_forget(&self, key: &Digest) -> Result<(), Error>;
 
+    /// Results that may be reused, newest first.
+    async fn cache_list(&self, filter: &CacheFilter) -> Result<Vec<CacheRow>, Error>;
+
     /// The newest results of the same step in earlier runs of flow `flow`, newest first:
     /// what [`crate::KeyParts::differences`] compares with to say why a step ran.
     async fn key_history(&self, flow: &str, step: &str, instance: &str, limit: u32)
@@ -74,7 +77,7 @@ pub trait Store: Send + Sync + 'static {
     /// Which results hold this artifact: the one with an attempt made it, the others reused it.
     async fn lineage(&self, digest: &Digest) -> Result<Vec<Lineage>, Error>;
 
-    /// Removes old runs and cache entries. Artifacts are collected afterwards, from [`Store::referenced`].
+    /// Removes old runs and cache entries, or tells what would be removed. Artifacts are collected afterwards, from [`Store::referenced`].
     async fn collect(&self, retention: &Retention) -> Result<Collected, Error>;
 
     /// Digests of the artifacts that results or cache entries refer to (I23).

@@ -21,8 +21,8 @@ use tokio::sync::{mpsc, oneshot};
 use crate::error::Error;
 use crate::lease::{RunLease, StoreLock};
 use crate::record::{
-    Append, CacheEntry, Collected, Lineage, LogBatch, LogFilter, Metric, NewRun, Retention, RunFilter, RunRow,
-    StoredEvent, StoredLogLine, StoredResult, StoredRun,
+    Append, CacheEntry, CacheFilter, CacheRow, Collected, Lineage, LogBatch, LogFilter, Metric, NewRun, Retention,
+    RunFilter, RunRow, StoredEvent, StoredLogLine, StoredResult, StoredRun,
 };
 use crate::store::Store;
 use writer::Request;
@@ -165,6 +165,10 @@ impl Store for SqliteStore {
     async fn cache_forget(&self, key: &Digest) -> Result<(), Error> {
         let key = *key;
         self.ask(|reply| Request::Forget(key, reply)).await
+    }
+
+    async fn cache_list(&self, filter: &CacheFilter) -> Result<Vec<CacheRow>, Error> {
+        read::cache_list(&self.reads, &self.path, filter).await
     }
 
     async fn key_history(

@@ -12,8 +12,8 @@ use swath_task::Digest;
 use super::open::database;
 use crate::error::Error;
 use crate::record::{
-    CacheEntry, Lineage, LogFilter, LogLine, Metric, RunFilter, RunRow, StoredEvent, StoredLogLine, StoredResult,
-    StoredRun,
+    CacheEntry, CacheFilter, CacheRow, Lineage, LogFilter, LogLine, Metric, RunFilter, RunRow, StoredEvent,
+    StoredLogLine, StoredResult, StoredRun,
 };
 
 pub(super) async fn events(
@@ -272,6 +272,40 @@ pub(super) async fn cache(
     }))
 }
 
+pub(super) async fn cache_list(reads: &SqlitePool, path: &Path, filter: &CacheFilter) -> Result<Vec<CacheRow>, Error> {
+    let rows = sqlx::query(
+        "SELECT c.key, s.parts ->> 'task', c.run, c.step, c.instance, \
+         (SELECT coalesce(sum(a.value ->> 'size'), 0) FROM json_each(c.artifacts) a), c.created_at, c.used_at, c.expires_at \
+         FROM cache c LEFT JOIN run r ON r.id = c.run \
+         LEFT JOIN result s ON s.run = r.n AND s.step = c.step AND s.instance = c.instance \
+         WHERE (?1 IS NULL OR s.parts ->> 'task' = ?1) AND (?2 IS NULL OR c.step = ?2) \
+         AND (?3 IS NULL OR c.run = ?3 OR substr(c.run, 1, length(?3) + 1) = ?3 || '.') \
+         AND (?4 IS NULL OR c.created_at < ?4) ORDER BY c.created_at DESC, c.id DESC",
+    )
+    .bind(filter.task.as_deref())
+    .bind(filter.step.as_deref())
+    .bind(filter.run.as_deref())
+    .bind(filter.made_before)
+    .fetch_all(reads)
+    .await
+    .map_err(|error| database(path, error))?;
+    let read = |row: &SqliteRow| -> Result<(String, CacheRow), sqlx::Error> {
+        let listed = CacheRow {
+            key: Digest::of(b""),
+            task: row.try_get(1)?,
+            run: row.try_get(2)?,
+            step: row.try_get(3)?,
+            instance: row.try_get(4)?,
+            bytes: row.try_get::<i64, _>(5)? as u64,
+            created_at: row.try_get(6)?,
+            used_at: row.try_get(7)?,
+            expires_at: row.try_get(8)?,
+        };
+        Ok((row.try_get(0)?, listed))
+    };
+    all(&rows, path, read)?.into_iter().map(|(key, row)| Ok(CacheRow { key: digest_of(&key)?, ..row })).collect()
+}
+
 pub(super) async fn lineage(reads: &SqlitePool, path: &Path, digest: &Digest) -> Result<Vec<Lineage>, Error> {
     let rows = sqlx::query(
         "SELECT l.record, r.id, l.step, l.instance, l.attempt, l.at FROM lineage l JOIN run r ON r.n = l.run \
@@ -299,7 +333,10 @@ pub(super) async fn lineage(reads: &SqlitePool, path: &Path, digest: &Digest) ->
         .collect()
 }
 
-pub(super) async fn referenced(reads: &SqlitePool, path: &Path) -> Result<HashSet<Digest>, Error> {
+pub(super) async fn referenced<'c>(
+    reads: impl sqlx::SqliteExecutor<'c>,
+    path: &Path,
+) -> Result<HashSet<Digest>, Error> {
     let rows = sqlx::query(
         "SELECT 'blake3:' || digest FROM lineage UNION SELECT a.value ->> 'digest' FROM cache, json_each(cache.artifacts) a",
     )

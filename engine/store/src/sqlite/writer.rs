@@ -6,7 +6,7 @@
 //! a reason its members are tried one by one, so that each gets its own answer.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use sqlx::sqlite::SqliteConnection;
@@ -15,6 +15,7 @@ use swath_task::Digest;
 use tokio::sync::{mpsc, oneshot};
 
 use super::open::{classify, database, primary_code};
+use super::read::referenced;
 use super::rows::Rows;
 use crate::error::Error;
 use crate::record::{Append, Collected, LogBatch, NewRun, Retention};
@@ -301,11 +302,13 @@ impl Writer {
 
     async fn collect(&mut self, retention: &Retention) -> Result<Collected, Error> {
         self.runs.clear();
-        self.collect_rows(retention).await.map_err(|error| database(&self.path, error))
+        let path = self.path.clone();
+        self.collect_rows(retention, &path).await
     }
 
-    async fn collect_rows(&mut self, retention: &Retention) -> Result<Collected, sqlx::Error> {
-        let mut transaction = self.connection.begin_with("BEGIN IMMEDIATE").await?;
+    async fn collect_rows(&mut self, retention: &Retention, path: &Path) -> Result<Collected, Error> {
+        let failed = |error| database(path, error);
+        let mut transaction = self.connection.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
         let removed = sqlx::query(
             "DELETE FROM run WHERE ended_at < ?1 AND state IN (SELECT value FROM json_each(?2)) \
              AND instr(id, '.') = 0 AND id NOT IN (SELECT value FROM json_each(?3)) RETURNING id",
@@ -314,22 +317,35 @@ impl Writer {
         .bind(json!(retention.ended_states).to_string())
         .bind(json!(retention.keep_runs).to_string())
         .fetch_all(&mut *transaction)
-        .await?;
+        .await
+        .map_err(failed)?;
         // Runs of sub-flows live and go with the run above them, whatever state they were left in.
         let below = sqlx::query(
             "DELETE FROM run WHERE instr(id, '.') > 0 \
              AND substr(id, 1, instr(id, '.') - 1) NOT IN (SELECT id FROM run) RETURNING id",
         )
         .fetch_all(&mut *transaction)
-        .await?;
+        .await
+        .map_err(failed)?;
         let entries = sqlx::query("DELETE FROM cache WHERE used_at < ?1 OR expires_at <= ?2")
             .bind(retention.cache_used_before)
             .bind(retention.now)
             .execute(&mut *transaction)
-            .await?;
-        transaction.commit().await?;
+            .await
+            .map_err(failed)?;
         let mut runs: Vec<String> = removed.iter().chain(&below).map(|row| row.get(0)).collect();
         runs.sort_unstable();
-        Ok(Collected { runs, cache_entries: entries.rows_affected() })
+        let referenced = match retention.dry_run {
+            true => {
+                let left = referenced(&mut *transaction, path).await?;
+                transaction.rollback().await.map_err(failed)?;
+                Some(left)
+            }
+            false => {
+                transaction.commit().await.map_err(failed)?;
+                None
+            }
+        };
+        Ok(Collected { runs, cache_entries: entries.rows_affected(), referenced })
     }
 }
