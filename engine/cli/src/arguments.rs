@@ -71,6 +71,8 @@ pub(crate) enum Command {
     Pause(Pause),
     /// Cancel a run.
     Cancel(Cancel),
+    /// List the results that may be reused, or drop some.
+    Cache(Cache),
     /// Remove old runs, unused cache entries and what nothing refers to.
     ///
     /// Artifacts that nothing refers to are kept for an hour after they were made.
@@ -330,7 +332,59 @@ pub(crate) struct Cancel {
 }
 
 #[derive(Args)]
+pub(crate) struct Cache {
+    #[command(subcommand)]
+    pub command: CacheCommand,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum CacheCommand {
+    /// List results, newest first.
+    List {
+        #[command(flatten)]
+        choice: CacheChoice,
+        /// At most so many.
+        #[arg(long, default_value = "50")]
+        limit: usize,
+    },
+    /// Drop results: steps that would have reused them run.
+    Drop {
+        #[command(flatten)]
+        choice: CacheChoice,
+        /// Only the result with this key, or its beginning; may be repeated.
+        #[arg(long = "key", value_name = "KEY")]
+        keys: Vec<String>,
+        /// Every result.
+        #[arg(long)]
+        all: bool,
+        /// Drop nothing, and say what would be.
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+/// Which results.
+#[derive(Args)]
+pub(crate) struct CacheChoice {
+    /// Only results of this task.
+    #[arg(long, value_name = "NAME")]
+    pub task: Option<String>,
+    /// Only results of steps of this id.
+    #[arg(long, value_name = "STEP")]
+    pub step: Option<String>,
+    /// Only results that this run made, by its whole id.
+    #[arg(long, value_name = "RUN")]
+    pub run: Option<String>,
+    /// Only results that are older than this, `30d` for example.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub older: Option<std::time::Duration>,
+}
+
+#[derive(Args)]
 pub(crate) struct Gc {
+    /// Remove nothing, and say what would be.
+    #[arg(long)]
+    pub dry_run: bool,
     /// Remove runs that ended before so many days.
     #[arg(long, default_value = "30", value_name = "DAYS")]
     pub older_than: f64,

@@ -81,6 +81,7 @@ fn run(arguments: Arguments, catalogue: Arc<Catalogue>) -> Result<ExitCode, Fail
         Command::Logs(command) => commands::logs::run(&global, command),
         Command::Pause(command) => commands::pause::run(&global, command),
         Command::Cancel(command) => commands::cancel::run(&global, command),
+        Command::Cache(command) => commands::cache::run(&global, command),
         Command::Gc(command) => commands::gc::run(&global, command),
         Command::Sample(command) => commands::sample::run(&global, command),
         Command::Doctor => commands::doctor::run(&global),

@@ -9,6 +9,7 @@ pub mod ask;
 mod attempt;
 mod drive;
 mod files;
+mod flights;
 mod idle;
 pub mod launch;
 mod observe;
@@ -42,6 +43,8 @@ pub struct Engine {
     pub(crate) home: Home,
     pub(crate) slots: Mutex<Slots>,
     pub(crate) freed: tokio::sync::Notify,
+    /// What is being computed, by cache key.
+    pub(crate) flights: Mutex<flights::Flights>,
     /// What steps that are ready lack to start, by run and step.
     pub(crate) missing: Mutex<HashMap<(String, u32), Missing>>,
     /// How many steps of one run may run another flow at a time. Each level of flows has its own, so that those above
@@ -76,6 +79,7 @@ impl Engine {
             slots: Mutex::new(Slots::new(capacity)),
             freed: tokio::sync::Notify::new(),
             missing: Mutex::default(),
+            flights: Mutex::default(),
             files: Arc::default(),
             observer,
             secrets: Mutex::default(),

@@ -156,6 +156,8 @@ pub enum Missing {
     Limit(String),
     /// The end of another sub-flow of the run: so many may go on at a time.
     SubFlow,
+    /// The end of equal work that this run does, whose result will be taken.
+    EqualWork(String),
 }
 
 impl std::fmt::Display for Missing {
@@ -165,6 +167,7 @@ impl std::fmt::Display for Missing {
             Self::Memory => f.write_str("memory, which other attempts hold"),
             Self::Gpu => f.write_str("a GPU, which other attempts hold"),
             Self::Limit(name) => write!(f, "the limit `{name}`, which other attempts hold"),
+            Self::EqualWork(run) => write!(f, "the result of equal work, which run `{run}` does now"),
             Self::SubFlow => f.write_str("another sub-flow of the run to end: as many run as may"),
         }
     }

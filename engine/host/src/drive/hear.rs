@@ -56,7 +56,9 @@ impl Driver {
                 self.offer(Input::Finished { step, index, epoch, outcome: Err(failure) });
             }
         }
-        self.live.remove(&(step, index));
+        if let Some(mut live) = self.live.remove(&(step, index)) {
+            self.landed.extend(live.flight.take());
+        }
     }
 
     #[expect(clippy::too_many_arguments, reason = "one row of results, written in one place")]

@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::attempt::{AttemptEnd, AttemptError};
+use crate::flights::Flight;
 use crate::observe::{AttemptId, Update};
 use crate::outputs::StepOutputs;
 use crate::program::{Bound, Program};
@@ -110,12 +111,24 @@ struct Report {
 struct Prepared {
     bound: Bound,
     reuse: Option<Reuse>,
+    /// It has waited for equal work, whose result may be there now.
+    waited: bool,
+}
+
+/// An instance that may start once its claim is durable.
+struct Claimed {
+    step: u32,
+    index: u32,
+    prepared: Prepared,
+    held: Holding,
+    flight: Option<Flight>,
 }
 
 /// A live attempt.
 struct Live {
     cancel: CancellationToken,
     reuse: Option<Reuse>,
+    flight: Option<Flight>,
     at: AttemptId,
     started: u64,
     is_flow: bool,
@@ -148,7 +161,9 @@ struct Driver {
     prepared: HashMap<(u32, u32), Prepared>,
     /// What steps lack to start, as the engine has it.
     missing: HashMap<u32, Missing>,
-    claimed: Vec<(u32, u32, Prepared, Holding)>,
+    claimed: Vec<Claimed>,
+    /// Flights that have ended, until their results are durable.
+    landed: Vec<Flight>,
     live: HashMap<(u32, u32), Live>,
     reports: mpsc::UnboundedReceiver<Report>,
     reporter: mpsc::UnboundedSender<Report>,
@@ -225,6 +240,7 @@ impl Engine {
             prepared: HashMap::new(),
             missing: HashMap::new(),
             claimed: Vec::new(),
+            landed: Vec::new(),
             live: HashMap::new(),
             reports,
             reporter,
@@ -348,6 +364,7 @@ impl Driver {
     async fn persist(&mut self) -> Result<(), DriveError> {
         self.compute_outputs();
         if self.append.events.is_empty() {
+            self.landed.clear();
             self.tell();
             return Ok(());
         }
@@ -374,6 +391,7 @@ impl Driver {
             });
         }
         self.seq = self.engine.store.append(append).await?;
+        self.landed.clear();
         self.paused.send_if_modified(|paused| std::mem::replace(paused, state == RunState::Paused) != *paused);
         if state.has_ended() {
             self.updates.push(Update::RunEnded { state: state.name().to_owned() });
@@ -405,7 +423,7 @@ impl Driver {
 
     /// Live attempts that run another flow.
     fn sub_flows(&self) -> usize {
-        let claimed = self.claimed.iter().filter(|(_, _, prepared, _)| prepared.bound.is_flow()).count();
+        let claimed = self.claimed.iter().filter(|claimed| claimed.prepared.bound.is_flow()).count();
         claimed + self.live.values().filter(|live| live.is_flow).count()
     }
 

@@ -6,11 +6,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use futures::FutureExt;
 use serde_json::Value;
-use swath_run::{Fault, Input, RunState};
-use swath_store::CacheTerms;
+use swath_run::{Fault, Input, InstanceState, RunState};
+use swath_store::{CacheTerms, KeyParts};
 use tokio_util::sync::CancellationToken;
 
-use super::{BATCH, DriveError, Driver, Live, Prepared, Report, SCHEDULING_PROBLEM};
+use super::{BATCH, Claimed, DriveError, Driver, Live, Prepared, Report, SCHEDULING_PROBLEM};
 use crate::attempt::{self, Attempt, AttemptEnd, AttemptError};
 use crate::observe::{AttemptId, Update};
 use crate::program::{Action, Items};
@@ -24,6 +24,23 @@ const WINDOW: usize = 256;
 
 /// The run that an earlier result is of, and its outputs.
 type Found = (String, Value);
+
+/// What came of trying to start an instance.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tried {
+    /// It is started, reused or refused.
+    Moved,
+    /// It waits, and so do those behind it, which need the same.
+    Waits,
+    /// It waits for its own reason.
+    WaitsForEqualWork,
+}
+
+impl Tried {
+    fn of(moved: bool) -> Self {
+        if moved { Self::Moved } else { Self::Waits }
+    }
+}
 
 /// Calls what a task or an expression defines. A panic in it is a fault of the step, never the end of the loop.
 pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
@@ -58,8 +75,18 @@ impl Driver {
             self.starved = false;
             let most = if self.machine.state() == RunState::Paused { 0 } else { WINDOW };
             let heads: Vec<(u32, u32)> = self.machine.ready().take(most).collect();
-            for (step, index) in heads {
-                moved |= self.try_start(step, index).await?;
+            for (step, head) in heads {
+                // What waits for equal work does not keep those behind it from starting.
+                for index in head..head.saturating_add(WINDOW as u32) {
+                    if index > head && self.machine.instance(step, index) != Some(InstanceState::Ready) {
+                        break;
+                    }
+                    let tried = self.try_start(step, index).await?;
+                    moved |= tried == Tried::Moved;
+                    if tried == Tried::Waits || (tried == Tried::Moved && index == head) {
+                        break;
+                    }
+                }
             }
             if !moved {
                 return Ok(false);
@@ -71,55 +98,95 @@ impl Driver {
         Ok(false)
     }
 
-    /// Reuses, refuses or claims a ready instance. `false`: it waits for slots.
-    async fn try_start(&mut self, step: u32, index: u32) -> Result<bool, DriveError> {
+    /// Reuses, refuses or claims a ready instance.
+    async fn try_start(&mut self, step: u32, index: u32) -> Result<Tried, DriveError> {
         if !self.prepared.contains_key(&(step, index)) {
             if let Some(result) = self.taken_over(step, index).await? {
-                return Ok(self.take_over(step, index, result));
+                return Ok(Tried::of(self.take_over(step, index, result)));
             }
             let stop = self.stop.clone();
             // Digesting what a step reads, and what an earlier result holds, may take long.
             let prepared = tokio::select! {
                 biased;
-                () = stop.cancelled() => return Ok(false),
+                () = stop.cancelled() => return Ok(Tried::Waits),
                 prepared = self.prepare(step, index) => prepared?,
             };
             let (prepared, found) = match prepared {
                 Ok(prepared) => prepared,
-                Err(fault) => return Ok(self.offer(Input::Refused { step, index, fault })),
+                Err(fault) => return Ok(Tried::of(self.offer(Input::Refused { step, index, fault }))),
             };
-            if let (Some((run, outputs)), Some(reuse)) = (found, &prepared.reuse) {
+            if let (Some(found), Some(reuse)) = (found, &prepared.reuse) {
                 let parts = reuse.parts.clone();
-                if self.offer(Input::Reused { step, index }) {
-                    // The entry stays as it is: of the run that made the result, and of that age.
-                    self.succeeded(step, index, 0, outputs, Some(parts), CacheTerms::Off, Some(run), 0);
-                }
-                return Ok(true);
+                self.reuse(step, index, found, parts);
+                return Ok(Tried::Moved);
             }
             self.prepared.insert((step, index), prepared);
         }
-        let Some(prepared) = self.prepared.get(&(step, index)) else { return Ok(false) };
+        let Some(prepared) = self.prepared.get(&(step, index)) else { return Ok(Tried::Waits) };
+        let key = prepared.reuse.as_ref().filter(|reuse| reuse.look_up).map(|reuse| reuse.key);
+        if let Some(run) = key.and_then(|key| self.engine.in_flight(&key)) {
+            return Ok(self.waits_for_equal_work(step, index, run));
+        }
+        if let (true, Some(reuse)) = (prepared.waited, &prepared.reuse) {
+            let parts = reuse.parts.clone();
+            if let Some(found) = reuse.find(&self.engine, now() as i64).await? {
+                self.prepared.remove(&(step, index));
+                self.note_missing(step, None);
+                self.reuse(step, index, found, parts);
+                return Ok(Tried::Moved);
+            }
+        }
+        let Some(prepared) = self.prepared.get_mut(&(step, index)) else { return Ok(Tried::Waits) };
+        prepared.waited = false;
         if prepared.bound.is_flow() && self.sub_flows() >= self.engine.most_sub_flows {
             // The end of any of them is heard.
             self.note_missing(step, Some(Missing::SubFlow));
-            return Ok(false);
+            return Ok(Tried::Waits);
         }
+        let Some(prepared) = self.prepared.get(&(step, index)) else { return Ok(Tried::Waits) };
         let held = match self.engine.take_slots(&prepared.bound.needs) {
             Ok(held) => held,
             Err(missing) => {
                 self.starved = true;
                 self.note_missing(step, Some(missing));
-                return Ok(false);
+                return Ok(Tried::Waits);
             }
+        };
+        let flight = match key {
+            None => None,
+            Some(key) => match self.engine.take_off(key, &self.run) {
+                Some(flight) => Some(flight),
+                // Another run was faster.
+                None => {
+                    let run = self.engine.in_flight(&key).unwrap_or_default();
+                    return Ok(self.waits_for_equal_work(step, index, run));
+                }
+            },
         };
         self.note_missing(step, None);
         if !self.offer(Input::Claim { step, index }) {
-            return Ok(false);
+            return Ok(Tried::Waits);
         }
         if let Some(prepared) = self.prepared.remove(&(step, index)) {
-            self.claimed.push((step, index, prepared, held));
+            self.claimed.push(Claimed { step, index, prepared, held, flight });
         }
-        Ok(true)
+        Ok(Tried::Moved)
+    }
+
+    fn waits_for_equal_work(&mut self, step: u32, index: u32, run: String) -> Tried {
+        if let Some(prepared) = self.prepared.get_mut(&(step, index)) {
+            prepared.waited = true;
+        }
+        self.starved = true;
+        self.note_missing(step, Some(Missing::EqualWork(run)));
+        Tried::WaitsForEqualWork
+    }
+
+    /// Takes an earlier result. The entry stays as it is: of the run that made the result, and of that age.
+    fn reuse(&mut self, step: u32, index: u32, (run, outputs): Found, parts: KeyParts) {
+        if self.offer(Input::Reused { step, index }) {
+            self.succeeded(step, index, 0, outputs, Some(parts), CacheTerms::Off, Some(run), 0);
+        }
     }
 
     /// Keeps what a step lacks to start, for those who ask why it does not.
@@ -179,7 +246,7 @@ impl Driver {
             Some(reuse) => reuse.find(&self.engine, now() as i64).await?,
             None => None,
         };
-        Ok(Ok((Prepared { bound, reuse }, found)))
+        Ok(Ok((Prepared { bound, reuse, waited: false }, found)))
     }
 
     /// Starts what was claimed, now that the claim is durable.
@@ -190,15 +257,22 @@ impl Driver {
         // One pass over all that runs: a fan-out claims thousands at a time, and a search for each would square them.
         let running = self.machine.running().map(|(s, i, attempt, epoch, started)| ((s, i), (attempt, epoch, started)));
         let running: HashMap<(u32, u32), (u32, u64, u64)> = running.collect();
-        for (step, index, prepared, held) in std::mem::take(&mut self.claimed) {
+        for Claimed { step, index, prepared, held, flight } in std::mem::take(&mut self.claimed) {
             let Some(&(attempt, epoch, started)) = running.get(&(step, index)) else { continue };
             let at = AttemptId { step: self.path(step), instance: self.instance(step, index), attempt };
             self.engine.observer.update(&self.run, &Update::AttemptStarted { at: at.clone() });
             let cancel = CancellationToken::new();
-            let Prepared { bound, reuse } = prepared;
+            let Prepared { bound, reuse, .. } = prepared;
             let (cpus, watched) = (held.cpus(), reuse.as_ref().map(|reuse| reuse.watched.clone()).unwrap_or_default());
-            let live =
-                Live { cancel: cancel.clone(), reuse, at: at.clone(), started, is_flow: bound.is_flow(), _held: held };
+            let live = Live {
+                cancel: cancel.clone(),
+                reuse,
+                flight,
+                at: at.clone(),
+                started,
+                is_flow: bound.is_flow(),
+                _held: held,
+            };
             self.live.insert((step, index), live);
             let reporter = self.reporter.clone();
             let engine = self.engine.clone();
