@@ -48,6 +48,10 @@ pub(crate) enum Command {
     Rerun(Rerun),
     /// Tell everything that is wrong with flows, without running anything.
     Validate(Validate),
+    /// Run the tests beside flows: `detect.test.yaml` holds those of `detect.yaml`.
+    ///
+    /// Each runs on the real engine, with a store of its own that is not kept; steps that a test fakes run nothing.
+    Test(Test),
     /// Draw the steps of a flow.
     Graph(Graph),
     /// List the tasks, or show one with its parameters.
@@ -228,6 +232,16 @@ pub(crate) struct Validate {
     /// A parameter, checked against its type; may be repeated.
     #[arg(long = "param", short, value_name = "NAME=VALUE", value_parser = pair)]
     pub params: Vec<(String, String)>,
+}
+
+#[derive(Args)]
+pub(crate) struct Test {
+    /// The flows, or their files of tests.
+    #[arg(required = true)]
+    pub flows: Vec<PathBuf>,
+    /// Only tests whose name contains this.
+    #[arg(long, value_name = "TEXT")]
+    pub only: Option<String>,
 }
 
 #[derive(Args)]

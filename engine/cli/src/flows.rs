@@ -45,16 +45,14 @@ pub(crate) fn open(path: &Path) -> Result<Opened, Failure> {
 /// Calls `with` with all that planning needs.
 fn planning<T>(
     opened: &Opened,
-    params: &[(String, String)],
+    params: &[(String, Given)],
     catalogue: &Catalogue,
     now: Timestamp,
     with: impl FnOnce(PlanInput<'_>) -> T,
 ) -> Result<T, Failure> {
     let here = std::env::current_dir().map_err(|error| Failure::io("find", Path::new("."), &error))?;
-    let params: Vec<(String, Given)> =
-        params.iter().map(|(name, value)| (name.clone(), Given::Text(value.clone()))).collect();
     let load = |path: &Path| launch::read_text(path).map_err(|error| error.to_string());
-    Ok(with(PlanInput { catalogue, params: &params, params_folder: &here, folder: &opened.folder, now, load: &load }))
+    Ok(with(PlanInput { catalogue, params, params_folder: &here, folder: &opened.folder, now, load: &load }))
 }
 
 /// The plan of a flow, or everything that is wrong with it. `now` is what relative periods count from.
@@ -64,12 +62,27 @@ pub(crate) fn plan(
     catalogue: &Catalogue,
     now: Timestamp,
 ) -> Result<Plan, Failure> {
+    plan_given(opened, &texts(params), catalogue, now)
+}
+
+/// As [`plan`], with values of any type.
+pub(crate) fn plan_given(
+    opened: &Opened,
+    params: &[(String, Given)],
+    catalogue: &Catalogue,
+    now: Timestamp,
+) -> Result<Plan, Failure> {
     let Some(flow) = sound(opened, params, catalogue)? else { return Err(Failure::Flow(Vec::new())) };
     planning(opened, params, catalogue, now, |input| swath_plan::plan(flow, input))?.map_err(Failure::Flow)
 }
 
+fn texts(params: &[(String, String)]) -> Vec<(String, Given)> {
+    params.iter().map(|(name, value)| (name.clone(), Given::Text(value.clone()))).collect()
+}
+
 /// A plan for drawing: required parameters may lack a value.
 pub(crate) fn sketch(opened: &Opened, params: &[(String, String)], catalogue: &Catalogue) -> Result<Plan, Failure> {
+    let params = &texts(params);
     let Some(flow) = sound(opened, params, catalogue)? else { return Err(Failure::Flow(Vec::new())) };
     planning(opened, params, catalogue, Timestamp::now(), |input| swath_plan::sketch(flow, input))?
         .map_err(Failure::Flow)
@@ -77,13 +90,13 @@ pub(crate) fn sketch(opened: &Opened, params: &[(String, String)], catalogue: &C
 
 fn sound<'a>(
     opened: &'a Opened,
-    params: &[(String, String)],
+    params: &[(String, Given)],
     catalogue: &Catalogue,
 ) -> Result<Option<&'a Flow>, Failure> {
     if opened.problems.is_empty() {
         return Ok(opened.flow.as_ref());
     }
-    Err(Failure::Flow(check(opened, params, catalogue)?))
+    Err(Failure::Flow(check_given(opened, params, catalogue)?))
 }
 
 /// Everything that is wrong with a flow.
@@ -92,6 +105,10 @@ pub(crate) fn check(
     params: &[(String, String)],
     catalogue: &Catalogue,
 ) -> Result<Vec<Diagnostic>, Failure> {
+    check_given(opened, &texts(params), catalogue)
+}
+
+fn check_given(opened: &Opened, params: &[(String, Given)], catalogue: &Catalogue) -> Result<Vec<Diagnostic>, Failure> {
     let mut problems = Diagnostics::default();
     opened.problems.iter().cloned().for_each(|problem| problems.push(problem));
     if let Some(flow) = &opened.flow {

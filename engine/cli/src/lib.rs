@@ -25,6 +25,7 @@ mod arguments;
 mod attempt_logs;
 mod commands;
 mod failure;
+mod flow_tests;
 mod flows;
 mod outputs;
 mod pages;
@@ -71,6 +72,7 @@ fn run(arguments: Arguments, catalogue: Arc<Catalogue>) -> Result<ExitCode, Fail
         Command::Resume(command) => commands::resume::run(&global, command, catalogue),
         Command::Rerun(command) => commands::rerun::run(&global, command, catalogue),
         Command::Validate(command) => commands::validate::run(&global, command, &catalogue),
+        Command::Test(command) => commands::test::run(&global, command, catalogue),
         Command::Graph(command) => commands::graph::run(&global, command, &catalogue),
         Command::Tasks(command) => commands::tasks::run(&global, command, &catalogue),
         Command::Explain(command) => commands::explain::run(&global, command),

@@ -28,4 +28,4 @@ pub use period::resolve_period;
 pub use read::{MAX_STEPS, Reading, read};
 pub use source::{Source, Span, Spanned};
 pub use written::{Part, Unwritten, Written, read_string};
-pub use yaml::{Data, MAX_DEPTH, MAX_NODES, MAX_SCALAR, MAX_TEXT, Node, to_json};
+pub use yaml::{Data, MAX_DEPTH, MAX_NODES, MAX_SCALAR, MAX_TEXT, Node, read_tree, to_json};

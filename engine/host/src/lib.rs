@@ -8,6 +8,7 @@ pub mod again;
 pub mod ask;
 mod attempt;
 mod drive;
+mod faked;
 mod files;
 mod flights;
 mod idle;
@@ -30,6 +31,7 @@ use swath_task::Needs;
 use tokio_util::sync::CancellationToken;
 
 pub use drive::{DriveError, Ending, FailedStep, OUTPUTS, SCHEDULING_PROBLEM};
+pub use faked::{Fake, Faked};
 pub use idle::graph_of;
 pub use observe::{AttemptId, Ended, Observer, Unobserved, Update};
 pub use planned::PlannedFlow;

@@ -19,6 +19,7 @@ pub(crate) mod schema;
 pub(crate) mod serve;
 pub(crate) mod show;
 pub(crate) mod tasks;
+pub(crate) mod test;
 pub(crate) mod validate;
 
 use std::path::Path;

@@ -177,6 +177,11 @@ fn every_command_helps_and_speaks_json() {
     for command in [
         "run",
         "resume",
+        "retry",
+        "rerun",
+        "pause",
+        "cache",
+        "test",
         "validate",
         "graph",
         "tasks",
@@ -208,6 +213,9 @@ fn every_command_helps_and_speaks_json() {
         &["graph", "flow.yaml"],
         &["run", "flow.yaml", "--explain"],
         &["gc"],
+        &["gc", "--dry-run"],
+        &["cache", "list"],
+        &["cache", "drop", "--all", "--dry-run"],
         &["completions", "bash"],
     ] {
         assert_eq!(place.json(arguments).0, Some(0), "{arguments:?}");
@@ -632,4 +640,41 @@ outputs: {{ text: joined.text }}
     let (code, ended) = place.json(&["resume", &tolerant]);
     assert_eq!((code, &ended["state"], &ended["ran"]), (Some(0), &json!("completed"), &json!(0)), "{ended}");
     assert!(ended["outputs"]["text"].is_object(), "{ended}");
+}
+
+#[test]
+fn kept_results_are_listed_and_dropped_by_choice() {
+    let place = Place::new(&flow(
+        r#"  one: { task: run.command, cache: { ttl: 1h }, with: { command: [sh, -c, "echo one > {outputs.text}"], outputs: { text: { kind: artifact.file, name: a.txt } } } }
+  two: { task: run.command, cache: { ttl: 1h }, with: { command: ["true"] } }
+"#,
+    ));
+    let ran = || place.json(&["run", "flow.yaml"]).1["ran"].as_u64();
+    let steps = |arguments: &[&str]| -> Vec<String> {
+        let (code, rows) = place.json(&[&["cache", "list"], arguments].concat());
+        assert_eq!(code, Some(0), "{rows}");
+        let mut steps: Vec<String> =
+            rows.as_array().unwrap().iter().map(|row| row["step"].as_str().unwrap().to_owned()).collect();
+        steps.sort_unstable();
+        steps
+    };
+    assert_eq!((ran(), ran()), (Some(2), Some(0)));
+    assert_eq!(steps(&[]), ["one", "two"]);
+    assert_eq!(steps(&["--task", "run.command", "--step", "two"]), ["two"]);
+    assert!(steps(&["--older", "1h"]).is_empty() && steps(&["--task", "stac.search"]).is_empty());
+    let (code, _, said) = place.run(&["cache", "drop"]);
+    assert!(code == Some(2) && said.contains("say which"), "{said}");
+    let (code, _, said) = place.run(&["cache", "drop", "--key", "nothing"]);
+    assert!(code == Some(2) && said.contains("`nothing`"), "{said}");
+    let (_, told) = place.json(&["cache", "drop", "--step", "one", "--dry-run"]);
+    assert_eq!((&told["bytes"], steps(&[]).len()), (&json!(4), 2), "{told}");
+    let (code, _, said) = place.run(&["cache", "drop", "--step", "one"]);
+    assert!(code == Some(0) && said.contains("dropped 1 results"), "{said}");
+    assert_eq!((ran(), steps(&[]).len()), (Some(1), 2), "only what was dropped runs");
+    // A collection that only looks leaves everything.
+    let (_, dry) = place.json(&["gc", "--dry-run", "--older-than", "0", "--unused-for", "0"]);
+    assert_eq!((dry["runs"].as_array().unwrap().len(), &dry["cache_entries"]), (3, &json!(2)), "{dry}");
+    assert_eq!((steps(&[]).len(), place.json(&["runs"]).1.as_array().unwrap().len()), (2, 3));
+    let (_, done) = place.json(&["gc", "--older-than", "0", "--unused-for", "0"]);
+    assert_eq!((&done["runs"], &done["cache_entries"]), (&dry["runs"], &dry["cache_entries"]), "{done}");
 }

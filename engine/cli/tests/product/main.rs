@@ -6,6 +6,7 @@ mod bad_inputs;
 mod commands;
 mod control;
 mod crash;
+mod flow_tests;
 mod reference;
 mod serve;
 mod truth;
