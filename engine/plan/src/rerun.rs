@@ -68,7 +68,7 @@ impl Plan {
     pub fn again(mut self, of: &str, earlier: &Self, now: Timestamp, from: &[String]) -> Result<Self, RerunProblem> {
         let run = of.to_owned();
         let ids: Vec<&str> = self.steps.iter().map(|step| step.id.as_str()).collect();
-        for step in from.iter().filter(|step| !ids.contains(&step.as_str())) {
+        if let Some(step) = from.iter().find(|step| !ids.contains(&step.as_str())) {
             let help = did_you_mean(step, &ids, "its steps are").map(|help| format!("; {help}")).unwrap_or_default();
             return Err(RerunProblem::Step { run, step: step.clone(), help });
         }

@@ -35,11 +35,13 @@ struct Situation {
     place: Place,
     run: String,
     child: Option<Child>,
+    /// Who asked for something and waits for it.
+    asking: Option<Child>,
 }
 
 impl Drop for Situation {
     fn drop(&mut self) {
-        if let Some(child) = &mut self.child {
+        for child in [&mut self.child, &mut self.asking].into_iter().flatten() {
             // It may have ended.
             let _ = child.kill();
             let _ = child.wait();
@@ -56,7 +58,7 @@ impl Situation {
         std::fs::write(place.path().join("below.yaml"), BELOW.replace("PLACE", &here)).unwrap();
         let mut run = place.swath(&["run", "flow.yaml", "--cpus", "4"]);
         let child = run.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let mut situation = Self { run: String::new(), place, child: Some(child) };
+        let mut situation = Self { run: String::new(), place, child: Some(child), asking: None };
         let run = eventually(|| {
             let run = situation.place.newest()?;
             let run = run.split('.').next()?.to_owned();
@@ -124,8 +126,8 @@ impl Situation {
                 running
             }
             "cancelling" => {
-                let running = Self::running();
-                let _asking = running.place.swath(&["cancel", &running.run]).spawn().unwrap();
+                let mut running = Self::running();
+                running.asking = Some(running.place.swath(&["cancel", &running.run]).spawn().unwrap());
                 running.wait_for("cancelling");
                 // It stays so while it is looked at.
                 signal(running.child.as_ref().unwrap(), "STOP");
