@@ -25,7 +25,6 @@ mod arguments;
 mod attempt_logs;
 mod commands;
 mod failure;
-mod flow_tests;
 mod flows;
 mod outputs;
 mod pages;
@@ -33,6 +32,7 @@ mod preflight;
 mod progress;
 mod runs_at;
 mod style;
+mod test_file;
 
 use std::process::ExitCode;
 use std::sync::Arc;

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::arguments::{Global, Test as Arguments};
 use crate::failure::Failure;
-use crate::flow_tests::{self, ExpectedStep, FakedStep, Test, TestFile, difference, lists_of_instance};
+use crate::test_file::{self, ExpectedStep, FakedStep, Test, TestFile, difference, lists_of_instance};
 use crate::{flows, style};
 
 /// A test that has not ended by then hangs.
@@ -36,9 +36,9 @@ struct Outcome {
 pub(crate) fn run(global: &Global, command: Arguments, catalogue: Arc<Catalogue>) -> Result<ExitCode, Failure> {
     let mut outcomes = Vec::new();
     for path in &command.flows {
-        let path = flow_tests::beside(path);
+        let path = test_file::beside(path);
         let bytes = launch::read_text(&path).map_err(|error| Failure::io("read", &path, &error))?;
-        let file = flow_tests::read(&path, &bytes).map_err(Failure::Flow)?;
+        let file = test_file::read(&path, &bytes).map_err(Failure::Flow)?;
         let opened = flows::open(&file.flow)?;
         for (name, test) in &file.tests {
             if command.only.as_ref().is_some_and(|only| !name.contains(only)) {
@@ -248,7 +248,7 @@ impl Maker {
                     "output `{}` of the faked step `{}` is an artifact: give the path of a file or `{{ text: ... }}`, not `{other}`",
                     output.name, step.id
                 );
-                return Err(Failure::Flow(vec![Diagnostic::nowhere("F602", message)]));
+                return Err(Failure::Flow(vec![Diagnostic::nowhere("X111", message)]));
             }
         };
         std::fs::create_dir_all(&self.scratch).map_err(|error| Failure::io("make", &self.scratch, &error))?;

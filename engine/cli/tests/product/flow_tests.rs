@@ -61,14 +61,14 @@ fn the_tests_of_the_documentation_pass_and_fail_when_the_flow_is_another() {
 fn tests_that_do_not_fit_are_refused_with_their_place() {
     let (place, tests) = documented();
     for (from, to, code, word) in [
-        ("search: { outputs: { count: 4", "serach: { outputs: { count: 4", "F602", "did you mean `search`"),
-        ("outputs: { count: 4, scenes", "outputs: { cout: 4, scenes", "F602", "has no output `cout`"),
-        ("state: succeeded, instances: 3", "state: suceeded, instances: 3", "F602", "did you mean `succeeded`"),
-        ("outputs: { scenes: [4, 4, 4]", "outputs: { scene: [4, 4, 4]", "F602", "did you mean `scenes`"),
-        ("    expect:", "    expects:", "F601", "unknown field `expects`"),
-        ("tests:", "test:", "F601", "has no `test`"),
+        ("search: { outputs: { count: 4", "serach: { outputs: { count: 4", "X111", "did you mean `search`"),
+        ("outputs: { count: 4, scenes", "outputs: { cout: 4, scenes", "X111", "has no output `cout`"),
+        ("state: succeeded, instances: 3", "state: suceeded, instances: 3", "X111", "did you mean `succeeded`"),
+        ("outputs: { scenes: [4, 4, 4]", "outputs: { scene: [4, 4, 4]", "X111", "did you mean `scenes`"),
+        ("    expect:", "    expects:", "X110", "unknown field `expects`"),
+        ("tests:", "test:", "X110", "has no `test`"),
         ("params: { years: 3 }", "params: { years: 9 }", "F", "years"),
-        ("scenes: { text: \"{}\" }", "scenes: 7", "F602", "is an artifact"),
+        ("scenes: { text: \"{}\" }", "scenes: 7", "X111", "is an artifact"),
         ("tests:", "tests: [", "F", "error"),
     ] {
         assert!(tests.contains(from), "{from}");

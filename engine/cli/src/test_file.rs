@@ -130,9 +130,9 @@ pub(crate) fn beside(path: &Path) -> PathBuf {
 pub(crate) fn read(path: &Path, bytes: &[u8]) -> Result<TestFile, Vec<Diagnostic>> {
     let (source, root) = swath_flow::read_tree(&path.display().to_string(), bytes)?;
     let wrong = |span: Span, message: String, help: Option<&str>| {
-        vec![Diagnostic::at("F601", &source, span, message).maybe_help(help.map(str::to_owned))]
+        vec![Diagnostic::at("X110", &source, span, message).maybe_help(help.map(str::to_owned))]
     };
-    let help = "a file of tests has `tests: { NAME: { params, fake, expect } }`; `swath explain F601` shows one";
+    let help = "a file of tests has `tests: { NAME: { params, fake, expect } }`; `swath explain X110` shows one";
     let Data::Mapping(entries) = &root.data else {
         return Err(wrong(root.span, format!("a file of tests is a mapping, this is {}", root.kind()), Some(help)));
     };
@@ -171,7 +171,7 @@ impl TestFile {
         let mut wrong = |place: &str, message: String, help: Option<String>| {
             let pointer = format!("/tests/{}{place}", name.replace('~', "~0").replace('/', "~1"));
             let span = self.root.key_span_at(&pointer);
-            problems.push(Diagnostic::at("F602", &self.source, span, message).maybe_help(help));
+            problems.push(Diagnostic::at("X111", &self.source, span, message).maybe_help(help));
         };
         let ids: Vec<&str> = plan.steps.iter().map(|step| step.id.as_str()).collect();
         let unknown = |step: &str| format!("the flow has no step `{step}`");
