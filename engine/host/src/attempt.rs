@@ -21,6 +21,7 @@ pub(crate) struct Attempt {
     pub run: String,
     pub inputs: Value,
     pub cpus: usize,
+    pub gpus: Vec<u32>,
     pub timeout: Option<Duration>,
     pub cancel: CancellationToken,
 }
@@ -60,7 +61,7 @@ pub(crate) async fn run(engine: &Arc<Engine>, task: Arc<dyn ErasedTask>, attempt
     });
     let key = format!("{}/{}/{}", attempt.run, attempt.id.step, attempt.id.instance);
     let stop = attempt.cancel.child_token();
-    let context = Context::new(host.clone(), stop.clone(), attempt.cpus, key);
+    let context = Context::new(host.clone(), stop.clone(), attempt.cpus, key).with_gpus(attempt.gpus);
     let work = task.run(attempt.inputs, context);
     tokio::pin!(work);
     let timeout = async {

@@ -128,6 +128,11 @@ impl Holding {
     pub fn cpus(&self) -> usize {
         self.held.as_ref().map_or(1, |held| held.cpus)
     }
+
+    /// GPUs the attempt may use, by index.
+    pub fn gpus(&self) -> Vec<u32> {
+        self.held.as_ref().map_or_else(Vec::new, Held::gpus)
+    }
 }
 
 impl Drop for Holding {

@@ -678,3 +678,23 @@ fn kept_results_are_listed_and_dropped_by_choice() {
     let (_, done) = place.json(&["gc", "--older-than", "0", "--unused-for", "0"]);
     assert_eq!((&done["runs"], &done["cache_entries"]), (&dry["runs"], &dry["cache_entries"]), "{done}");
 }
+
+#[test]
+fn a_program_sees_the_gpus_of_its_attempt_alone() {
+    let place = Place::new(&flow(
+        r#"  each:
+    task: run.command
+    each: "${[1, 2]}"
+    needs: { gpu: 1, cpu: 0 }
+    with: { command: [sh, -c, "printf $CUDA_VISIBLE_DEVICES > gpu${item}; until test -e gpu1 -a -e gpu2; do sleep 0.02; done"], cwd: . }
+  none: { task: run.command, after: each, with: { command: [sh, -c, "printf $${CUDA_VISIBLE_DEVICES-all} > none"], cwd: . } }
+"#,
+    ));
+    let mut run = place.swath(&["run", "flow.yaml", "--gpus", "2"]);
+    let ended = run.env("CUDA_VISIBLE_DEVICES", "5,7").output().unwrap();
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    let read = |name: &str| std::fs::read_to_string(place.path().join(name)).unwrap();
+    let mut seen = [read("gpu1"), read("gpu2")];
+    seen.sort_unstable();
+    assert_eq!((seen, read("none").as_str()), (["5".to_owned(), "7".to_owned()], "all"));
+}

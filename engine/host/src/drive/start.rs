@@ -263,6 +263,7 @@ impl Driver {
             self.engine.observer.update(&self.run, &Update::AttemptStarted { at: at.clone() });
             let cancel = CancellationToken::new();
             let Prepared { bound, reuse, .. } = prepared;
+            let gpus = held.gpus();
             let (cpus, watched) = (held.cpus(), reuse.as_ref().map(|reuse| reuse.watched.clone()).unwrap_or_default());
             let live = Live {
                 cancel: cancel.clone(),
@@ -285,7 +286,7 @@ impl Driver {
                     match bound.action {
                         Action::Task { task, .. } => {
                             let timeout = bound.timeout;
-                            let attempt = Attempt { id: at, run, inputs: bound.inputs, cpus, timeout, cancel };
+                            let attempt = Attempt { id: at, run, inputs: bound.inputs, cpus, gpus, timeout, cancel };
                             attempt::run(&engine, task, attempt).await
                         }
                         Action::Flow(program) => {
