@@ -486,3 +486,37 @@ fn logs_are_followed_until_the_run_ends() {
     assert_eq!(lines(&String::from_utf8_lossy(&remote.stdout)), 3);
     assert!(starting.wait_with_output().unwrap().status.success());
 }
+
+#[test]
+fn a_servers_runs_are_paused_gone_on_with_and_run_again_by_command_line_and_stay_paused_when_it_restarts() {
+    let place = Place::new(
+        "flow: probe\nsteps:\n  one: { task: run.command, with: { command: [sleep, '1'] } }\n  \
+         two: { task: run.command, after: one, with: { command: ['true'] } }\n",
+    );
+    let mut serving = Serving::start(&place, &[]);
+    let url = |serving: &Serving| format!("http://{}", serving.address);
+    let mut starting = place.swath(&["run", "flow.yaml", "--server", &url(&serving)]).spawn().unwrap();
+    let run = eventually(|| place.newest());
+    let asked = |verb: &str, serving: &Serving| place.run(&[verb, &run, "--server", &url(serving)]);
+    let (code, _, told) = asked("pause", &serving);
+    assert!(code == Some(0) && told.contains("is paused"), "{told}");
+    signal(&serving.child, "KILL");
+    serving.child.wait().unwrap();
+    assert_eq!(starting.wait().unwrap().code(), Some(1), "its server is gone");
+    let serving = Serving::start(&place, &[]);
+    assert_eq!(serving.adopted, 1);
+    std::thread::sleep(Duration::from_millis(1_500));
+    let (_, shown) = place.json(&["show", &run]);
+    assert_eq!(shown["shown_state"], "paused", "a restart goes on with nothing");
+    let (code, _, told) = asked("resume", &serving);
+    assert!(code == Some(0) && told.contains("two: done") && told.contains("completed"), "{told}");
+    let (code, _, told) = asked("cancel", &serving);
+    assert!(code == Some(2) && told.contains("has ended already"), "{told}");
+    let (code, _, told) = asked("pause", &serving);
+    assert!(code == Some(1) && told.contains("has ended already"), "{told}");
+    let (code, _, told) = place.run(&["rerun", &run, "--from", "two", "--server", &url(&serving)]);
+    assert!(code == Some(0) && told.contains("two: done") && !told.contains("one: started"), "{told}");
+    let (code, _, told) = place.run(&["rerun", &run, "--from", "tow", "--server", &url(&serving)]);
+    assert!(code == Some(1) && told.contains("did you mean `two`"), "{told}");
+    assert_ne!(place.newest().unwrap(), run);
+}

@@ -39,9 +39,9 @@ outputs:
 ";
 
 pub struct Serving {
-    child: Child,
+    pub child: Child,
     pub address: String,
-    adopted: u64,
+    pub adopted: u64,
     _out: BufReader<ChildStdout>,
 }
 
