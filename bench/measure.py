@@ -70,8 +70,11 @@ def engine():
         row(f"{name} of 10,000 steps, durable", f"{rate:,.0f} steps/s", f"Prefect {peer:,.0f} steps/s ({durable:,.0f} recorded)",
             f"{rate / peer:.0f} x", "5,000 steps/s, 20 x", rate >= 5000 and rate >= 20 * peer,
             f"{max(o['peak_mib'] for o in ours)} / {max(p['peak_mib'] for p in peers)} MiB")
-    for shape, name, goal in [("wide", "10,000 steps side by side", 5000), ("chain-kept", "chain of 10,000, results kept for reuse", 0)]:
-        ours = [Once(os.environ["SWATH_BENCH_STEPS"], shape, "10000", DATA).said for _ in range(ROUNDS)]
+    for shape, steps, name, goal in [("wide", 10_000, "10,000 steps side by side", 5000),
+                                     ("chain-kept", 10_000, "chain of 10,000, results kept for reuse", 0),
+                                     ("chain-isolated", 1_000, "chain of 1,000, each step in a process that waited for it", 0),
+                                     ("chain-isolated-cold", 300, "chain of 300, each step in a new process", 0)]:
+        ours = [Once(os.environ["SWATH_BENCH_STEPS"], shape, str(steps), DATA).said for _ in range(ROUNDS)]
         rate = median([o["steps_per_second"] for o in ours])
         row(name, f"{rate:,.0f} steps/s", "", "", f"{goal:,} steps/s" if goal else "", rate >= goal if goal else None,
             f"{max(o['peak_mib'] for o in ours)} MiB")

@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # Installs what building, running and testing Swath needs on a Debian or Ubuntu machine. `make setup` calls it.
 #
-#   system   GDAL (headers, library, tools), a C compiler, pkg-config, Python's venv      Debian packages
+#   system   GDAL (headers, library, tools), a C compiler, pkg-config, Python's venv,     Debian packages
+#            PostgreSQL with PostGIS: its programs only, tests start servers of their own
 #   .tools/py  ONNX Runtime's shared library; numpy, rasterio and others for the tests    PyPI, versions in requirements.txt
+#   .tools/prometheus  Prometheus and promtool for the tests: unpacked there, not installed  Debian package
 #
 # Rust is not installed here: the script says so when it is missing or too old. Done once, a second call takes no time: the
 # stamp .tools/stamp carries the digest of this script and of requirements.txt, and is removed to start again.
@@ -33,7 +35,7 @@ for part in rustfmt clippy-driver; do
 done
 
 # --- system packages --------------------------------------------------------------------------------------------------
-packages=(build-essential pkg-config libgdal-dev gdal-bin python3 python3-venv tzdata)
+packages=(build-essential pkg-config libgdal-dev gdal-bin python3 python3-venv tzdata postgresql postgresql-postgis)
 missing=()
 for package in "${packages[@]}"; do
     status="$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)"
@@ -45,7 +47,7 @@ if python3 -c 'import ensurepip, venv' 2>/dev/null; then
 fi
 if [ "${#missing[@]}" -gt 0 ]; then
     command -v apt-get >/dev/null ||
-        fail "this machine has no apt-get" "install GDAL 3.6 or newer with its headers, pkg-config, a C compiler and Python 3.11 or newer by hand"
+        fail "this machine has no apt-get" "install by hand: GDAL 3.6 or newer with its headers, pkg-config, a C compiler, Python 3.11 or newer, PostgreSQL with PostGIS"
     as_root=()
     if [ "$(id -u)" -ne 0 ]; then
         command -v sudo >/dev/null || fail "root is needed to install: ${missing[*]}" "run as root: apt-get install ${missing[*]}"
@@ -53,11 +55,33 @@ if [ "${#missing[@]}" -gt 0 ]; then
     fi
     say "installing system packages: ${missing[*]}"
     "${as_root[@]}" apt-get update -q >.tools/apt.log 2>&1 || fail "apt-get update failed" "see .tools/apt.log"
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${missing[@]}" \
-        >>.tools/apt.log 2>&1 || fail "apt-get install failed" "see .tools/apt.log"
+    install() {
+        "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "$@" \
+            >>.tools/apt.log 2>&1 || fail "apt-get install failed" "see .tools/apt.log"
+    }
+    # Debian's package makes and starts a server for the whole machine unless it is told not to before it is installed.
+    if [[ " ${missing[*]} " == *" postgresql "* ]] && [ ! -e /usr/lib/postgresql ]; then
+        install postgresql-common
+        "${as_root[@]}" sed -i 's/^#* *create_main_cluster *=.*/create_main_cluster = false/' /etc/postgresql-common/createcluster.conf
+    fi
+    install "${missing[@]}"
 fi
 pkg-config --exists gdal || fail "GDAL's headers were not found by pkg-config" "install libgdal-dev"
 pkg-config --atleast-version=3.6 gdal || fail "GDAL $(pkg-config --modversion gdal) is older than 3.6"
+
+# --- Prometheus -------------------------------------------------------------------------------------------------------
+if [ ! -x .tools/prometheus/usr/bin/promtool ]; then
+    say "unpacking Prometheus into .tools/prometheus"
+    rm -rf .tools/prometheus && mkdir -p .tools/prometheus
+    unpack() { (cd .tools/prometheus && apt-get download -q prometheus && dpkg -x prometheus_*.deb . && rm -rf prometheus_*.deb usr/share); }
+    if ! unpack >>.tools/apt.log 2>&1; then
+        # The lists of packages may be missing or old.
+        as_root=()
+        [ "$(id -u)" -eq 0 ] || as_root=(sudo)
+        "${as_root[@]}" apt-get update -q >>.tools/apt.log 2>&1 && unpack >>.tools/apt.log 2>&1 ||
+            fail "Prometheus could not be fetched" "see .tools/apt.log, or put prometheus and promtool into .tools/prometheus/usr/bin"
+    fi
+fi
 
 # --- Python tools -----------------------------------------------------------------------------------------------------
 python=""

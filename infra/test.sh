@@ -7,6 +7,9 @@ mkdir -p target
 
 say() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
 
+say "compose file"
+.tools/py/bin/check-jsonschema --builtin-schema vendor.compose-spec infra/docker-compose.yml
+
 say "formatting"
 cargo fmt --all --check
 

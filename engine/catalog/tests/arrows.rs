@@ -77,7 +77,7 @@ fn pure_rooms_have_no_runtime_and_know_only_whom_they_may() {
     let rooms: [(&str, &[&str]); 5] = [
         ("swath-task", &[]),
         ("swath-flow", &[]),
-        ("swath-plan", &["swath-flow", "swath-task"]),
+        ("swath-plan", &["swath-flow", "swath-schedule", "swath-task"]),
         ("swath-run", &[]),
         ("swath-schedule", &[]),
     ];
@@ -101,5 +101,24 @@ fn the_store_knows_nothing_of_plans_and_only_the_command_line_knows_all() {
     assert_eq!(engine("swath-store"), BTreeSet::from(["swath-task".to_owned()]));
     for room in ["swath-host", "swath-store", "swath-plan", "swath-run", "swath-flow"] {
         assert!(!reach(room, &edges).contains("swath-catalog"), "`{room}` must not name task crates");
+    }
+}
+
+#[test]
+fn tasks_of_a_crate_that_links_native_code_say_so() {
+    let (ours, edges, _) = dependencies();
+    for tasks in swath_catalog::BUILTIN {
+        let family = tasks[0].name.split('.').next().expect("`family.verb`");
+        let package = match family {
+            "store" => "swath-stores".to_owned(),
+            "run" => "swath-process".to_owned(),
+            family => format!("swath-{family}"),
+        };
+        assert!(ours.contains(&package), "`{package}`");
+        let reached = reach(&package, &edges);
+        let native = reached.contains("gdal-sys") || reached.contains("ort");
+        for task in *tasks {
+            assert_eq!(task.native, native, "`NATIVE` of `{}`", task.name);
+        }
     }
 }

@@ -20,6 +20,15 @@ pub(crate) struct Global {
     /// Folder of the store: journal, cache and artifacts.
     #[arg(long, global = true, env = "SWATH_HOME", default_value = ".swath", value_name = "FOLDER")]
     pub home: PathBuf,
+    /// Keep journal and cache in PostgreSQL, `postgres://USER@HOST:5432/DATABASE`, instead of a file in the home folder.
+    ///
+    /// Artifacts and scratch stay in the home folder, which all processes on one store share. A password is better kept in
+    /// the environment or in `~/.pgpass` than written on a command line.
+    #[arg(long, global = true, env = "SWATH_STORE", hide_env_values = true, value_name = "URL")]
+    pub store: Option<String>,
+    /// How long a run stays with a process that is no longer heard of, with PostgreSQL.
+    #[arg(long, global = true, env = "SWATH_LEASE", value_name = "TIME", default_value = "15s", value_parser = lease)]
+    pub lease: std::time::Duration,
     /// Print JSON on standard output: one document, of `logs` an object a line.
     #[arg(long, global = true)]
     pub json: bool,
@@ -29,6 +38,13 @@ pub(crate) struct Global {
     /// Log more on standard error; twice for debug.
     #[arg(long, short, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
+}
+
+impl Global {
+    /// Where the store is.
+    pub fn address(&self) -> swath_store::Address {
+        swath_store::Address { home: self.home.clone(), database: self.store.clone(), lease: self.lease }
+    }
 }
 
 #[derive(Subcommand)]
@@ -65,6 +81,15 @@ pub(crate) enum Command {
     /// On SIGTERM or Ctrl-C it starts no more runs and lets those that are live end within the grace; what is left goes on
     /// when the next server starts on the store.
     Serve(Serve),
+    /// Deploy a flow: a server then runs it by its schedule and its triggers.
+    ///
+    /// The flow is kept as it is now, with its sub-flows and parameters. Deploying it again makes a new version; live runs
+    /// stay with theirs.
+    Deploy(Deploy),
+    /// List deployments, or show, pause, resume, trigger or delete one.
+    Deployments(Deployments),
+    /// Run a deployment for the times at which its schedule was due in the past, as far as it did not run then.
+    Backfill(Backfill),
     /// List runs, newest first.
     Runs(Runs),
     /// Show a run: its steps, results and failures.
@@ -85,8 +110,42 @@ pub(crate) enum Command {
     Sample(Sample),
     /// Tell what is missing on this machine, and how to get it.
     Doctor,
+    /// Check what is stored of every run: its journal by replaying it, its rows by questions to the database.
+    ///
+    /// Live runs go on meanwhile. Exits with 1 when a rule is broken.
+    Check,
     /// Write a shell completion script.
     Completions(Completions),
+    /// Run attempts that an engine sends over standard input. Started by `run`, `resume` and `serve`, not by hand.
+    #[command(hide = true)]
+    AttemptWorker,
+}
+
+/// How steps are kept from hurting each other and this process.
+#[derive(Args)]
+pub(crate) struct Isolate {
+    /// Steps that run in processes of their own, where the flow does not say [default: none; of `serve`: native]
+    #[arg(long, value_enum, value_name = "WHICH")]
+    pub isolate: Option<Isolated>,
+    /// How long the process of a step may give no sign of life (it is suspended, its machine hangs) before it is killed.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = heartbeat)]
+    pub heartbeat: std::time::Duration,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Isolated {
+    /// None.
+    None,
+    /// Steps that call native code: GDAL, ONNX Runtime.
+    Native,
+    /// All.
+    All,
+}
+
+fn heartbeat(text: &str) -> Result<std::time::Duration, String> {
+    // A process gives a sign four times a second.
+    duration(text)
+        .and_then(|time| if time.as_secs() >= 1 { Ok(time) } else { Err("it is at least one second".to_owned()) })
 }
 
 #[derive(Args)]
@@ -99,6 +158,8 @@ pub(crate) struct Serve {
     pub grace: std::time::Duration,
     #[command(flatten)]
     pub slots: Slots,
+    #[command(flatten)]
+    pub isolate: Isolate,
 }
 
 fn loopback(text: &str) -> Result<std::net::SocketAddr, String> {
@@ -111,8 +172,142 @@ fn loopback(text: &str) -> Result<std::net::SocketAddr, String> {
     }
 }
 
+fn lease(text: &str) -> Result<std::time::Duration, String> {
+    let lease = duration(text)?;
+    match lease.as_secs() {
+        1..=3600 => Ok(lease),
+        _ => Err("a lease is from 1s to 1h".to_owned()),
+    }
+}
+
 fn duration(text: &str) -> Result<std::time::Duration, String> {
     swath_flow::parse_duration(text).map(std::time::Duration::from_millis)
+}
+
+#[derive(Args)]
+pub(crate) struct Deploy {
+    #[command(flatten)]
+    pub flow: FlowArguments,
+    /// Name of the deployment [default: that of the flow]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    #[command(flatten)]
+    pub schedule: ScheduleArguments,
+    /// Without the flow's own schedule.
+    #[arg(long, conflicts_with_all = ["cron", "every", "at"])]
+    pub no_schedule: bool,
+    /// Begin paused.
+    #[arg(long)]
+    pub paused: bool,
+    /// Deploy on this server, `http://127.0.0.1:7475` for example [default: in the store of `--home`]
+    #[arg(long, value_name = "URL", env = "SWATH_SERVER")]
+    pub server: Option<String>,
+}
+
+/// A schedule in the place of the flow's own.
+#[derive(Args)]
+pub(crate) struct ScheduleArguments {
+    /// Minute, hour, day of month, month, day of week: `30 6 * * MON`; or `@daily` and the like.
+    #[arg(long, value_name = "FIELDS", conflicts_with_all = ["every", "at"])]
+    pub cron: Option<String>,
+    /// A length of time from one to the next: `6h`.
+    #[arg(long, value_name = "TIME", conflicts_with = "at")]
+    pub every: Option<String>,
+    /// An instant, `2025-03-01T06:00Z`; may be repeated.
+    #[arg(long, value_name = "INSTANT")]
+    pub at: Vec<String>,
+    /// Time zone of `--cron`, `Europe/Berlin` for example [default: UTC]
+    #[arg(long, value_name = "ZONE", requires = "cron")]
+    pub zone: Option<String>,
+    /// What becomes of a time that the zone's clock leaves out [default: shift]
+    #[arg(long, value_name = "RULE", requires = "cron", value_parser = ["shift", "skip"])]
+    pub gap: Option<String>,
+    /// What becomes of a time that the zone's clock shows twice [default: first, or both where it goes round the clock]
+    #[arg(long, value_name = "RULE", requires = "cron", value_parser = ["first", "last", "both"])]
+    pub overlap: Option<String>,
+    /// Nothing is due before this instant.
+    #[arg(long, value_name = "INSTANT")]
+    pub start: Option<String>,
+    /// Nothing is due after this instant.
+    #[arg(long, value_name = "INSTANT")]
+    pub end: Option<String>,
+    /// Start each run up to this much later: `10m`.
+    #[arg(long, value_name = "TIME")]
+    pub jitter: Option<String>,
+    /// What becomes of runs that were due while no server ran [default: last]
+    #[arg(long, value_name = "POLICY", value_parser = ["none", "last", "all"])]
+    pub catch_up: Option<String>,
+}
+
+#[derive(Args)]
+#[command(args_conflicts_with_subcommands = false)]
+pub(crate) struct Deployments {
+    /// Ask this server, `http://127.0.0.1:7475` for example [default: the store of `--home`]
+    #[arg(long, value_name = "URL", env = "SWATH_SERVER", global = true)]
+    pub server: Option<String>,
+    #[command(subcommand)]
+    pub command: Option<DeploymentsCommand>,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum DeploymentsCommand {
+    /// Show a deployment: its versions, and when it last ran.
+    Show {
+        /// Its name.
+        name: String,
+    },
+    /// Start no more runs of it. Live runs go on.
+    Pause {
+        /// Its name.
+        name: String,
+    },
+    /// Let it go on; what was due by its schedule meanwhile is left out.
+    Resume {
+        /// Its name.
+        name: String,
+    },
+    /// Run it now.
+    Trigger {
+        /// Its name.
+        name: String,
+        /// A parameter in the place of the one it was deployed with; may be repeated.
+        #[arg(long = "param", short, value_name = "NAME=VALUE", value_parser = pair)]
+        params: Vec<(String, String)>,
+        /// Asks for a run once, however often it is asked with this key.
+        #[arg(long, value_name = "TEXT")]
+        key: Option<String>,
+    },
+    /// Tell when it is next due.
+    Next {
+        /// Its name.
+        name: String,
+        /// How many times.
+        #[arg(long, default_value = "5", value_name = "COUNT", value_parser = clap::value_parser!(i32).range(1..=1000))]
+        count: i32,
+    },
+    /// Remove it with its versions. Its runs stay.
+    Delete {
+        /// Its name.
+        name: String,
+    },
+}
+
+#[derive(Args)]
+pub(crate) struct Backfill {
+    /// Name of the deployment.
+    pub name: String,
+    /// The first day, month or instant: `2024-06-01`.
+    #[arg(long, value_name = "TIME")]
+    pub from: String,
+    /// The last day, month or instant [default: now]
+    #[arg(long, value_name = "TIME")]
+    pub to: Option<String>,
+    /// Also those that it ran before.
+    #[arg(long)]
+    pub again: bool,
+    /// Ask this server, `http://127.0.0.1:7475` for example [default: the store of `--home`]
+    #[arg(long, value_name = "URL", env = "SWATH_SERVER")]
+    pub server: Option<String>,
 }
 
 /// A flow and its parameters.
@@ -171,8 +366,14 @@ pub(crate) struct Run {
     pub server: Option<String>,
     #[command(flatten)]
     pub flow: FlowArguments,
+    /// What the run covers, as a flow that goes by a schedule reads it: `2024-06-01/2024-06-07` [default: the time since
+    /// the schedule was last due]
+    #[arg(long, value_name = "START/END")]
+    pub interval: Option<String>,
     #[command(flatten)]
     pub slots: Slots,
+    #[command(flatten)]
+    pub isolate: Isolate,
     /// Where to put the flow's outputs [default: results/FLOW]
     #[arg(long, value_name = "FOLDER")]
     pub out: Option<PathBuf>,
@@ -192,6 +393,8 @@ pub(crate) struct Resume {
     pub at: At,
     #[command(flatten)]
     pub slots: Slots,
+    #[command(flatten)]
+    pub isolate: Isolate,
     /// Where to put the flow's outputs [default: where the run was to put them]
     #[arg(long, value_name = "FOLDER", conflicts_with = "server")]
     pub out: Option<PathBuf>,
@@ -211,6 +414,8 @@ pub(crate) struct Rerun {
     pub at: At,
     #[command(flatten)]
     pub slots: Slots,
+    #[command(flatten)]
+    pub isolate: Isolate,
     /// Where to put the flow's outputs [default: where the run was to put them]
     #[arg(long, value_name = "FOLDER", conflicts_with = "server")]
     pub out: Option<PathBuf>,

@@ -52,6 +52,12 @@ impl From<swath_host::launch::MissingSecret> for Failure {
     }
 }
 
+impl From<swath_host::preflight::MissingFiles> for Failure {
+    fn from(error: swath_host::preflight::MissingFiles) -> Self {
+        Self::Usage(error.to_string())
+    }
+}
+
 impl From<swath_host::DriveError> for Failure {
     fn from(error: swath_host::DriveError) -> Self {
         match error {

@@ -28,7 +28,6 @@ mod failure;
 mod flows;
 mod outputs;
 mod pages;
-mod preflight;
 mod progress;
 mod runs_at;
 mod style;
@@ -78,6 +77,9 @@ fn run(arguments: Arguments, catalogue: Arc<Catalogue>) -> Result<ExitCode, Fail
         Command::Explain(command) => commands::explain::run(&global, command),
         Command::Schema(command) => commands::schema::run(command, &catalogue),
         Command::Serve(command) => commands::serve::run(&global, command, catalogue),
+        Command::Deploy(command) => commands::deployments::deploy(&global, command, catalogue),
+        Command::Deployments(command) => commands::deployments::deployments(&global, command, catalogue),
+        Command::Backfill(command) => commands::deployments::backfill(&global, command, catalogue),
         Command::Runs(command) => commands::runs::run(&global, command),
         Command::Show(command) => commands::show::run(&global, command),
         Command::Logs(command) => commands::logs::run(&global, command),
@@ -87,6 +89,8 @@ fn run(arguments: Arguments, catalogue: Arc<Catalogue>) -> Result<ExitCode, Fail
         Command::Gc(command) => commands::gc::run(&global, command),
         Command::Sample(command) => commands::sample::run(&global, command),
         Command::Doctor => commands::doctor::run(&global),
+        Command::Check => commands::check::run(&global),
         Command::Completions(command) => commands::completions::run(&global, command),
+        Command::AttemptWorker => commands::attempt_worker::run(&global, catalogue),
     }
 }

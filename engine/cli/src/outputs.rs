@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use swath_plan::Plan;
-use swath_store::{Artifacts, Error, Home};
+use swath_store::{Artifacts, Error, Store};
 use swath_task::{ArtifactRecord, Fault, PortType};
 
 use crate::failure::Failure;
@@ -19,9 +19,14 @@ pub(crate) struct Outputs {
 
 impl Outputs {
     /// The folder that is asked for; else the one that the run was begun with; else `results/FLOW`.
-    pub fn choose(home: &Home, run: Option<&str>, asked: Option<PathBuf>, plan: &Plan) -> Result<Self, Failure> {
+    pub async fn choose(
+        store: &dyn Store,
+        run: Option<&str>,
+        asked: Option<PathBuf>,
+        plan: &Plan,
+    ) -> Result<Self, Failure> {
         let kept = match run {
-            Some(run) if asked.is_none() => home.outputs_of(run)?,
+            Some(run) if asked.is_none() => store.outputs_of(run).await?,
             _ => None,
         };
         // What lies below the current folder is named from there, as it would be without having been kept.
@@ -64,9 +69,9 @@ impl Outputs {
     }
 
     /// Keeps the folder with the run, so that whoever goes on with it needs not name it again.
-    pub fn keep(&self, home: &Home, run: &str) -> Result<(), Failure> {
+    pub async fn keep(&self, store: &dyn Store, run: &str) -> Result<(), Failure> {
         let folder = std::path::absolute(&self.folder).map_err(|error| Failure::io("find", &self.folder, &error))?;
-        Ok(home.keep_outputs(run, &folder)?)
+        Ok(store.keep_outputs(run, &folder).await?)
     }
 
     /// Copies the artifacts in a flow's outputs to where a person looks for them, and tells in `places` where each is.

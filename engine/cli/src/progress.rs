@@ -59,7 +59,7 @@ struct Lines {
 impl Observer for Lines {
     fn update(&self, _run: &str, update: &Update) {
         match update {
-            Update::Retrying { at, error, wait } => {
+            Update::Retrying { at, error, wait, .. } => {
                 tell!("{}: retrying in {}: {error}", name(&at.step, &at.instance), style::duration(*wait));
             }
             Update::StepExpanded { step, count } => {
@@ -113,7 +113,7 @@ fn template(text: &str) -> ProgressStyle {
 impl Observer for Terminal {
     fn update(&self, _run: &str, update: &Update) {
         match update {
-            Update::AttemptStarted { at } => {
+            Update::AttemptStarted { at, .. } => {
                 if lock(&self.expanded).get(&at.step).is_some_and(|(_, count)| *count > MANY) {
                     return;
                 }
@@ -148,7 +148,7 @@ impl Observer for Terminal {
                 bar.set_message(step.clone());
                 lock(&self.expanded).insert(step.clone(), (bar, *count));
             }
-            Update::Retrying { at, error, wait } => {
+            Update::Retrying { at, error, wait, .. } => {
                 self.forget(&at.step, &at.instance);
                 let line = format!("{:24} {error}, again in {}", name(&at.step, &at.instance), style::duration(*wait));
                 self.say(&format!("{} {line}", style::warn("retry    ", true)));
@@ -175,7 +175,7 @@ impl Observer for Terminal {
                 // Marks carry colour codes of nine characters.
                 self.say(&format!("{mark:<18} {:24} {words}", name(step, instance)));
             }
-            Update::RunEnded { .. } | Update::RunStarted { .. } => {}
+            _ => {}
         }
     }
 }

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use swath_control::v1;
 use swath_control::v1::run_service_client::RunServiceClient;
 use swath_host::ask::{self, Refusal};
-use swath_store::{Access, SqliteStore, Store};
+use swath_store::{Access, Store};
 use tonic::transport::Channel;
 
 use crate::arguments::Global;
-use crate::commands::{find_run, reader, remote, shown_state};
+use crate::commands::{existing, find_run, remote, shown_state};
 use crate::failure::Failure;
 
 /// How often a run that was asked for something is looked at.
@@ -20,7 +20,7 @@ const LOOK: Duration = Duration::from_millis(100);
 /// Where the runs are.
 pub(crate) enum RunsAt {
     /// In the store of this folder.
-    Store(Arc<SqliteStore>),
+    Store(Arc<dyn Store>),
     /// With a server.
     Server(RunServiceClient<Channel>),
 }
@@ -32,14 +32,13 @@ impl RunsAt {
             return Ok(Self::Server(remote::runs(server).await?));
         }
         // Asking something of a run must not make a store.
-        drop(reader(&global.home).await?);
-        Ok(Self::Store(Arc::new(SqliteStore::open(&global.home, Access::Write).await?)))
+        Ok(Self::Store(existing(global, Access::Write).await?))
     }
 
     /// The whole id of the run that a person names. A server is asked by whole ids.
     pub async fn find(&self, id: &str) -> Result<String, Failure> {
         match self {
-            Self::Store(store) => Ok(find_run(store, id).await?.id),
+            Self::Store(store) => Ok(find_run(store.as_ref(), id).await?.id),
             Self::Server(_) => Ok(id.to_owned()),
         }
     }
@@ -47,7 +46,7 @@ impl RunsAt {
     /// State of a run, as it is shown.
     pub async fn state(&mut self, run: &str) -> Result<String, Failure> {
         match self {
-            Self::Store(store) => Ok(shown_state(store, &store.run_row(run).await?)),
+            Self::Store(store) => shown_state(store.as_ref(), &store.run_row(run).await?).await,
             Self::Server(runs) => {
                 let told = runs.get_run(v1::GetRunRequest { id: run.to_owned() }).await;
                 Ok(remote::state(told.map_err(remote::refused)?.into_inner().run.as_ref()))
@@ -58,7 +57,7 @@ impl RunsAt {
     /// Asks a run to end.
     pub async fn cancel(&mut self, run: &str) -> Result<(), Failure> {
         match self {
-            Self::Store(store) => Ok(ask::cancel(store, run).await?),
+            Self::Store(store) => Ok(ask::cancel(store.as_ref(), run).await?),
             Self::Server(runs) => {
                 let asked = runs.cancel_run(v1::CancelRunRequest { id: run.to_owned() }).await;
                 asked.map(drop).map_err(remote::refused)
@@ -69,7 +68,7 @@ impl RunsAt {
     /// Asks a run to start nothing new.
     pub async fn pause(&mut self, run: &str) -> Result<(), Failure> {
         match self {
-            Self::Store(store) => Ok(ask::pause(store, run).await?),
+            Self::Store(store) => Ok(ask::pause(store.as_ref(), run).await?),
             Self::Server(runs) => {
                 let asked = runs.pause_run(v1::PauseRunRequest { id: run.to_owned() }).await;
                 asked.map(drop).map_err(remote::refused)

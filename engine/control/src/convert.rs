@@ -2,7 +2,7 @@
 
 use prost_types::Timestamp;
 use swath_host::ask::Refusal;
-use swath_store::{Error, RunRow, SqliteStore, StoredEvent};
+use swath_store::{Error, RunRow, StoredEvent};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -29,19 +29,27 @@ pub fn is_live(row: &RunRow) -> bool {
     LIVE.contains(&row.state.as_str())
 }
 
-/// A run as it stands.
-pub fn run(store: &SqliteStore, row: RunRow) -> v1::Run {
-    let state = match row.state.as_str() {
-        // Paused, whether or not somebody waits for its end.
-        "paused" => v1::RunState::Paused,
-        _ if is_live(&row) && matches!(store.run_holder(&row.id), Ok(None)) => v1::RunState::Interrupted,
+/// A state by its name in the store.
+pub fn run_state(name: &str) -> v1::RunState {
+    match name {
         "pending" => v1::RunState::Pending,
         "running" => v1::RunState::Running,
+        "paused" => v1::RunState::Paused,
         "cancelling" => v1::RunState::Cancelling,
         "completed" => v1::RunState::Completed,
         "failed" => v1::RunState::Failed,
         "cancelled" => v1::RunState::Cancelled,
         _ => v1::RunState::Unspecified,
+    }
+}
+
+/// A run as it stands. `driven`: whether somebody drives it on.
+pub fn run(row: RunRow, driven: bool) -> v1::Run {
+    let state = match row.state.as_str() {
+        // Paused, whether or not somebody waits for its end.
+        "paused" => v1::RunState::Paused,
+        _ if is_live(&row) && !driven => v1::RunState::Interrupted,
+        state => run_state(state),
     };
     v1::Run {
         id: row.id,
@@ -94,10 +102,11 @@ pub fn wrong(field: &str, why: impl Into<String>) -> Status {
 /// A failure of the store as a status with its code.
 pub fn refused(error: Error) -> Status {
     let code = match &error {
-        Error::NoRun(_) => Code::NotFound,
+        Error::NoRun(_) | Error::NoDeployment(_) => Code::NotFound,
         Error::RunExists(_) => Code::AlreadyExists,
         Error::RunHeld { .. } | Error::StoreHeld { .. } => Code::FailedPrecondition,
-        Error::Busy { .. } | Error::Closed => Code::Unavailable,
+        Error::LeaseLost { .. } => Code::Aborted,
+        Error::Busy { .. } | Error::Closed | Error::Unreachable { .. } => Code::Unavailable,
         Error::DiskFull { .. } => Code::ResourceExhausted,
         _ => Code::Internal,
     };

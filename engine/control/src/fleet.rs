@@ -1,6 +1,6 @@
 //! The runs that this process drives.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,9 +10,9 @@ use jiff::Timestamp;
 use swath_host::again::{self, AgainError, Wish};
 use swath_host::ask::{self, Refusal, Resume};
 use swath_host::standing::{self, Standing};
-use swath_host::{Engine, PlannedFlow, launch};
+use swath_host::{Engine, PlannedFlow, launch, preflight};
 use swath_plan::{Catalogue, Plan, RerunProblem};
-use swath_store::{Error, Home, RunFilter, RunLease, RunRow, SqliteStore, Store};
+use swath_store::{Error, RunFilter, RunLease, RunRow, Store};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Code, Status};
@@ -27,6 +27,8 @@ const ADOPTING: Duration = Duration::from_secs(5);
 const MOST_TRIES: u32 = 3;
 /// How long a second request of one key waits for the first to have pinned its run.
 const PINNING: Duration = Duration::from_secs(5);
+/// Stands for the request, of a run that a deployment started.
+const FIRED: &str = "fired";
 
 /// The runs of one engine in this process. Cheap to clone.
 #[derive(Clone)]
@@ -34,8 +36,7 @@ pub struct Fleet(Arc<Shared>);
 
 struct Shared {
     engine: Arc<Engine>,
-    store: Arc<SqliteStore>,
-    home: Home,
+    store: Arc<dyn Store>,
     catalogue: Arc<Catalogue>,
     changes: Arc<Changes>,
     /// Ends every drive soon and leaves its run resumable.
@@ -49,18 +50,10 @@ struct Shared {
 
 impl Fleet {
     /// No runs yet. `stop` is the token that the engine was made with, `changes` its observer.
-    pub fn new(
-        engine: Arc<Engine>,
-        store: Arc<SqliteStore>,
-        catalogue: Arc<Catalogue>,
-        changes: Arc<Changes>,
-        stop: CancellationToken,
-    ) -> Self {
-        let home = Home::new(store.home());
+    pub fn new(engine: Arc<Engine>, catalogue: Arc<Catalogue>, changes: Arc<Changes>, stop: CancellationToken) -> Self {
         Self(Arc::new(Shared {
+            store: engine.store().clone(),
             engine,
-            store,
-            home,
             catalogue,
             changes,
             stop,
@@ -72,7 +65,7 @@ impl Fleet {
     }
 
     /// The store.
-    pub fn store(&self) -> &Arc<SqliteStore> {
+    pub fn store(&self) -> &Arc<dyn Store> {
         &self.0.store
     }
 
@@ -107,8 +100,9 @@ impl Fleet {
         }
     }
 
-    /// Plans a flow and starts a run of it; with the key of an earlier call it is that call's run, and `false`.
-    pub async fn start(&self, text: Text, key: &str) -> Result<(RunRow, bool), Status> {
+    /// Plans a flow and starts a run of it; with the key of an earlier call it is that call's run, and `false`. `caller` is
+    /// the `traceparent` of whoever asks, where that is traced.
+    pub async fn start(&self, text: Text, key: &str, caller: Option<String>) -> Result<(RunRow, bool), Status> {
         self.admits()?;
         let request = text.digest();
         if !key.is_empty()
@@ -122,12 +116,42 @@ impl Fleet {
         let planned = tokio::task::spawn_blocking(move || text.plan(&catalogue, now)).await;
         let planned = planned.map_err(|error| Status::internal(error.to_string()))?;
         let (plan, source) = planned.map_err(|problems| refuse(&problems))?;
+        self.look_for_files(&plan).await?;
         let secrets = launch::secrets(&plan).map_err(|missing| not_now("SECRET_MISSING", missing.to_string()))?;
         let id = if key.is_empty() { launch::run_id(&plan.name, now) } else { launch::keyed_id(key) };
+        let keyed = !key.is_empty();
+        let beginning = Beginning { id, plan, text: source.text().to_owned(), request, keyed, secrets, caller };
+        self.begin(beginning, now).await
+    }
+
+    /// Starts the run of a fire under its id, unless that is there already. The id is the run's key: whoever asks again
+    /// gets the same run.
+    pub(crate) async fn start_as(&self, id: String, plan: Plan, text: String, now: Timestamp) -> Result<(), Status> {
+        self.admits()?;
+        self.look_for_files(&plan).await?;
+        let secrets = launch::secrets(&plan).map_err(|missing| not_now("SECRET_MISSING", missing.to_string()))?;
+        let request = FIRED.to_owned();
+        self.begin(Beginning { id, plan, text, request, keyed: true, secrets, caller: None }, now).await.map(drop)
+    }
+
+    /// Tells the observers how late the run of a schedule was started.
+    pub(crate) fn tell_lag(&self, run: &str, flow: &str, lag: Duration) {
+        self.0.engine.due(run, flow, lag);
+    }
+
+    async fn look_for_files(&self, plan: &Plan) -> Result<(), Status> {
+        let looked = (plan.clone(), self.0.catalogue.clone());
+        let looked = tokio::task::spawn_blocking(move || preflight::check(&looked.0, &looked.1)).await;
+        let looked = looked.map_err(|error| Status::internal(error.to_string()))?;
+        looked.map_err(|missing| not_now("FILE_MISSING", missing.to_string()))
+    }
+
+    async fn begin(&self, beginning: Beginning, now: Timestamp) -> Result<(RunRow, bool), Status> {
+        let Beginning { id, plan, text, request, keyed, secrets, caller } = beginning;
         // A client that goes away meanwhile must not leave a run that is pinned and driven by nobody.
-        let (fleet, keyed) = (self.clone(), !key.is_empty());
+        let fleet = self.clone();
         let started = tokio::spawn(async move {
-            let lease = match fleet.0.store.lease_run(&id) {
+            let lease = match fleet.0.store.lease_run(&id).await {
                 Ok(lease) => lease,
                 // Another request of the same key was faster.
                 Err(Error::RunHeld { .. }) if keyed => {
@@ -143,10 +167,13 @@ impl Fleet {
                 return row.map(|row| (row, false)).ok_or_else(|| Status::aborted("the run of this key is gone"));
             }
             // Should this process end now, a mark without a run means nothing.
-            fleet.0.home.mark_served(&id, &request).map_err(refused)?;
-            launch::pin(&fleet.0.store, &lease, &plan, source.text(), now).await.map_err(refused)?;
+            fleet.0.store.mark_served(&id, &request).await.map_err(refused)?;
+            launch::pin(fleet.0.store.as_ref(), &lease, &plan, &text, now).await.map_err(refused)?;
             let row = fleet.0.store.run_row(&id).await;
             fleet.0.engine.learn_secrets(secrets);
+            if let Some(caller) = caller {
+                fleet.0.engine.asked(&id, caller);
+            }
             fleet.drive(lease, plan, now);
             row.map(|row| (row, true)).map_err(refused)
         });
@@ -164,13 +191,13 @@ impl Fleet {
     /// The run that an earlier request of a key started, if that was the same request.
     async fn started_by(&self, id: &str, request: &str) -> Result<Option<RunRow>, Status> {
         let Some(row) = self.known(id).await? else { return Ok(None) };
-        if self.0.home.served_by(id).as_deref() != Some(request) {
+        if self.0.store.served_by(id).await.map_err(refused)?.as_deref() != Some(request) {
             let why = format!("the key has started run `{id}`, by another request");
             let details = ErrorDetails::with_bad_request_violation("idempotency_key", why.clone());
             return Err(Status::with_error_details(Code::AlreadyExists, why, details));
         }
         // Its server was killed before it drove the run.
-        if is_live(&row) && self.0.store.run_holder(id).map_err(refused)?.is_none() {
+        if is_live(&row) && self.0.store.run_holder(id).await.map_err(refused)?.is_none() {
             return self.take_up(id, false).await.map(Some);
         }
         Ok(Some(row))
@@ -188,7 +215,7 @@ impl Fleet {
     /// Goes on with a run that was paused, cut off or cancelled, or that failed.
     pub async fn resume(&self, id: &str) -> Result<RunRow, Status> {
         self.admits()?;
-        match ask::resume(&self.0.store, id).await.map_err(declined)? {
+        match ask::resume(self.0.store.as_ref(), id).await.map_err(declined)? {
             Resume::Asked => self.0.store.run_row(id).await.map_err(refused),
             Resume::Drive => {
                 let before = self.take_up(id, true).await?;
@@ -222,13 +249,15 @@ impl Fleet {
             not_now("PLAN_OF_ANOTHER_VERSION", why)
         })?;
         let secrets = launch::secrets(&plan).map_err(|missing| not_now("SECRET_MISSING", missing.to_string()))?;
-        let lease = self.0.store.lease_run(id).map_err(refused)?;
-        if self.0.home.served_by(id).is_none() {
-            self.0.home.mark_served(id, "").map_err(refused)?;
+        let lease = self.0.store.lease_run(id).await.map_err(refused)?;
+        if self.0.store.served_by(id).await.map_err(refused)?.is_none() {
+            self.0.store.mark_served(id, "").await.map_err(refused)?;
         }
         if unpause {
-            self.0.home.ask_to_unpause(id).map_err(refused)?;
+            self.0.store.ask_to_pause(id, false).await.map_err(refused)?;
         }
+        // Its next end counts for those who wait for it.
+        self.0.store.unsettle(id).await.map_err(refused)?;
         self.0.engine.learn_secrets(secrets);
         let created = Timestamp::from_millisecond(stored.row.created_at).unwrap_or(Timestamp::UNIX_EPOCH);
         self.drive(lease, plan, created);
@@ -238,14 +267,20 @@ impl Fleet {
     /// Where a step of a run stands, and what it waits for.
     pub async fn standing(&self, id: &str, step: &str) -> Result<Standing, Status> {
         let missing = |at: u32| self.0.engine.missing(id, at);
-        let all = standing::of_run(&self.0.store, id, &missing).await.map_err(refused)?;
+        let all = standing::of_run(self.0.store.as_ref(), id, &missing).await.map_err(refused)?;
         let known: Vec<String> = all.iter().map(|one| one.step.clone()).collect();
         let found = all.into_iter().find(|one| one.step == step);
         found.ok_or_else(|| wrong("step", format!("run `{id}` has no step `{step}`; it has {}", known.join(", "))))
     }
 
-    /// Starts a new run of what run `id` is pinned to, which takes results of that one over.
-    pub async fn rerun(&self, id: &str, wish: Wish, params_folder: &str) -> Result<RunRow, Status> {
+    /// Starts a new run of what run `id` is pinned to, which takes results of that one over. `caller` as in [`Self::start`].
+    pub async fn rerun(
+        &self,
+        id: &str,
+        wish: Wish,
+        params_folder: &str,
+        caller: Option<String>,
+    ) -> Result<RunRow, Status> {
         self.admits()?;
         let stored = self.0.store.run_row(id).await.map_err(refused)?;
         let folder = match (params_folder, Path::new(&stored.source).parent()) {
@@ -253,33 +288,24 @@ impl Fleet {
             (folder, _) if Path::new(folder).is_absolute() => folder.into(),
             _ => return Err(wrong("parameter_folder", "an absolute path is needed")),
         };
-        let planned = again::plan(&self.0.store, &self.0.catalogue, id, &wish, &folder).await;
+        let planned = again::plan(self.0.store.as_ref(), &self.0.catalogue, id, &wish, &folder).await;
         let (plan, stored) = planned.map_err(|error| match error {
             AgainError::Refused(refusal) => declined(refusal),
             AgainError::Flow(problems) => refuse(&problems),
             AgainError::Problem(problem @ RerunProblem::Step { .. }) => wrong("from", problem.to_string()),
             AgainError::Problem(problem) => not_now("RERUN_NOT_POSSIBLE", problem.to_string()),
         })?;
+        self.look_for_files(&plan).await?;
         let secrets = launch::secrets(&plan).map_err(|missing| not_now("SECRET_MISSING", missing.to_string()))?;
         let now = Timestamp::now();
-        let id = launch::run_id(&plan.name, now);
-        let fleet = self.clone();
-        // A client that goes away meanwhile must not leave a run that is pinned and driven by nobody.
-        let started = tokio::spawn(async move {
-            let lease = fleet.0.store.lease_run(&id)?;
-            fleet.0.home.mark_served(&id, "")?;
-            launch::pin(&fleet.0.store, &lease, &plan, &stored.text, now).await?;
-            let row = fleet.0.store.run_row(&id).await?;
-            fleet.0.engine.learn_secrets(secrets);
-            fleet.drive(lease, plan, now);
-            Ok(row)
-        });
-        started.await.map_err(|error| Status::internal(error.to_string()))?.map_err(refused)
+        let (id, text, request) = (launch::run_id(&plan.name, now), stored.text, String::new());
+        let beginning = Beginning { id, plan, text, request, keyed: false, secrets, caller };
+        self.begin(beginning, now).await.map(|(row, _)| row)
     }
 
     /// Asks whoever drives a run to end it soon; one that nobody drives ends at once.
     pub async fn cancel(&self, id: &str) -> Result<RunRow, Status> {
-        match ask::cancel(&self.0.store, id).await {
+        match ask::cancel(self.0.store.as_ref(), id).await {
             // What was asked for has come about.
             Ok(()) | Err(Refusal::Ended { .. }) => {}
             Err(refusal) => return Err(declined(refusal)),
@@ -290,19 +316,24 @@ impl Fleet {
 
     /// Asks whoever drives a run to start nothing new in it; one that nobody drives is paused at once.
     pub async fn pause(&self, id: &str) -> Result<RunRow, Status> {
-        ask::pause(&self.0.store, id).await.map_err(declined)?;
+        ask::pause(self.0.store.as_ref(), id).await.map_err(declined)?;
         self.0.changes.happened(id);
         self.0.store.run_row(id).await.map_err(refused)
     }
 
     /// Goes on with the runs that an earlier server left, and with those that this one could not drive on. Returns how
     /// many.
+    /// Goes on with the runs that other servers left, and with those that this one could not drive on. Returns how many.
     pub async fn adopt(&self) -> Result<usize, Error> {
         let states = LIVE.map(str::to_owned).to_vec();
-        let rows = self.0.store.list_runs(&RunFilter { states, ..RunFilter::default() }).await?;
+        // A run of a sub-flow is gone on with by the run above it.
+        let filter = RunFilter { states, served: true, without_sub_flows: true, ..RunFilter::default() };
+        let rows = self.0.store.list_runs(&filter).await?;
+        let ids: Vec<String> = rows.iter().map(|row| row.id.clone()).collect();
+        let driven = if ids.is_empty() { HashMap::new() } else { self.0.store.holders(&ids).await? };
         let mut adopted = 0;
-        for row in rows.iter().rev().filter(|row| self.0.home.served_by(&row.id).is_some()) {
-            if self.is_draining() || self.0.store.run_holder(&row.id)?.is_some() {
+        for row in rows.iter().rev() {
+            if self.is_draining() || driven.contains_key(&row.id) {
                 continue;
             }
             let tries = {
@@ -316,10 +347,16 @@ impl Fleet {
             }
             match self.take_up(&row.id, false).await {
                 Ok(_) => adopted += 1,
+                // Another server was faster.
+                Err(status) if self.is_driven(&row.id).await => tracing::debug!("{}", status.message()),
                 Err(status) => tracing::warn!("run `{}` is not gone on with: {}", row.id, status.message()),
             }
         }
         Ok(adopted)
+    }
+
+    async fn is_driven(&self, id: &str) -> bool {
+        matches!(self.0.store.run_holder(id).await, Ok(Some(_)))
     }
 
     /// Looks for runs to go on with, again and again, until the fleet drains.
@@ -358,13 +395,28 @@ impl Fleet {
         self.0.drives.spawn(async move {
             let _listed = listed;
             let program = Arc::new(PlannedFlow::new(plan, fleet.0.catalogue.clone(), created));
-            match fleet.0.engine.drive(&id, program).await {
+            match fleet.0.engine.drive(&lease, program).await {
                 Ok(ending) => tracing::info!(run = %id, state = ending.state.name(), "run ended"),
                 Err(error) => tracing::error!(run = %id, "the run cannot be driven on: {error}"),
             }
             drop(lease);
         });
     }
+}
+
+/// What a run begins with.
+struct Beginning {
+    id: String,
+    plan: Plan,
+    /// The flow's text.
+    text: String,
+    /// What tells the request from others of its key.
+    request: String,
+    /// Whether the id follows from a key: the run may be there already.
+    keyed: bool,
+    secrets: BTreeMap<String, String>,
+    /// The caller's place in its trace.
+    caller: Option<String>,
 }
 
 /// Takes a run off the list of those that are live, however its drive ends.

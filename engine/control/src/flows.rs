@@ -1,12 +1,12 @@
 //! Flows as texts: reading and planning them as the command line does, from the folder they came from.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use swath_flow::{Diagnostic, Diagnostics, Source};
-use swath_host::launch;
-use swath_plan::{Catalogue, Given, Plan, PlanInput};
+use swath_flow::{Diagnostic, Source};
+use swath_host::{Asked, FlowText, launch};
+use swath_plan::{Catalogue, Plan};
 use swath_task::Digest;
 use tonic::{Code, Request, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt};
@@ -16,10 +16,10 @@ use crate::v1;
 
 /// A flow as a request gives it.
 pub struct Text {
-    text: String,
+    flow: FlowText,
     source: String,
-    params: Vec<(String, Given)>,
-    params_folder: PathBuf,
+    params: Vec<(String, String)>,
+    asked: Asked,
 }
 
 impl Text {
@@ -38,64 +38,47 @@ impl Text {
                 "an absolute path is needed: relative paths in the flow start from its folder",
             ));
         }
-        let mut params: Vec<_> = params.into_iter().map(|(name, value)| (name, Given::Text(value))).collect();
-        params.sort_by(|one, other| one.0.cmp(&other.0));
-        let params_folder = Path::new(&source).parent().unwrap_or(Path::new("/")).to_owned();
-        Ok(Self { text, source, params, params_folder })
+        let mut params: Vec<_> = params.into_iter().collect();
+        params.sort();
+        let folder = Path::new(&source).parent().unwrap_or(Path::new("/")).to_owned();
+        let asked = Asked::of(params.iter().cloned(), &folder);
+        Ok(Self { flow: FlowText::new(&source, folder, text.into_bytes()), source, params, asked })
     }
 
     /// The same with relative paths among its parameters starting from `folder`, unless that is empty.
-    pub fn with_params_from(self, folder: String) -> Result<Self, Status> {
+    pub fn with_params_from(mut self, folder: String) -> Result<Self, Status> {
         match folder.as_str() {
-            "" => Ok(self),
-            folder if Path::new(folder).is_absolute() => Ok(Self { params_folder: folder.into(), ..self }),
-            _ => Err(wrong("parameter_folder", "an absolute path is needed")),
+            "" => {}
+            folder if Path::new(folder).is_absolute() => self.asked.params_folder = folder.into(),
+            _ => return Err(wrong("parameter_folder", "an absolute path is needed")),
         }
+        Ok(self)
+    }
+
+    /// The same for a run that covers `interval`, unless that is empty.
+    pub fn covering(mut self, interval: &str, now: Timestamp) -> Result<Self, Status> {
+        if !interval.is_empty() {
+            self.asked.fire = Some(launch::interval(interval, now).map_err(|why| wrong("interval", why))?);
+        }
+        Ok(self)
     }
 
     /// What tells this request from another.
     pub fn digest(&self) -> String {
-        let params: Vec<(&str, String)> =
-            self.params.iter().map(|(name, value)| (name.as_str(), format!("{value:?}"))).collect();
-        let whole = serde_json::json!([self.text, self.source, params, self.params_folder]);
+        let text = String::from_utf8_lossy(&self.flow.bytes);
+        let fire = self.asked.fire.map(|fire| (fire.since.to_string(), fire.at.to_string()));
+        let whole = serde_json::json!([text, self.source, self.params, self.asked.params_folder, fire]);
         Digest::of(whole.to_string().as_bytes()).hex()
-    }
-
-    fn input<T>(&self, catalogue: &Catalogue, now: Timestamp, with: impl FnOnce(PlanInput<'_>) -> T) -> T {
-        let folder = Path::new(&self.source).parent().unwrap_or(Path::new("/"));
-        let load = |path: &Path| launch::read_text(path).map_err(|error| error.to_string());
-        with(PlanInput {
-            catalogue,
-            params: &self.params,
-            params_folder: &self.params_folder,
-            folder,
-            now,
-            load: &load,
-        })
     }
 
     /// Everything that is wrong.
     pub fn check(&self, catalogue: &Catalogue) -> Vec<Diagnostic> {
-        let reading = swath_flow::read(&self.source, self.text.as_bytes());
-        let mut problems = Diagnostics::default();
-        reading.diagnostics.into_iter().for_each(|problem| problems.push(problem));
-        if let Some(flow) = &reading.flow {
-            let more = self.input(catalogue, Timestamp::now(), |input| swath_plan::check(flow, input));
-            more.into_iter().for_each(|problem| problems.push(problem));
-        }
-        problems.into_vec()
+        self.flow.check(&self.asked, catalogue, Timestamp::now())
     }
 
     /// The plan with the text it is pinned to, or everything that is wrong.
     pub fn plan(&self, catalogue: &Catalogue, now: Timestamp) -> Result<(Plan, Arc<Source>), Vec<Diagnostic>> {
-        let reading = swath_flow::read(&self.source, self.text.as_bytes());
-        match &reading.flow {
-            Some(flow) if reading.diagnostics.is_empty() => {
-                let plan = self.input(catalogue, now, |input| swath_plan::plan(flow, input))?;
-                Ok((plan, flow.source.clone()))
-            }
-            _ => Err(self.check(catalogue)),
-        }
+        Ok((self.flow.plan(&self.asked, catalogue, now)?, self.flow.source().clone()))
     }
 }
 

@@ -8,6 +8,7 @@
 //! 4. A watcher sees every event of a journal once, in order, from whichever number it asks for.
 
 mod convert;
+mod deployments;
 mod fleet;
 mod flows;
 mod runs;
@@ -26,6 +27,7 @@ pub mod v1 {
 }
 
 pub use convert::millis;
+pub use deployments::{Backfilled, DeployError, Deployable, DeploymentService, Registry, Scheduler};
 pub use fleet::Fleet;
 pub use server::{ServeError, listen, serve};
 pub use watch::Changes;

@@ -1,13 +1,15 @@
 //! The run service.
 
+use std::collections::HashMap;
 use std::pin::Pin;
 use std::time::Duration;
 
 use futures::Stream;
+use jiff::Timestamp;
 use serde_json::Value;
 use swath_host::again::Wish;
 use swath_host::standing::Wait;
-use swath_store::{LogFilter, RunFilter, RunRow, Store};
+use swath_store::{LogFilter, RunCursor, RunFilter, RunRow};
 use tokio::sync::mpsc;
 use tonic::{Request, Response, Status};
 
@@ -36,19 +38,40 @@ pub struct RunService {
 }
 
 impl RunService {
-    fn run(&self, row: RunRow) -> v1::Run {
-        convert::run(self.fleet.store(), row)
+    async fn run(&self, row: RunRow) -> Result<v1::Run, Status> {
+        self.runs(vec![row]).await?.pop().ok_or_else(|| Status::internal("a run is a run"))
     }
+
+    /// Runs as they stand: one question for all that are live.
+    async fn runs(&self, rows: Vec<RunRow>) -> Result<Vec<v1::Run>, Status> {
+        let live: Vec<String> = rows.iter().filter(|row| is_live(row)).map(|row| row.id.clone()).collect();
+        let driven = match live.is_empty() {
+            true => HashMap::new(),
+            false => self.fleet.store().holders(&live).await.map_err(refused)?,
+        };
+        let run = |row: RunRow| {
+            let driven = driven.contains_key(&row.id);
+            convert::run(row, driven)
+        };
+        Ok(rows.into_iter().map(run).collect())
+    }
+}
+
+/// The `traceparent` of whoever asks, where that is traced.
+fn caller_of<T>(request: &Request<T>) -> Option<String> {
+    request.metadata().get("traceparent").and_then(|place| place.to_str().ok()).map(str::to_owned)
 }
 
 #[tonic::async_trait]
 impl v1::run_service_server::RunService for RunService {
     async fn start_run(&self, request: Request<v1::StartRunRequest>) -> Result<Response<v1::StartRunResponse>, Status> {
-        let v1::StartRunRequest { flow_text, source, parameters, idempotency_key, parameter_folder } =
+        let caller = caller_of(&request);
+        let v1::StartRunRequest { flow_text, source, parameters, idempotency_key, parameter_folder, interval } =
             request.into_inner();
         let text = Text::new(flow_text, source, parameters)?.with_params_from(parameter_folder)?;
-        let (row, started) = self.fleet.start(text, &idempotency_key).await?;
-        Ok(Response::new(v1::StartRunResponse { run: Some(self.run(row)), started }))
+        let text = text.covering(&interval, Timestamp::now())?;
+        let (row, started) = self.fleet.start(text, &idempotency_key, caller).await?;
+        Ok(Response::new(v1::StartRunResponse { run: Some(self.run(row).await?), started }))
     }
 
     async fn get_run(&self, request: Request<v1::GetRunRequest>) -> Result<Response<v1::GetRunResponse>, Status> {
@@ -61,7 +84,7 @@ impl v1::run_service_server::RunService for RunService {
         Ok(Response::new(v1::GetRunResponse {
             outputs_json: outputs.map(Value::to_string).unwrap_or_default(),
             parameters_json: swath_store::redact(&stored.params).into(),
-            run: Some(self.run(stored.row)),
+            run: Some(self.run(stored.row).await?),
         }))
     }
 
@@ -79,18 +102,40 @@ impl v1::run_service_server::RunService for RunService {
             asked.push(i32::from(state));
             wanted.extend(stored_states(state)?.iter().map(|state| (*state).to_owned()));
         }
-        let skip: usize = match page_token.as_str() {
-            "" => 0,
-            token => token.parse().map_err(|_| wrong("page_token", "it is none that a response gave"))?,
+        let mut after = match page_token.as_str() {
+            "" => None,
+            token => Some(cursor(token).ok_or_else(|| wrong("page_token", "it is none that a response gave"))?),
         };
-        let filter =
-            RunFilter { states: wanted, flow: Some(flow).filter(|flow| !flow.is_empty()), ..RunFilter::default() };
-        let rows = self.fleet.store().list_runs(&filter).await.map_err(refused)?;
-        // Runs of sub-flows belong to the run above them.
-        let runs = rows.into_iter().filter(|row| !row.id.contains('.')).map(|row| self.run(row));
-        let mut runs = runs.filter(|run| asked.is_empty() || asked.contains(&run.state)).skip(skip).peekable();
-        let page: Vec<v1::Run> = runs.by_ref().take(size as usize).collect();
-        let next_page_token = if runs.peek().is_some() { (skip + page.len()).to_string() } else { String::new() };
+        let flow = Some(flow).filter(|flow| !flow.is_empty());
+        let (mut page, mut next_page_token) = (Vec::new(), String::new());
+        // Whether a live run is driven is not in its row: what is read may not be what was asked for.
+        'pages: loop {
+            let filter = RunFilter {
+                states: wanted.clone(),
+                flow: flow.clone(),
+                without_sub_flows: true,
+                after,
+                limit: Some(size as u32 + 1),
+                ..RunFilter::default()
+            };
+            let rows = self.fleet.store().list_runs(&filter).await.map_err(refused)?;
+            let cursors: Vec<RunCursor> = rows.iter().map(RunRow::cursor).collect();
+            let last = rows.len() <= size as usize;
+            for (run, cursor) in self.runs(rows).await?.into_iter().zip(cursors) {
+                if !asked.is_empty() && !asked.contains(&run.state) {
+                    after = Some(cursor);
+                } else if page.len() == size as usize {
+                    next_page_token = after.map(token).unwrap_or_default();
+                    break 'pages;
+                } else {
+                    after = Some(cursor);
+                    page.push(run);
+                }
+            }
+            if last {
+                break;
+            }
+        }
         Ok(Response::new(v1::ListRunsResponse { runs: page, next_page_token }))
     }
 
@@ -113,12 +158,12 @@ impl v1::run_service_server::RunService for RunService {
         request: Request<v1::CancelRunRequest>,
     ) -> Result<Response<v1::CancelRunResponse>, Status> {
         let row = self.fleet.cancel(&id_of("id", request.into_inner().id)?).await?;
-        Ok(Response::new(v1::CancelRunResponse { run: Some(self.run(row)) }))
+        Ok(Response::new(v1::CancelRunResponse { run: Some(self.run(row).await?) }))
     }
 
     async fn pause_run(&self, request: Request<v1::PauseRunRequest>) -> Result<Response<v1::PauseRunResponse>, Status> {
         let row = self.fleet.pause(&id_of("id", request.into_inner().id)?).await?;
-        Ok(Response::new(v1::PauseRunResponse { run: Some(self.run(row)) }))
+        Ok(Response::new(v1::PauseRunResponse { run: Some(self.run(row).await?) }))
     }
 
     async fn resume_run(
@@ -126,15 +171,16 @@ impl v1::run_service_server::RunService for RunService {
         request: Request<v1::ResumeRunRequest>,
     ) -> Result<Response<v1::ResumeRunResponse>, Status> {
         let row = self.fleet.resume(&id_of("id", request.into_inner().id)?).await?;
-        Ok(Response::new(v1::ResumeRunResponse { run: Some(self.run(row)) }))
+        Ok(Response::new(v1::ResumeRunResponse { run: Some(self.run(row).await?) }))
     }
 
     async fn rerun_run(&self, request: Request<v1::RerunRunRequest>) -> Result<Response<v1::RerunRunResponse>, Status> {
+        let caller = caller_of(&request);
         let v1::RerunRunRequest { id, from, parameters, parameter_folder } = request.into_inner();
         let mut params: Vec<(String, String)> = parameters.into_iter().collect();
         params.sort_unstable();
-        let row = self.fleet.rerun(&id_of("id", id)?, Wish { from, params }, &parameter_folder).await?;
-        Ok(Response::new(v1::RerunRunResponse { run: Some(self.run(row)) }))
+        let row = self.fleet.rerun(&id_of("id", id)?, Wish { from, params }, &parameter_folder, caller).await?;
+        Ok(Response::new(v1::RerunRunResponse { run: Some(self.run(row).await?) }))
     }
 
     async fn explain_step(
@@ -170,6 +216,17 @@ impl v1::run_service_server::RunService for RunService {
     }
 }
 
+/// A place in the list of runs, as clients carry it from page to page.
+fn token(cursor: RunCursor) -> String {
+    format!("{:x}.{:x}", cursor.created_at, cursor.number)
+}
+
+fn cursor(token: &str) -> Option<RunCursor> {
+    let (created_at, number) = token.split_once('.')?;
+    let created_at = i64::from_str_radix(created_at, 16).ok()?;
+    Some(RunCursor { created_at, number: u64::from_str_radix(number, 16).ok()? })
+}
+
 fn stream<T: Send + 'static>(mut answers: mpsc::Receiver<Result<T, Status>>) -> Answers<T> {
     Box::pin(futures::stream::poll_fn(move |context| answers.poll_recv(context)))
 }
@@ -179,8 +236,8 @@ fn stopping() -> Status {
 }
 
 /// Whether somebody drives a run on.
-fn goes_on(fleet: &Fleet, row: &RunRow) -> Result<bool, Status> {
-    Ok(is_live(row) && fleet.store().run_holder(&row.id).map_err(refused)?.is_some())
+async fn goes_on(fleet: &Fleet, row: &RunRow) -> Result<bool, Status> {
+    Ok(is_live(row) && fleet.store().run_holder(&row.id).await.map_err(refused)?.is_some())
 }
 
 /// Sends events as they come, until the run has ended or nobody listens.
@@ -191,7 +248,7 @@ async fn watch(fleet: Fleet, id: String, mut after: u64, events: mpsc::Sender<Re
             changes.mark_unchanged();
             // Asked before the events are read: what is written until it ends is seen.
             let row = fleet.store().run_row(&id).await.map_err(refused)?;
-            let goes_on = goes_on(&fleet, &row)?;
+            let goes_on = goes_on(&fleet, &row).await?;
             // Most changes are of other runs; one that has ended may have written since it was looked at.
             while row.seq > after || !goes_on {
                 let batch = fleet.store().load_events(&id, after, BATCH).await.map_err(refused)?;
@@ -236,7 +293,7 @@ async fn read_logs(
     let work = async {
         let mut last = !follow;
         loop {
-            let goes_on = !last && goes_on(&fleet, &fleet.store().run_row(&id).await.map_err(refused)?)?;
+            let goes_on = !last && goes_on(&fleet, &fleet.store().run_row(&id).await.map_err(refused)?).await?;
             loop {
                 let batch = fleet.store().read_logs(&id, &filter).await.map_err(refused)?;
                 let whole = batch.len() == BATCH as usize;

@@ -1,24 +1,28 @@
-//! The server: all services on one port, beside `/healthz` and `/readyz` for those who ask over plain HTTP.
+//! The server: all services on one port, beside `/healthz`, `/readyz` and `/metrics` for those who ask over plain HTTP.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::Request;
+use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::{Method, StatusCode, Version, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use jiff::Timestamp;
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tonic::service::Routes;
 use tonic::transport::server::TcpIncoming;
 
+use crate::deployments::{DeploymentService, Registry, Scheduler, receive};
 use crate::fleet::Fleet;
 use crate::flows::FlowService;
 use crate::runs::RunService;
 use crate::system::SystemService;
 use crate::tasks::TaskService;
+use crate::v1::deployment_service_server::DeploymentServiceServer;
 use crate::v1::flow_service_server::FlowServiceServer;
 use crate::v1::run_service_server::RunServiceServer;
 use crate::v1::system_service_server::SystemServiceServer;
@@ -26,6 +30,8 @@ use crate::v1::task_service_server::TaskServiceServer;
 
 /// Largest request: the text of a flow with what is around it.
 const LARGEST_REQUEST: usize = swath_flow::MAX_TEXT + (1 << 20);
+/// Largest body of a webhook.
+const LARGEST_WEBHOOK: usize = 1 << 20;
 /// Streams that one connection may have open.
 const STREAMS: u32 = 256;
 /// How often a silent connection is asked whether it lives, and how long its answer may take.
@@ -60,9 +66,13 @@ pub async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
     TcpListener::bind(address).await.map_err(|error| ServeError::Listen(address, error))
 }
 
-/// Serves `fleet` until `stop` comes true and the fleet has drained.
+/// The content of Prometheus' text format.
+const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Serves `fleet` until `stop` comes true and the fleet has drained. `metrics` writes what `/metrics` answers.
 pub async fn serve(
     fleet: Fleet,
+    metrics: impl Fn() -> String + Send + Sync + 'static,
     listener: TcpListener,
     grace: Duration,
     stop: impl Future<Output = ()>,
@@ -76,9 +86,13 @@ pub async fn serve(
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<RunServiceServer<RunService>>().await;
     let runs = RunServiceServer::new(RunService { fleet: fleet.clone() });
+    let (registry, wake) = (Registry::new(fleet.store().clone(), fleet.catalogue().clone()), Arc::new(Notify::new()));
+    let deployments =
+        DeploymentServiceServer::new(DeploymentService { registry: registry.clone(), wake: wake.clone() });
     let flows = FlowServiceServer::new(FlowService { catalogue: fleet.catalogue().clone() });
     let grpc = Routes::new(runs.max_decoding_message_size(LARGEST_REQUEST))
         .add_service(flows.max_decoding_message_size(LARGEST_REQUEST))
+        .add_service(deployments.max_decoding_message_size(LARGEST_REQUEST))
         .add_service(TaskServiceServer::new(TaskService { catalogue: fleet.catalogue().clone() }))
         .add_service(SystemServiceServer::new(SystemService { fleet: fleet.clone(), started: Timestamp::now() }))
         .add_service(health_service)
@@ -86,6 +100,10 @@ pub async fn serve(
         // Python's client asks by the older name.
         .add_service(reflection().build_v1alpha().map_err(described)?);
     let asked = fleet.clone();
+    let webhooks = Router::new()
+        .route("/hooks/{name}", post(receive))
+        .layer(DefaultBodyLimit::max(LARGEST_WEBHOOK))
+        .with_state((registry.clone(), wake.clone()));
     let probes = Router::new().route("/healthz", get(|| async { "ok\n" })).route(
         "/readyz",
         get(move || async move {
@@ -95,12 +113,22 @@ pub async fn serve(
             }
         }),
     );
+    let metrics = Arc::new(metrics);
+    let page = move || async move {
+        let text = tokio::task::spawn_blocking(move || metrics()).await;
+        match text {
+            Ok(text) => ([(header::CONTENT_TYPE, METRICS)], text).into_response(),
+            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+        }
+    };
+    let probes = probes.route("/metrics", get(page));
     let grpc = grpc.into_axum_router().layer(middleware::from_fn(only_grpc));
-    let routes = Routes::from(probes.merge(grpc).layer(middleware::from_fn(only_this_machine)));
+    let routes = Routes::from(probes.merge(webhooks).merge(grpc).layer(middleware::from_fn(only_this_machine)));
     let adopting = tokio::spawn({
         let fleet = fleet.clone();
         async move { fleet.keep_adopting().await }
     });
+    let scheduling = tokio::spawn(Scheduler::new(fleet.clone(), registry, wake).run());
     let last = {
         let fleet = fleet.clone();
         async move {
@@ -127,6 +155,7 @@ pub async fn serve(
         () = last => Ok(()),
     };
     adopting.abort();
+    scheduling.abort();
     served
 }
 

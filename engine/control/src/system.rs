@@ -19,7 +19,7 @@ impl v1::system_service_server::SystemService for SystemService {
         Ok(Response::new(v1::GetInfoResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started_at: Some(time(self.started.as_millisecond())),
-            store: self.fleet.store().home().display().to_string(),
+            store: self.fleet.store().place(),
             live_runs: u32::try_from(self.fleet.live()).unwrap_or(u32::MAX),
             draining: self.fleet.is_draining(),
         }))

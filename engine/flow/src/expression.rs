@@ -1,6 +1,7 @@
 //! Computed values: `${ ... }` holds an expression in CEL, the Common Expression Language, which always ends.
 //!
-//! An expression may name `params.NAME`, `steps.ID.OUTPUT` and, in a lifted step, `item` and `index`; nothing else.
+//! An expression may name `params.NAME`, `steps.ID.OUTPUT`, `schedule.start` and `schedule.end`, and in a lifted step `item`
+//! and `index`; nothing else.
 //! References are found without evaluating, so that all of them are checked before a run.
 
 mod values;
@@ -27,6 +28,8 @@ const LONGEST: usize = 4096;
 const DEEPEST_BRACKETS: usize = 48;
 /// Deepest nesting of operations: evaluation recurses, and its stack is bounded.
 const DEEPEST: usize = 96;
+/// The name under which expressions read the interval that a run covers: `{"start": INSTANT, "end": INSTANT}`, RFC 3339.
+pub const SCHEDULE: &str = "schedule";
 /// Functions an expression may call; operators and the macros `has`, `all`, `exists`, `exists_one`, `map`, `filter` aside.
 pub const FUNCTIONS: &[&str] =
     &["bool", "contains", "double", "dyn", "endsWith", "int", "size", "startsWith", "string", "type", "uint"];
@@ -52,6 +55,8 @@ pub enum Reference {
         /// Whether fields of the output are read (`steps.a.report.count`).
         deeper: bool,
     },
+    /// `schedule.start` or `schedule.end`: the interval that the run covers.
+    Schedule(String),
     /// `item`, what this instance of a lifted step was given.
     Item,
     /// `index`, its position from 0.
@@ -68,7 +73,7 @@ pub struct ExpressionError(pub String);
 /// The values an expression is evaluated on.
 #[derive(Clone, Debug, Default)]
 pub struct Scope<'a> {
-    /// Values of the flow's parameters.
+    /// Values of the flow's parameters; under [`SCHEDULE`] the interval that the run covers.
     pub params: HashMap<&'a str, &'a Value>,
     /// Outputs by step id, each an object keyed by output.
     pub steps: HashMap<&'a str, &'a Value>,
@@ -169,6 +174,11 @@ fn resolve(expr: &IdedExpr, scope: &Scope<'_>) -> Result<Cel, ExpressionError> {
                 let value = value.ok_or_else(|| ExpressionError(format!("`steps.{step}.{output}` has no value")))?;
                 steps.entry(Key::from(step)).or_default().insert(Key::from(output), to_cel(value));
             }
+            Reference::Schedule(end) => {
+                let interval = scope.params.get(SCHEDULE).filter(|interval| interval.get(&end).is_some());
+                let interval = interval.ok_or_else(|| ExpressionError(format!("`schedule.{end}` has no value")))?;
+                context.add_variable_from_value(SCHEDULE, to_cel(interval));
+            }
             Reference::Item => {
                 let (item, _) = scope.item.ok_or_else(|| ExpressionError("`item` has no value here".to_owned()))?;
                 context.add_variable_from_value("item", to_cel(item));
@@ -187,7 +197,11 @@ fn resolve(expr: &IdedExpr, scope: &Scope<'_>) -> Result<Cel, ExpressionError> {
 }
 
 fn failing(expr: &IdedExpr, scope: &Scope<'_>) -> Option<ExpressionError> {
-    let known = |reference: &Reference| matches!(reference, Reference::Parameter(name) if scope.params.contains_key(name.as_str()));
+    let known = |reference: &Reference| match reference {
+        Reference::Parameter(name) => scope.params.contains_key(name.as_str()),
+        Reference::Schedule(_) => scope.params.contains_key(SCHEDULE),
+        _ => false,
+    };
     if references(expr).iter().all(known) {
         return resolve(expr, scope).err();
     }
@@ -322,6 +336,7 @@ fn path(expr: &IdedExpr, bound: &mut Vec<String>, found: &mut Vec<Reference>) {
         ["steps", step, output, rest @ ..] => {
             Reference::Output { step: (*step).to_owned(), output: (*output).to_owned(), deeper: !rest.is_empty() }
         }
+        [SCHEDULE, end @ ("start" | "end")] => Reference::Schedule((*end).to_owned()),
         ["item", ..] => Reference::Item,
         ["index"] => Reference::Index,
         // Names of types, as in `type(x) == int`.

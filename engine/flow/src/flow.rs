@@ -20,6 +20,8 @@ pub struct Flow {
     pub params: Vec<Parameter>,
     /// Parameters of which only the name is known: what is wrong with them was reported.
     pub unread_params: Vec<String>,
+    /// How it goes when it is deployed, as it was written.
+    pub deployment: Option<Node>,
     /// Its steps in the order of the text.
     pub steps: Vec<Step>,
     /// What it yields, by name.
@@ -53,6 +55,9 @@ pub struct Step {
     pub cache: Option<Cache>,
     /// Slots it holds while it runs, where the flow says otherwise than the task. None when it runs a flow.
     pub needs: Needs,
+    /// Whether its attempts run in processes of their own. `None`: as the engine does it. Never said by a step that runs a
+    /// flow.
+    pub isolate: Option<Isolate>,
     /// What its failure means for the rest of the run.
     pub on_failure: Option<OnFailure>,
     /// How many instances of a lifted step may fail. `None` for a step that is not lifted.
@@ -188,6 +193,16 @@ pub struct Needs {
     pub gpu: Option<f32>,
     /// Named limits.
     pub limits: Vec<(String, u32)>,
+}
+
+/// Whether attempts of a step run in processes of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Isolate {
+    /// Each in a process of its own: what it does to that process, the engine survives.
+    Process,
+    /// In the process of the engine.
+    None,
 }
 
 /// What a failure of a step means for the rest of the run.

@@ -18,9 +18,10 @@ mod yaml;
 
 pub use diagnostic::{Diagnostic, Diagnostics, Label, Report, ReportLabel, render_all};
 pub use duration::parse_duration;
-pub use expression::{Expression, ExpressionError, FUNCTIONS, Reference, Scope, Yields, as_text};
+pub use expression::{Expression, ExpressionError, FUNCTIONS, Reference, SCHEDULE, Scope, Yields, as_text};
 pub use flow::{
-    Action, Backoff, Cache, Edge, EdgeSource, FailureClass, Flow, Needs, OnFailure, Retry, Step, Tolerance, read_edge,
+    Action, Backoff, Cache, Edge, EdgeSource, FailureClass, Flow, Isolate, Needs, OnFailure, Retry, Step, Tolerance,
+    read_edge,
 };
 pub use nearest::{did_you_mean, list, nearest};
 pub use parameter::{Parameter, ParameterSpec, ParameterType, Refusal, Surroundings, TYPES, absolute, is_remote};

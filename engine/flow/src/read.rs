@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::diagnostic::Diagnostics;
 use crate::flow::{
-    Action, Backoff, Cache, Edge, FailureClass, Flow, Needs, OnFailure, Retry, Step, Tolerance, read_edge,
+    Action, Backoff, Cache, Edge, FailureClass, Flow, Isolate, Needs, OnFailure, Retry, Step, Tolerance, read_edge,
 };
 use crate::nearest::{did_you_mean, list};
 use crate::parameter::{Parameter, ParameterSpec, ParameterType, TYPES, brief, is_variable};
@@ -16,7 +16,7 @@ use crate::{Diagnostic, Source, Span, Spanned};
 /// Most steps of a flow.
 pub const MAX_STEPS: usize = 100_000;
 
-const FLOW_FIELDS: &[&str] = &["flow", "about", "params", "defaults", "steps", "outputs"];
+const FLOW_FIELDS: &[&str] = &["flow", "about", "params", "defaults", "deployment", "steps", "outputs"];
 const PARAM_FIELDS: &[&str] = &["type", "default", "about", "required", "min", "max", "values"];
 const STEP_FIELDS: &[&str] = &[
     "task",
@@ -31,10 +31,11 @@ const STEP_FIELDS: &[&str] = &[
     "timeout",
     "cache",
     "needs",
+    "isolate",
     "on_failure",
     "tolerate",
 ];
-const DEFAULT_FIELDS: &[&str] = &["retry", "timeout", "cache", "needs", "on_failure", "tolerate"];
+const DEFAULT_FIELDS: &[&str] = &["retry", "timeout", "cache", "needs", "isolate", "on_failure", "tolerate"];
 const RETRY_FIELDS: &[&str] = &["times", "wait", "backoff", "max_wait", "jitter", "on"];
 const NEEDS_FIELDS: &[&str] = &["cpu", "memory", "gpu", "limits"];
 
@@ -81,6 +82,7 @@ struct Settings {
     timeout: Option<u64>,
     cache: Option<Cache>,
     needs: Needs,
+    isolate: Option<Isolate>,
     on_failure: Option<OnFailure>,
     tolerate: Option<Tolerance>,
 }
@@ -98,6 +100,7 @@ impl Reader {
             about: None,
             params: Vec::new(),
             unread_params: Vec::new(),
+            deployment: root.get("deployment").cloned(),
             steps: Vec::new(),
             outputs: Vec::new(),
         };
@@ -298,6 +301,7 @@ impl Reader {
                 timeout: None,
                 cache: None,
                 needs: Needs::default(),
+                isolate: None,
                 on_failure: None,
                 tolerate: None,
             };
@@ -345,13 +349,14 @@ impl Reader {
         };
         let mut settings = self.settings(node, defaults);
         if let Some(Action::Flow(_)) = &action {
-            settings.needs = Needs::default();
-            if let Some((key, _)) = entries.iter().find(|(key, _)| key.value == "needs") {
+            (settings.needs, settings.isolate) = (Needs::default(), None);
+            for (key, _) in entries.iter().filter(|(key, _)| ["needs", "isolate"].contains(&key.value.as_str())) {
+                let field = &key.value;
                 self.wrong(
                     "F114",
                     key.span,
-                    format!("the step `{}` runs a flow: `needs` are of the steps inside", brief(id)),
-                    Some("write `needs` in the steps of that flow, or under its `defaults`".to_owned()),
+                    format!("the step `{}` runs a flow: `{field}` belongs to the steps inside", brief(id)),
+                    Some(format!("write `{field}` in the steps of that flow, or under its `defaults`")),
                 );
             }
         }
@@ -359,7 +364,7 @@ impl Reader {
             settings.tolerate = None;
             if let Some((key, _)) = entries.iter().find(|(key, _)| key.value == "tolerate") {
                 self.wrong(
-                    "F115",
+                    "F116",
                     key.span,
                     format!("the step `{}` is not lifted: it has no instances of which some may fail", brief(id)),
                     Some("write `on_failure: continue` to go on without it, or lift it with `each`".to_owned()),
@@ -378,6 +383,7 @@ impl Reader {
             timeout: settings.timeout,
             cache: settings.cache,
             needs: settings.needs,
+            isolate: settings.isolate,
             on_failure: settings.on_failure,
             tolerate: settings.tolerate,
             id: id.clone(),
@@ -431,6 +437,10 @@ impl Reader {
         }
         if let Some(node) = node.get("needs") {
             self.needs(node, &mut settings.needs);
+        }
+        if let Some(node) = node.get("isolate") {
+            let words = [("process", Isolate::Process), ("none", Isolate::None)];
+            settings.isolate = self.word(node, "`isolate`", &words);
         }
         if let Some(node) = node.get("on_failure") {
             let words = [("stop", OnFailure::Stop), ("collect", OnFailure::Collect), ("continue", OnFailure::Continue)];

@@ -10,7 +10,7 @@ use cel::IdedExpr;
 use cel::common::ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, LiteralValue};
 use serde_json::Value;
 
-use crate::expression::{ExpressionError, Scope, segments};
+use crate::expression::{ExpressionError, SCHEDULE, Scope, segments};
 
 /// Most operations and copied values of one evaluation: about a second.
 const MOST_WORK: u64 = 5_000_000;
@@ -231,6 +231,7 @@ impl Meter<'_> {
             ["steps", step, output, rest @ ..] => {
                 (self.scope.steps.get(step).and_then(|outputs| outputs.get(*output)), rest)
             }
+            [SCHEDULE, rest @ ..] => (self.scope.params.get(SCHEDULE).copied(), rest),
             ["item", rest @ ..] => (self.scope.item.map(|(item, _)| item), rest),
             _ => (None, [].as_slice()),
         };

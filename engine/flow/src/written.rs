@@ -16,7 +16,7 @@ pub enum Part {
 pub enum Written {
     /// Plain text.
     Text(String),
-    /// `$name`: the value of a parameter.
+    /// `$name`: the value of a parameter. (`$schedule.start` and `$schedule.end` are expressions.)
     Parameter(String),
     /// Wholly `${ ... }`: the typed value.
     Expression(String, Range<usize>),
@@ -43,6 +43,9 @@ pub fn read_string(text: &str) -> Result<Written, Unwritten> {
             [Part::Text(text)] => Written::Text(text.clone()),
             parts => Written::Parts(parts.to_vec()),
         });
+    }
+    if let Some(interval @ ("schedule.start" | "schedule.end")) = text.strip_prefix('$') {
+        return Ok(Written::Expression(interval.to_owned(), 1..text.len()));
     }
     if let Some(name) = text.strip_prefix('$')
         && !name.starts_with(['{', '$'])

@@ -6,8 +6,10 @@
 //! ```
 //!
 //! SHAPE is `chain` (each step reads the one before), `fan-out` (one step lifted over a list), `wide` (that many steps
-//! that read the same one) or `chain-kept` (a chain whose results also go into the cache). FOLDER decides which disk is
-//! measured. One line of JSON: what is timed goes from the creation of the run to its durable end; planning is apart.
+//! that read the same one), `chain-kept` (a chain whose results also go into the cache), `chain-isolated` (a tenth as many
+//! steps, each in a process of its own that the one before has used) or `chain-isolated-cold` (each in a new process).
+//! FOLDER decides which disk is measured; `SWATH_STORE` names a PostgreSQL database to be measured instead. One line of
+//! JSON: what is timed goes from the creation of the run to its durable end; planning is apart.
 
 #[path = "../tests/support/mod.rs"]
 mod support;
@@ -22,10 +24,11 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use swath_host::{Capacity, Engine, PlannedFlow, Unobserved};
+use swath_host::worker::Channel;
+use swath_host::{Capacity, Engine, Isolated, Isolation, PlannedFlow, Unobserved};
 use swath_plan::{Catalogue, Plan, PlanInput};
 use swath_run::RunState;
-use swath_store::{Access, Artifacts, NewRun, SqliteStore, Store};
+use swath_store::{Access, Address, Artifacts, Home, LEASE, NewRun};
 use swath_task::{Context, Needs, Purity, Task, TaskDef, TaskError};
 use tokio_util::sync::CancellationToken;
 
@@ -75,12 +78,24 @@ impl Task for Pass {
 
 const TASKS: &[TaskDef] = &[TaskDef::of::<Count>(), TaskDef::of::<Pass>()];
 
+const SHAPES: [&str; 6] = ["chain", "fan-out", "wide", "chain-kept", "chain-isolated", "chain-isolated-cold"];
+
+/// The argument with which this program is the process of a step.
+const WORKER: &str = "worker";
+
 fn main() -> Outcome<()> {
+    if std::env::args().nth(1).is_some_and(|word| word == WORKER) {
+        return Ok(
+            Channel::inherit()?.serve(Arc::new(Catalogue::new(&[TASKS])), |_, _, _, _, _| tracing::Span::none())?
+        );
+    }
     let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
     let steps = words.get(1).map_or(Ok(10_000), |word| word.parse())?;
     let base = words.get(2).map_or_else(std::env::temp_dir, Into::into);
-    let shapes = words.first().map_or(vec!["chain", "fan-out", "wide", "chain-kept"], |word| vec![word.as_str()]);
+    let shapes = words.first().map_or(SHAPES.to_vec(), |word| vec![word.as_str()]);
     for shape in shapes {
+        // A process costs a thousand times what a step costs.
+        let steps = if words.len() < 2 && shape.starts_with("chain-isolated") { steps / 10 } else { steps };
         let home = base.join(format!("swath-steps-{}", std::process::id()));
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let measured = runtime.block_on(measure(shape, steps, &home));
@@ -95,11 +110,12 @@ fn flow(shape: &str, steps: u32) -> Outcome<String> {
     let to = if shape == "fan-out" { steps } else { 1 };
     let mut text = format!("flow: bench\nsteps:\n  count: {{ task: toy.count, with: {{ to: {to} }} }}\n");
     match shape {
-        "chain" | "chain-kept" => {
+        "chain" | "chain-kept" | "chain-isolated" | "chain-isolated-cold" => {
             let mut from = "count.values".to_owned();
             for step in 0..steps {
                 let kept = if shape == "chain-kept" { format!(", with: {{ kept_as: {step} }}") } else { String::new() };
-                writeln!(text, "  s{step}: {{ task: bench.pass, in: {{ value: {from} }}{kept} }}")?;
+                let isolate = if shape.starts_with("chain-isolated") { ", isolate: process" } else { "" };
+                writeln!(text, "  s{step}: {{ task: bench.pass, in: {{ value: {from} }}{kept}{isolate} }}")?;
                 from = format!("s{step}.value");
             }
         }
@@ -109,7 +125,7 @@ fn flow(shape: &str, steps: u32) -> Outcome<String> {
                 writeln!(text, "  s{step}: {{ task: bench.pass, in: {{ value: count.values }} }}")?;
             }
         }
-        other => return Err(format!("the shape is `chain`, `fan-out`, `wide` or `chain-kept`, not `{other}`").into()),
+        other => return Err(format!("the shape is one of {SHAPES:?}, not `{other}`").into()),
     }
     Ok(text)
 }
@@ -120,6 +136,7 @@ fn planned(text: &str, catalogue: &Catalogue) -> Outcome<Plan> {
     let folder = std::env::current_dir()?;
     let load = |_: &Path| Err("there are no sub-flows".to_owned());
     let input = PlanInput {
+        fire: None,
         catalogue,
         params: &[],
         params_folder: &folder,
@@ -136,12 +153,16 @@ async fn measure(shape: &str, steps: u32, home: &Path) -> Outcome<()> {
     let planning = Instant::now();
     let plan = planned(&text, &catalogue)?;
     let planning = planning.elapsed().as_secs_f64();
-    let store = Arc::new(SqliteStore::open(home, Access::Write).await?);
+    let database = std::env::var("SWATH_STORE").ok();
+    let store = Address { home: home.to_owned(), database, lease: LEASE }.open(Access::Write).await?;
     let artifacts = Arc::new(Artifacts::local(home)?);
     let capacity = Capacity::of_this_machine();
     let stop = CancellationToken::new();
     let span = |_: &str, _: &str, _: &str, _: u32| tracing::Span::none();
-    let engine = Engine::new(store.clone(), artifacts, capacity, Arc::new(Unobserved), stop, span);
+    let isolation = Isolation::new(Isolated::None, vec![WORKER.into()]);
+    let idle = if shape == "chain-isolated-cold" { 0 } else { isolation.idle };
+    let engine = Engine::new(store.clone(), Home::new(home), artifacts, capacity, Arc::new(Unobserved), stop, span);
+    let engine = engine.isolating(Isolation { idle, ..isolation });
     let started = Instant::now();
     store
         .create_run(NewRun {
@@ -156,9 +177,9 @@ async fn measure(shape: &str, steps: u32, home: &Path) -> Outcome<()> {
             created_at: 0,
         })
         .await?;
-    let lease = store.lease_run("bench")?;
+    let lease = store.lease_run("bench").await?;
     let program = Arc::new(PlannedFlow::new(plan, catalogue, Timestamp::now()));
-    let ending = Arc::new(engine).drive("bench", program).await?;
+    let ending = Arc::new(engine).drive(&lease, program).await?;
     let seconds = started.elapsed().as_secs_f64();
     drop(lease);
     if ending.state != RunState::Completed {

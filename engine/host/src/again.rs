@@ -3,12 +3,14 @@
 use std::path::Path;
 
 use jiff::Timestamp;
-use swath_flow::Diagnostic;
-use swath_plan::{Catalogue, Given, Plan, PlanInput, RerunProblem};
-use swath_store::{SqliteStore, Store, StoredRun};
+use serde_json::Value;
+use swath_flow::{Diagnostic, SCHEDULE};
+use swath_plan::{Catalogue, Given, Plan, RerunProblem};
+use swath_schedule::Fire;
+use swath_store::{Store, StoredRun};
 
 use crate::ask::{self, Refusal};
-use crate::launch::read_text;
+use crate::{Asked, FlowText};
 
 /// What is asked of a re-run.
 #[derive(Clone, Debug, Default)]
@@ -36,7 +38,7 @@ pub enum AgainError {
 /// The plan of a re-run of `run`, and what the run is pinned to. Relative paths among the changed parameters start from
 /// `params_folder`; everything else is as it was, what `now` means included.
 pub async fn plan(
-    store: &SqliteStore,
+    store: &dyn Store,
     catalogue: &Catalogue,
     run: &str,
     wish: &Wish,
@@ -49,20 +51,20 @@ pub async fn plan(
     let created = Timestamp::from_millisecond(stored.row.created_at).unwrap_or(Timestamp::UNIX_EPOCH);
     let now = earlier.rerun.as_ref().map_or(created, |rerun| rerun.now);
     let changed = |name: &str| wish.params.iter().any(|(changed, _)| changed == name);
-    let kept = earlier.params.iter().filter(|(name, value)| !value.is_null() && !changed(name));
+    let own = |name: &str| name != SCHEDULE && !changed(name);
+    let kept = earlier.params.iter().filter(|(name, value)| !value.is_null() && own(name));
     let kept = kept.map(|(name, value)| (name.clone(), Given::Value(value.clone())));
     let given = wish.params.iter().map(|(name, value)| (name.clone(), Given::Text(value.clone())));
-    let reading = swath_flow::read(&stored.row.source, stored.text.as_bytes());
-    let flow = reading.flow.filter(|_| reading.diagnostics.is_empty());
-    let flow = flow.ok_or(AgainError::Flow(reading.diagnostics))?;
-    let input = PlanInput {
-        catalogue,
-        params: &kept.chain(given).collect::<Vec<_>>(),
-        params_folder,
-        folder: Path::new(&earlier.folder),
-        now,
-        load: &|path| read_text(path).map_err(|error| error.to_string()),
-    };
-    let plan = swath_plan::plan(&flow, input).map_err(AgainError::Flow)?;
+    // It covers what the earlier run covers.
+    let fire = earlier.params.get(SCHEDULE).and_then(fire_of);
+    let asked = Asked { params: kept.chain(given).collect(), params_folder: params_folder.to_owned(), fire };
+    let flow = FlowText::new(&stored.row.source, &earlier.folder, stored.text.clone().into_bytes());
+    let plan = flow.plan(&asked, catalogue, now).map_err(AgainError::Flow)?;
     Ok((plan.again(run, &earlier, now, &wish.from)?, stored))
+}
+
+/// The fire whose interval a plan has among its parameters.
+fn fire_of(interval: &Value) -> Option<Fire> {
+    let instant = |name: &str| interval.get(name)?.as_str()?.parse().ok();
+    Some(Fire { since: instant("start")?, at: instant("end")? })
 }

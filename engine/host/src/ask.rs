@@ -1,9 +1,9 @@
 //! What may be asked of a run from outside, whoever drives it: to end, to pause, to go on.
 //!
-//! A run that somebody drives is asked by a mark that its loop looks for; of one that nobody drives the journal is written
+//! A run that somebody drives is asked through the store, where its driver hears of it; of one that nobody drives the journal is written
 //! here. Nothing here drives a run.
 
-use swath_store::{Error, Home, RunRow, SqliteStore, Store};
+use swath_store::{Error, RunRow, Store};
 
 use crate::idle;
 
@@ -70,43 +70,43 @@ impl Refusal {
 pub enum Resume {
     /// Whoever drives it: it was paused, and has been asked.
     Asked,
-    /// Whoever asks: takes its lease, calls [`Home::ask_to_unpause`], and drives it.
+    /// Whoever asks: takes its lease, asks for the end of a pause ([`Store::ask_to_pause`]), and drives it.
     Drive,
 }
 
 /// Asks a run to end soon: its live attempts are told to stop. One that nobody drives ends at once.
-pub async fn cancel(store: &SqliteStore, run: &str) -> Result<(), Refusal> {
-    let row = live(store, run, "cancel").await?;
-    match store.lease_run(run) {
-        Ok(_lease) => Ok(idle::cancel(store, &row.id).await?),
-        Err(Error::RunHeld { .. }) => Ok(Home::new(store.home()).ask_to_cancel(run)?),
+pub async fn cancel(store: &dyn Store, run: &str) -> Result<(), Refusal> {
+    live(store, run, "cancel").await?;
+    match store.lease_run(run).await {
+        Ok(lease) => Ok(idle::cancel(store, &lease).await?),
+        Err(Error::RunHeld { .. }) => Ok(store.ask_to_cancel(run).await?),
         Err(error) => Err(error.into()),
     }
 }
 
 /// Asks a run to start nothing new until it is resumed; what runs may end. One that nobody drives is paused at once.
-pub async fn pause(store: &SqliteStore, run: &str) -> Result<(), Refusal> {
+pub async fn pause(store: &dyn Store, run: &str) -> Result<(), Refusal> {
     let row = live(store, run, "pause").await?;
     match row.state.as_str() {
         "cancelling" => return Err(Refusal::Cancelling { run: row.id }),
         "paused" => return Ok(()),
         _ => {}
     }
-    match store.lease_run(run) {
-        Ok(_lease) => Ok(idle::pause(store, &row.id).await?),
-        Err(Error::RunHeld { .. }) => Ok(Home::new(store.home()).ask_to_pause(run)?),
+    match store.lease_run(run).await {
+        Ok(lease) => Ok(idle::pause(store, &lease).await?),
+        Err(Error::RunHeld { .. }) => Ok(store.ask_to_pause(run, true).await?),
         Err(error) => Err(error.into()),
     }
 }
 
 /// Says who goes on with a run that was paused, cut off or cancelled, or that failed; asks whoever drives it.
-pub async fn resume(store: &SqliteStore, run: &str) -> Result<Resume, Refusal> {
+pub async fn resume(store: &dyn Store, run: &str) -> Result<Resume, Refusal> {
     let row = own(store, run, "resume").await?;
-    let held = store.run_holder(run)?.is_some();
+    let held = store.run_holder(run).await?.is_some();
     match row.state.as_str() {
         "cancelling" if held => Err(Refusal::Cancelling { run: row.id }),
         "paused" if held => {
-            Home::new(store.home()).ask_to_unpause(run)?;
+            store.ask_to_pause(run, false).await?;
             Ok(Resume::Asked)
         }
         // A lease that is held is refused where it is taken.
@@ -115,9 +115,9 @@ pub async fn resume(store: &SqliteStore, run: &str) -> Result<Resume, Refusal> {
 }
 
 /// Says whether a run can be run again: somebody may still be at it.
-pub async fn rerun(store: &SqliteStore, run: &str) -> Result<(), Refusal> {
+pub async fn rerun(store: &dyn Store, run: &str) -> Result<(), Refusal> {
     let row = own(store, run, "re-run").await?;
-    match store.run_holder(run)? {
+    match store.run_holder(run).await? {
         Some(holder) if !has_ended(&row) => Err(Refusal::Driven { run: row.id, state: row.state, holder }),
         _ => Ok(()),
     }
@@ -128,7 +128,7 @@ fn has_ended(row: &RunRow) -> bool {
 }
 
 /// A run that is not one of a sub-flow.
-async fn own(store: &SqliteStore, run: &str, verb: &'static str) -> Result<RunRow, Refusal> {
+async fn own(store: &dyn Store, run: &str, verb: &'static str) -> Result<RunRow, Refusal> {
     let row = store.run_row(run).await?;
     match row.id.split_once('.') {
         Some((above, _)) => Err(Refusal::SubFlow { above: above.to_owned(), run: row.id, verb }),
@@ -137,7 +137,7 @@ async fn own(store: &SqliteStore, run: &str, verb: &'static str) -> Result<RunRo
 }
 
 /// A run of a person's that has not ended.
-async fn live(store: &SqliteStore, run: &str, verb: &'static str) -> Result<RunRow, Refusal> {
+async fn live(store: &dyn Store, run: &str, verb: &'static str) -> Result<RunRow, Refusal> {
     let row = own(store, run, verb).await?;
     if has_ended(&row) { Err(Refusal::Ended { run: row.id, state: row.state }) } else { Ok(row) }
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
+use swath_plan::Isolate;
 use swath_run::{Fault, Graph};
 use swath_task::{Context, ErasedTask, Needs, Ports, Purity, Running, TaskError};
 
@@ -53,6 +54,10 @@ impl Program for Faked {
         self.flow.is_lifted(step)
     }
 
+    fn task(&self, step: usize) -> &str {
+        self.flow.task(step)
+    }
+
     fn ports(&self, step: usize) -> Vec<String> {
         self.flow.ports(step)
     }
@@ -75,7 +80,7 @@ impl Program for Faked {
             _ => Ok(fake.outputs.clone()),
         };
         let action = Action::Task { name: "faked".to_owned(), version: 0, task: Arc::new(Answer(answer)) };
-        Ok(Bound { action, needs: Needs::waiting(), cache: CachePolicy::Off, ..bound })
+        Ok(Bound { action, needs: Needs::waiting(), cache: CachePolicy::Off, isolate: Some(Isolate::None), ..bound })
     }
 
     fn outputs(&self, done: &dyn Outputs) -> Result<Value, Fault> {

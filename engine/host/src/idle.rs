@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use swath_plan::{Action, Catalogue, Plan};
 use swath_run::{Event, Graph, Input, Machine};
-use swath_store::{Append, Error, NewEvent, RunUpdate, SqliteStore, Store};
+use swath_store::{Append, Error, NewEvent, RunLease, RunUpdate, Store};
 
 use crate::{PlannedFlow, Program};
 
@@ -14,7 +14,7 @@ pub(crate) fn unreadable(what: &str, reason: impl std::fmt::Display) -> Error {
 }
 
 /// The shape of a stored run: of a sub-flow's, as the plan of the run above has it.
-pub async fn graph_of(store: &SqliteStore, run: &str) -> Result<Graph, Error> {
+pub async fn graph_of(store: &dyn Store, run: &str) -> Result<Graph, Error> {
     let mut parts = run.split('.');
     let top = parts.next().unwrap_or(run);
     let stored = store.get_run(top).await?;
@@ -29,19 +29,20 @@ pub async fn graph_of(store: &SqliteStore, run: &str) -> Result<Graph, Error> {
     Ok(PlannedFlow::new(plan, Arc::new(Catalogue::default()), Timestamp::UNIX_EPOCH).graph())
 }
 
-/// Cancels a run whose attempts died with its process. The caller holds its lease.
-pub(crate) async fn cancel(store: &SqliteStore, run: &str) -> Result<(), Error> {
+/// Cancels a run whose attempts died with its process.
+pub(crate) async fn cancel(store: &dyn Store, lease: &RunLease) -> Result<(), Error> {
     let now = crate::now();
-    offer(store, run, now, &[Input::Cancel { deadline: now }, Input::Recovered]).await
+    offer(store, lease, now, &[Input::Cancel { deadline: now }, Input::Recovered]).await
 }
 
-/// Pauses a run that nobody drives. The caller holds its lease.
-pub(crate) async fn pause(store: &SqliteStore, run: &str) -> Result<(), Error> {
+/// Pauses a run that nobody drives.
+pub(crate) async fn pause(store: &dyn Store, lease: &RunLease) -> Result<(), Error> {
     // One that has not begun begins, and starts nothing.
-    offer(store, run, crate::now(), &[Input::Begin, Input::Pause]).await
+    offer(store, lease, crate::now(), &[Input::Begin, Input::Pause]).await
 }
 
-async fn offer(store: &SqliteStore, run: &str, now: u64, inputs: &[Input]) -> Result<(), Error> {
+async fn offer(store: &dyn Store, lease: &RunLease, now: u64, inputs: &[Input]) -> Result<(), Error> {
+    let run = lease.run();
     let stored = store.load_events(run, 0, u32::MAX).await?;
     let events: Result<Vec<Event>, _> = stored.iter().map(|event| Event::decode(&event.payload)).collect();
     let events = events.map_err(|error| unreadable("event", error))?;
@@ -57,6 +58,7 @@ async fn offer(store: &SqliteStore, run: &str, now: u64, inputs: &[Input]) -> Re
     let append = Append {
         run: run.to_owned(),
         expected_seq: stored.len() as u64,
+        epoch: lease.epoch(),
         at,
         events: made.iter().map(new).collect(),
         update: Some(RunUpdate {

@@ -10,7 +10,8 @@ use serde_json::Value;
 use swath_flow::{ParameterSpec, ParameterType};
 use swath_plan::{Action, Plan};
 use swath_run::RunState;
-use swath_store::{NewRun, RunLease, SqliteStore, Store};
+use swath_schedule::Fire;
+use swath_store::{NewRun, RunLease, Store};
 use swath_task::Digest;
 
 /// A secret whose environment variable is not set.
@@ -41,6 +42,14 @@ pub fn secrets(plan: &Plan) -> Result<BTreeMap<String, String>, MissingSecret> {
     Ok(secrets)
 }
 
+/// What a run covers, from `START/END`, where neither side is open; the error says what is wrong.
+pub fn interval(text: &str, now: Timestamp) -> Result<Fire, String> {
+    let resolved = swath_flow::resolve_period(text, now)?;
+    let ends = resolved.split_once('/').and_then(|(start, end)| Some((start.parse().ok()?, end.parse().ok()?)));
+    let (since, at) = ends.ok_or_else(|| format!("`{text}` is open: an interval has a start and an end"))?;
+    Ok(Fire { at, since })
+}
+
 /// The text of a flow: at most what the reader accepts and one byte, so that a huge file costs nothing to refuse.
 pub fn read_text(path: &Path) -> std::io::Result<Vec<u8>> {
     let mut text = Vec::new();
@@ -64,6 +73,13 @@ pub fn keyed_id(key: &str) -> String {
     format!("keyed-{}", &Digest::of(key.as_bytes()).hex()[..24])
 }
 
+/// The id of the run that a fire of a deployment starts: the instant that it covers, which people read, and what tells
+/// the fire from others.
+pub fn fired_id(deployment: &str, key: &str, at: Timestamp) -> String {
+    let salt = Digest::of(format!("{deployment} {key}").as_bytes()).hex();
+    format!("{deployment}-{}-{}", at.strftime("%Y%m%d-%H%M%S"), &salt[..8])
+}
+
 /// What a run is pinned to.
 pub fn pinned(plan: &Plan) -> Result<String, swath_store::Error> {
     serde_json::to_string(plan)
@@ -72,7 +88,7 @@ pub fn pinned(plan: &Plan) -> Result<String, swath_store::Error> {
 
 /// Pins a new run under the id of `lease`: nobody else can take it up before that ends.
 pub async fn pin(
-    store: &SqliteStore,
+    store: &dyn Store,
     lease: &RunLease,
     plan: &Plan,
     text: &str,

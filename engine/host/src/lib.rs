@@ -7,40 +7,48 @@
 pub mod again;
 pub mod ask;
 mod attempt;
+mod check;
 mod drive;
 mod faked;
 mod files;
 mod flights;
 mod idle;
+mod isolate;
 pub mod launch;
 mod observe;
 mod outputs;
 mod planned;
+pub mod preflight;
 mod program;
 mod reuse;
 mod slots;
 pub mod standing;
 mod sub_flow;
+mod text;
+pub mod worker;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use swath_store::{Artifacts, Home, SqliteStore, Store};
+use swath_store::{Artifacts, Home, Store};
 use swath_task::Needs;
 use tokio_util::sync::CancellationToken;
 
+pub use check::{check_run, check_store, vocabulary};
 pub use drive::{DriveError, Ending, FailedStep, OUTPUTS, SCHEDULING_PROBLEM};
 pub use faked::{Fake, Faked};
 pub use idle::graph_of;
-pub use observe::{AttemptId, Ended, Observer, Unobserved, Update};
+pub use isolate::{Isolated, Isolation};
+pub use observe::{AttemptId, AttemptState, Ended, FLOW, Figures, Observer, Unobserved, Update};
 pub use planned::PlannedFlow;
 pub use program::{Action, Bound, CachePolicy, Items, Outputs, Program};
-pub use slots::{Beyond, Capacity, Held, Missing, Slots};
+pub use slots::{Beyond, Capacity, Held, Missing, SlotUse, Slots};
+pub use text::{Asked, Files, FlowText};
 
 /// What all runs of a process share.
 pub struct Engine {
-    pub(crate) store: Arc<SqliteStore>,
+    pub(crate) store: Arc<dyn Store>,
     pub(crate) artifacts: Arc<Artifacts>,
     pub(crate) home: Home,
     pub(crate) slots: Mutex<Slots>,
@@ -57,26 +65,42 @@ pub struct Engine {
     pub(crate) secrets: Mutex<BTreeMap<String, String>>,
     pub(crate) stop: CancellationToken,
     pub(crate) span: AttemptSpan,
+    /// How attempts run in processes of their own; `None`: they cannot.
+    pub(crate) isolation: Option<Isolation>,
+    pub(crate) workers: Arc<isolate::Pool>,
+    pub(crate) drive_span: DriveSpan,
 }
 
-/// Makes the `tracing` span of an attempt from run, step, instance and attempt.
+/// Makes the `tracing` span of an attempt from run, step, instance and attempt. Of an instance whose earlier result is
+/// taken the attempt is 0. What is known later is recorded, where the span has a field for it: `swath.task`,
+/// `swath.step.state`, `swath.reused_from`, `error.type`, `otel.status_code`, `otel.status_description`.
 pub type AttemptSpan = fn(&str, &str, &str, u32) -> tracing::Span;
 
+/// Makes the span of the time in which this process drives a run, from its id. `swath.run.state`, `swath.run.ran`,
+/// `swath.run.reused`, `otel.status_code` and `otel.status_description` are recorded at its end.
+pub type DriveSpan = fn(&str) -> tracing::Span;
+
+/// The target of events that belong to the trace of an attempt and are no lines of its log.
+pub(crate) const TRACE: &str = "swath::trace";
+
 impl Engine {
-    /// An engine over a store in `home`. `stop` ends every drive soon, cleanly, and leaves the runs resumable.
+    /// An engine over a store whose artifacts and scratch are in `home`. `stop` ends every drive soon, cleanly, and leaves
+    /// the runs resumable.
     pub fn new(
-        store: Arc<SqliteStore>,
+        store: Arc<dyn Store>,
+        home: Home,
         artifacts: Arc<Artifacts>,
         capacity: Capacity,
         observer: Arc<dyn Observer>,
         stop: CancellationToken,
         span: AttemptSpan,
     ) -> Self {
-        let home = Home::new(store.home());
         Self {
             store,
             artifacts,
             home,
+            workers: isolate::Pool::new(0),
+            isolation: None,
             most_sub_flows: (4.0 * capacity.cpu).max(16.0) as usize,
             slots: Mutex::new(Slots::new(capacity)),
             freed: tokio::sync::Notify::new(),
@@ -87,12 +111,40 @@ impl Engine {
             secrets: Mutex::default(),
             stop,
             span,
+            drive_span: |_| tracing::Span::none(),
         }
     }
 
+    /// The engine, able to run attempts in processes of their own.
+    #[must_use]
+    pub fn isolating(self, isolation: Isolation) -> Self {
+        Self { workers: isolate::Pool::new(isolation.idle), isolation: Some(isolation), ..self }
+    }
+
+    /// Drives each run inside a span.
+    #[must_use]
+    pub fn with_drive_span(self, drive_span: DriveSpan) -> Self {
+        Self { drive_span, ..self }
+    }
+
+    /// Tells the observers of a run that is about to be driven on whose behalf that is: a W3C `traceparent`.
+    pub fn asked(&self, run: &str, traceparent: String) {
+        self.observer.update(run, &Update::Asked { traceparent });
+    }
+
+    /// Tells the observers that a schedule has started a run of `flow`, so long after that was due.
+    pub fn due(&self, run: &str, flow: &str, lag: Duration) {
+        self.observer.update(run, &Update::Due { flow: flow.to_owned(), lag });
+    }
+
+    /// What there is for attempts, and how much of it they hold now.
+    pub fn slots(&self) -> Vec<SlotUse> {
+        lock(&self.slots).in_use()
+    }
+
     /// The store.
-    pub fn store(&self) -> &dyn Store {
-        self.store.as_ref()
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
     }
 
     /// Takes `needs` if they are free. `Err` names what is missing.

@@ -109,6 +109,13 @@ impl Program for PlannedFlow {
         self.step(step).each.is_some()
     }
 
+    fn task(&self, step: usize) -> &str {
+        match &self.step(step).action {
+            swath_plan::Action::Task { name, .. } => name,
+            swath_plan::Action::Flow(_) => crate::FLOW,
+        }
+    }
+
     fn ports(&self, step: usize) -> Vec<String> {
         self.step(step).outputs.iter().map(|output| output.name.clone()).collect()
     }
@@ -146,7 +153,7 @@ impl Program for PlannedFlow {
         let planned = self.step(step);
         let scope = self.scope(planned.reads.iter().copied(), done, item);
         let params = planned.bind_params(&scope).map_err(|error| self.fault(step, "with", &error))?;
-        let (action, needs) = match &planned.action {
+        let (action, needs, native) = match &planned.action {
             swath_plan::Action::Task { name, version } => {
                 let known = self.catalogue.get(name).filter(|known| known.definition.version == *version);
                 let Some(known) = known else {
@@ -158,7 +165,8 @@ impl Program for PlannedFlow {
                 };
                 let task = known.definition.bind(params).map_err(|problems| self.refused(step, &problems))?;
                 let needs = planned.needs.apply(task.needs());
-                (Action::Task { name: name.clone(), version: *version, task }, needs)
+                let native = known.definition.native;
+                (Action::Task { name: name.clone(), version: *version, task }, needs, native)
             }
             swath_plan::Action::Flow(plan) => {
                 let given = params.as_object().cloned().unwrap_or_default();
@@ -172,13 +180,15 @@ impl Program for PlannedFlow {
                 let plan = Plan { params: params.clone(), ..plan.as_ref().clone() };
                 let flow = Self { plan, params, catalogue: self.catalogue.clone(), now: self.now };
                 // Its steps take the slots: holding some above them would keep them from ever starting.
-                (Action::Flow(Arc::new(flow)), Needs::waiting())
+                (Action::Flow(Arc::new(flow)), Needs::waiting(), false)
             }
         };
         Ok(Bound {
             action,
             inputs: Value::Object(self.inputs(step, done, item)),
             needs,
+            isolate: planned.isolate,
+            native,
             timeout: planned.timeout.map(Duration::from_millis),
             cache: match planned.cache {
                 Cache::On => CachePolicy::On,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
+use swath_plan::Isolate;
 use swath_run::{Fault, Graph};
 use swath_task::{ErasedTask, Needs};
 
@@ -19,6 +20,8 @@ pub trait Program: Send + Sync {
     fn graph(&self) -> Graph;
     /// Whether a step is lifted over a list.
     fn is_lifted(&self, step: usize) -> bool;
+    /// Name of the task that a step runs, [`FLOW`](crate::FLOW) where it runs another flow.
+    fn task(&self, step: usize) -> &str;
     /// Names of a step's outputs.
     fn ports(&self, step: usize) -> Vec<String>;
     /// Condition and list of a step. `Ok(None)`: it is skipped. `Ok(Some(Items))`: what its instances are given.
@@ -60,6 +63,10 @@ pub struct Bound {
     pub timeout: Option<Duration>,
     /// Whether results are reused.
     pub cache: CachePolicy,
+    /// Whether attempts run in processes of their own, where the flow says so.
+    pub isolate: Option<Isolate>,
+    /// It calls native code: [`swath_task::Task::NATIVE`].
+    pub native: bool,
 }
 
 impl Bound {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::Value;
-use swath_store::{CacheTerms, KeyParts, Store, canonical_json};
+use swath_store::{CacheTerms, KeyParts, canonical_json};
 use swath_task::{ArtifactRecord, Digest, ErasedTask, Purity};
 
 use crate::Engine;

@@ -167,10 +167,36 @@ impl Slots {
         }
     }
 
+    /// What there is and how much of it is held. A wish for more memory than there is is admitted alone: more is held then.
+    pub fn in_use(&self) -> Vec<SlotUse> {
+        let slot = |name: &str, used, capacity| SlotUse { name: name.to_owned(), used, capacity };
+        let named = self.capacity.limits.iter().map(|(name, limit)| {
+            let used = self.limits.get(name).copied().unwrap_or(0);
+            slot(name, f64::from(used), f64::from(*limit))
+        });
+        let machine = [
+            slot("cpu", f64::from(self.cpu), f64::from(self.capacity.cpu)),
+            slot("memory", self.memory as f64, self.capacity.memory.0 as f64),
+            slot("gpu", f64::from(self.gpus.iter().sum::<f32>()), f64::from(self.capacity.gpu)),
+        ];
+        machine.into_iter().chain(named).collect()
+    }
+
     /// Attempts that hold something now.
     pub fn holders(&self) -> usize {
         self.holders
     }
+}
+
+/// One kind of slot: cores, bytes of memory, GPUs, or units of a named limit.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SlotUse {
+    /// `cpu`, `memory`, `gpu`, or the name of the limit.
+    pub name: String,
+    /// Held by attempts.
+    pub used: f64,
+    /// What there is.
+    pub capacity: f64,
 }
 
 /// What an attempt waits for.

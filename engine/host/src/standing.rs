@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use swath_run::{Event, InstanceState, Machine, RunState, StepState};
-use swath_store::{Error, SqliteStore, Store};
+use swath_store::{Error, Store};
 
 use crate::idle::{graph_of, unreadable};
 use crate::slots::Missing;
@@ -113,7 +113,7 @@ struct StepTimes {
 
 /// Where the steps of a run stand. `missing` is what the step at a position lacks to start, where that is known.
 pub async fn of_run(
-    store: &SqliteStore,
+    store: &dyn Store,
     run: &str,
     missing: &(dyn Fn(u32) -> Option<Missing> + Sync),
 ) -> Result<Vec<Standing>, Error> {
@@ -127,7 +127,7 @@ pub async fn of_run(
         machine.follow(&event).map_err(|error| unreadable("journal", error))?;
         times.note(event, stored.at);
     }
-    let driven = store.run_holder(run)?.is_some();
+    let driven = store.run_holder(run).await?.is_some();
     Ok((0..count as u32).map(|s| standing(&machine, s, &times, driven, missing(s))).collect())
 }
 

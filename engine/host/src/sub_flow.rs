@@ -8,16 +8,20 @@ use std::time::Duration;
 
 use serde_json::Value;
 use swath_run::{FaultClass, RunState};
-use swath_store::{NewRun, Store};
+use swath_store::{NewRun, RunLease};
 use swath_task::{Fault, TaskError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::attempt::{AttemptEnd, AttemptError};
-use crate::drive::{DriveError, Ending};
-use crate::observe::AttemptId;
+use crate::drive::{Above, DriveError, Ending};
+use crate::observe::{AttemptId, Figures};
 use crate::program::Program;
 use crate::{Engine, now};
+
+/// How long another holder of the run below is waited for, and how often it is tried.
+const PATIENCE: Duration = Duration::from_secs(60);
+const AGAIN: Duration = Duration::from_millis(200);
 
 /// An attempt of a step that runs another flow.
 pub(crate) struct SubFlow {
@@ -52,7 +56,7 @@ pub(crate) fn run(engine: Arc<Engine>, flow: SubFlow) -> Pin<Box<dyn Future<Outp
                 },
             }
         };
-        AttemptEnd { result, metrics: Vec::new(), below: Some(below) }
+        AttemptEnd { result, figures: Figures::default(), below: Some(below) }
     })
 }
 
@@ -65,6 +69,22 @@ fn child_id(flow: &SubFlow) -> String {
     }
 }
 
+/// The lease of the run below. Whoever holds it has lost the run above, or will have done with this one soon: a lease that
+/// was renewed later than that of the run above ends later.
+async fn lease(engine: &Arc<Engine>, run: &str, stop: &CancellationToken) -> Result<RunLease, AttemptError> {
+    let until = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        match engine.store.lease_run(run).await {
+            Err(swath_store::Error::RunHeld { .. }) if tokio::time::Instant::now() < until => {}
+            taken => return taken.map_err(|error| AttemptError::Task(error.into())),
+        }
+        tokio::select! {
+            () = stop.cancelled() => return Err(AttemptError::Task(TaskError::Cancelled)),
+            () = tokio::time::sleep(AGAIN) => {}
+        }
+    }
+}
+
 async fn drive(
     engine: &Arc<Engine>,
     flow: &SubFlow,
@@ -74,7 +94,7 @@ async fn drive(
     let store = |error: swath_store::Error| AttemptError::Task(error.into());
     let failed = |fault: Fault| AttemptError::Task(fault.permanent());
     let child = child_id(flow);
-    let _lease = engine.store.lease_run(&child).map_err(store)?;
+    let lease = lease(engine, &child, &stop).await?;
     if matches!(engine.store.get_run(&child).await, Err(swath_store::Error::NoRun(_))) {
         let above = engine.store.get_run(&flow.parent).await.map_err(store)?;
         let run = NewRun {
@@ -92,7 +112,8 @@ async fn drive(
     }
     let instance = if flow.at.instance.is_empty() { String::new() } else { format!("[{}]", flow.at.instance) };
     let prefix = format!("{}{instance}/", flow.at.step);
-    let ending = match engine.drive_below(&child, flow.program.clone(), prefix, stop, Some(flow.paused.clone())).await {
+    let above = Some(Above { run: flow.parent.clone(), paused: flow.paused.clone() });
+    let ending = match engine.drive_below(lease.term().clone(), flow.program.clone(), prefix, above, stop).await {
         Ok(ending) => ending,
         Err(DriveError::Store(error)) => return Err(store(error)),
         Err(error) => return Err(failed(Fault::new("E315", error.to_string()))),

@@ -112,7 +112,8 @@ impl Bench {
         let artifacts = Arc::new(Artifacts::local(self.home.path()).unwrap());
         let span = |_: &str, _: &str, _: &str, _: u32| tracing::Span::none();
         let observer = Arc::new(Unobserved);
-        Arc::new(Engine::new(self.store.clone(), artifacts, capacity, observer, self.stop.clone(), span))
+        let home = Home::new(self.home.path());
+        Arc::new(Engine::new(self.store.clone(), home, artifacts, capacity, observer, self.stop.clone(), span))
     }
 
     /// Drives run `id` of `text`, new or as its journal has it, in an engine of its own. `below` is the text of every
@@ -127,6 +128,7 @@ impl Bench {
         assert!(reading.diagnostics.is_empty(), "{:?}", reading.diagnostics);
         let load = |_: &Path| Ok(below.as_bytes().to_vec());
         let input = PlanInput {
+            fire: None,
             catalogue: &catalogue,
             params: &[],
             params_folder: self.home.path(),
@@ -146,9 +148,9 @@ impl Bench {
             state: RunState::Pending.name().to_owned(),
             created_at: 0,
         };
-        let lease = self.store.lease_run(id).unwrap();
+        let lease = self.store.lease_run(id).await.unwrap();
         self.store.create_run(run).await.unwrap();
-        let drive = engine.drive(id, Arc::new(PlannedFlow::new(plan, catalogue, Timestamp::UNIX_EPOCH)));
+        let drive = engine.drive(&lease, Arc::new(PlannedFlow::new(plan, catalogue, Timestamp::UNIX_EPOCH)));
         let ending = tokio::time::timeout(Duration::from_secs(60), drive).await.expect("the drive hangs").unwrap();
         drop(lease);
         ending
@@ -207,16 +209,16 @@ async fn a_wish_to_stop_or_cancel_is_heard_while_short_steps_come_and_go() {
     let bench = Bench::new().await;
     let text = "flow: above\nsteps:\n  count: { task: toy.count, with: { to: 200000 } }\n  \
                 each: { each: count.values, task: toy.work, needs: { cpu: 0 }, cache: off }\n";
-    let home = Home::new(bench.home.path());
+    let store = bench.store.clone();
     let wish = tokio::spawn(async move {
         tokio::time::sleep(Duration::from_millis(700)).await;
-        home.ask_to_cancel("busy").unwrap();
+        store.ask_to_cancel("busy").await.unwrap();
     });
     let ending = bench.drive("busy", text, "").await;
     wish.await.unwrap();
     assert_eq!(ending.state, RunState::Cancelled, "{} ran", ending.ran);
     // A mark of before is not meant for who takes the run up again.
-    Home::new(bench.home.path()).ask_to_cancel("busy").unwrap();
+    bench.store.ask_to_cancel("busy").await.unwrap();
     let stop = bench.stop.clone();
     tokio::spawn(async move {
         tokio::time::sleep(Duration::from_millis(900)).await;

@@ -1,13 +1,12 @@
 //! Values of a flow to templates: `$name` and `${ ... }` are read, their references checked, and all that is known
 //! is computed.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde_json::Value;
 use swath_flow::{
-    Data, Diagnostic, Expression, FUNCTIONS, Node, ParameterType, Part, Reference, Scope, Source, Span, Unwritten,
-    Written, Yields, did_you_mean, list, nearest, read_string,
+    Data, Diagnostic, Expression, FUNCTIONS, Node, ParameterType, Part, Reference, SCHEDULE, Scope, Source, Span,
+    Unwritten, Written, Yields, did_you_mean, list, nearest, read_string,
 };
 use swath_task::PortType;
 
@@ -168,7 +167,7 @@ impl Planner<'_> {
         if self.diagnostics.len() > before {
             return Template::Expression(String::new());
         }
-        let scope = scope_of(&self.params);
+        let scope = self.scope();
         let computed = match expression.bound(&scope) {
             Err(error) => Err(("F506", error)),
             Ok(()) if constant => expression.evaluate(&scope).map(Some).map_err(|error| ("F504", error)),
@@ -216,6 +215,16 @@ impl Planner<'_> {
                 self.output_of(step, output, at, place.step);
                 false
             }
+            Reference::Schedule(_) if self.shared.schedule.is_some() => true,
+            Reference::Schedule(_) => {
+                if self.shared.strict {
+                    let message = format!("`{}` has no value: no schedule starts this run", written(reference));
+                    let help = "give the flow a schedule, `deployment: { schedule: { every: 1d } }`, or say what the run \
+                                covers: `--interval 2024-06-01/2024-06-02`";
+                    self.wrong("F207", at, message, Some(help.to_owned()));
+                }
+                false
+            }
             Reference::Item | Reference::Index if place.lifted => false,
             Reference::Item | Reference::Index => {
                 let word = written(reference);
@@ -237,17 +246,27 @@ impl Planner<'_> {
                     "params" => "name one of them: `params.NAME`".to_owned(),
                     "steps" if rest.is_empty() => "name an output of one of them: `steps.ID.OUTPUT`".to_owned(),
                     "steps" => format!("name one of its outputs: `steps.{rest}.OUTPUT`"),
+                    "schedule" => "a run covers from `schedule.start` to `schedule.end`".to_owned(),
                     _ if self.index.contains_key(root) => format!("outputs are read as `steps.{name}`"),
                     _ if self.params.contains_key(root) => format!("parameters are read as `params.{name}`"),
-                    _ => match nearest(root, ["params", "steps", "item", "index"]) {
+                    _ => match nearest(root, ["params", "steps", "schedule", "item", "index"]) {
                         Some(near) => format!("did you mean `{near}`?"),
-                        None => "an expression reads `params.NAME`, `steps.ID.OUTPUT`, `item` and `index`".to_owned(),
+                        None => "an expression reads `params.NAME`, `steps.ID.OUTPUT`, `schedule.start`, `schedule.end`, `item` \
+                                 and `index`"
+                            .to_owned(),
                     },
                 };
                 self.wrong("F501", at, format!("`{name}` names nothing"), Some(help));
                 false
             }
         }
+    }
+
+    /// What is known of the parameters of the flow and of the interval its run covers, as expressions read it.
+    pub(crate) fn scope(&self) -> Scope<'_> {
+        let known = self.params.iter().filter_map(|(name, parameter)| Some((name.as_str(), parameter.value.as_ref()?)));
+        let interval = self.shared.schedule.as_ref().map(|interval| (SCHEDULE, interval));
+        Scope { params: known.chain(interval).collect(), ..Scope::default() }
     }
 
     /// What a template yields, as far as it can be told.
@@ -287,15 +306,10 @@ impl Planner<'_> {
                 }
             }
             Reference::Index => Yields::Integer,
+            Reference::Schedule(_) => Yields::Text,
             Reference::Item | Reference::Unknown(_) => Yields::Unknown,
         }
     }
-}
-
-/// What is known of the parameters of a flow, as expressions read it.
-pub(crate) fn scope_of(params: &HashMap<String, Parameter>) -> Scope<'_> {
-    let known = params.iter().filter_map(|(name, parameter)| Some((name.as_str(), parameter.value.as_ref()?)));
-    Scope { params: known.collect(), ..Scope::default() }
 }
 
 /// A reference as a flow writes it.
@@ -303,6 +317,7 @@ pub(crate) fn written(reference: &Reference) -> String {
     match reference {
         Reference::Parameter(name) => format!("params.{name}"),
         Reference::Output { step, output, .. } => format!("steps.{step}.{output}"),
+        Reference::Schedule(end) => format!("{SCHEDULE}.{end}"),
         Reference::Item => "item".to_owned(),
         Reference::Index => "index".to_owned(),
         Reference::Unknown(name) => name.clone(),

@@ -1,10 +1,9 @@
 //! Lists that are known before the run: what each item makes of the parameters, checked as the run would.
 
 use serde_json::Value;
-use swath_flow::{Expression, ExpressionError, Node, Reference, Scope, Span, Surroundings};
+use swath_flow::{Expression, ExpressionError, Node, Reference, SCHEDULE, Scope, Span, Surroundings};
 
 use crate::catalogue::Known;
-use crate::compile::scope_of;
 use crate::mistakes::Finding;
 use crate::plan::Plan;
 use crate::planner::Planner;
@@ -101,7 +100,7 @@ impl Planner<'_> {
         if self.diagnostics.is_full() || !reads_item(template) {
             return None;
         }
-        let params = scope_of(&self.params);
+        let params = self.scope();
         for (at, item) in items.iter().enumerate().take(MOST_ITEMS) {
             let looked = self.shared.items.get();
             if looked >= MOST_OF_ALL {
@@ -146,6 +145,7 @@ fn fill(template: &Template, scope: &Scope<'_>, pointer: &str) -> Result<Templat
             expression.references().iter().all(|reference| match reference {
                 Reference::Item | Reference::Index => true,
                 Reference::Parameter(name) => scope.params.contains_key(name.as_str()),
+                Reference::Schedule(_) => scope.params.contains_key(SCHEDULE),
                 Reference::Output { .. } | Reference::Unknown(_) => false,
             })
         })

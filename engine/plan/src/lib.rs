@@ -8,6 +8,7 @@ mod absolute;
 mod bind_params;
 mod catalogue;
 mod compile;
+mod deployment;
 mod draw;
 mod items;
 mod mistakes;
@@ -23,10 +24,11 @@ mod sub_flow;
 mod template;
 
 pub use catalogue::{Catalogue, Known};
+pub use deployment::deployment_of;
 pub use draw::{dot, mermaid, terminal};
 pub use plan::{
-    Action, Backoff, Cache, Each, InputSource, NeedsOverride, OnFailure, Output, OutputSource, Plan, PlannedInput,
-    PlannedOutput, PlannedStep, Retry, Tolerance, borrowed,
+    Action, Backoff, Cache, Each, InputSource, Isolate, NeedsOverride, OnFailure, Output, OutputSource, Plan,
+    PlannedInput, PlannedOutput, PlannedStep, Retry, Tolerance, borrowed,
 };
 pub use planner::{Given, PlanInput, check, plan, sketch};
 pub use reference::reference_pages;

@@ -73,6 +73,9 @@ pub struct PlannedStep {
     pub cache: Cache,
     /// Slots, where the flow says otherwise than the task. None for a step that runs a flow.
     pub needs: NeedsOverride,
+    /// Whether its attempts run in processes of their own. `None`: as the engine does it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub isolate: Option<Isolate>,
     /// What its failure means for the rest of the run.
     pub on_failure: OnFailure,
     /// How many instances of a lifted step may fail.
@@ -82,7 +85,7 @@ pub struct PlannedStep {
     pub outputs: Vec<Output>,
 }
 
-pub use swath_flow::{Backoff, Cache, OnFailure, Tolerance};
+pub use swath_flow::{Backoff, Cache, Isolate, OnFailure, Tolerance};
 
 /// What a step runs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -5,15 +5,17 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use swath_flow::{
-    Action as Written, Diagnostic, Diagnostics, Flow, ParameterType, Span, Yields, did_you_mean, nearest,
+    Action as Written, Diagnostic, Diagnostics, Flow, ParameterType, SCHEDULE, Span, Yields, did_you_mean, nearest,
 };
+use swath_schedule::Fire;
 use swath_task::{Digest, PortType};
 
 use crate::Catalogue;
 use crate::bind_params::Offer;
 use crate::compile::{Place, Read};
+use crate::deployment::deployment_of;
 use crate::order;
 use crate::plan::{Output, OutputSource, Plan, PlannedOutput, PlannedStep};
 
@@ -30,6 +32,9 @@ pub struct PlanInput<'a> {
     pub folder: &'a Path,
     /// What `now` means.
     pub now: Timestamp,
+    /// The fire of a schedule that starts the run. `None` when somebody starts it: it then covers the time since the last
+    /// fire of the flow's own schedule, if that has one.
+    pub fire: Option<Fire>,
     /// Reads a sub-flow by its absolute path. The error says why not, without the path.
     pub load: &'a dyn Fn(&Path) -> Result<Vec<u8>, String>,
 }
@@ -45,7 +50,7 @@ pub enum Given {
 
 /// Plans a flow. Every required parameter must have a value.
 pub fn plan(flow: &Flow, input: PlanInput<'_>) -> Result<Plan, Vec<Diagnostic>> {
-    let shared = Shared::of(input);
+    let shared = Shared::of(flow, input, true);
     let mut planner = Planner::of_user(flow, &shared);
     let plan = planner.run(false);
     if planner.diagnostics.is_empty() { Ok(plan) } else { Err(planner.diagnostics.into_vec()) }
@@ -53,7 +58,7 @@ pub fn plan(flow: &Flow, input: PlanInput<'_>) -> Result<Plan, Vec<Diagnostic>> 
 
 /// Checks a flow without running it: as [`plan`], but required parameters may lack a value.
 pub fn check(flow: &Flow, input: PlanInput<'_>) -> Vec<Diagnostic> {
-    let shared = Shared::of(input);
+    let shared = Shared::of(flow, input, false);
     let mut planner = Planner::of_user(flow, &shared);
     planner.run(true);
     planner.diagnostics.into_vec()
@@ -61,7 +66,7 @@ pub fn check(flow: &Flow, input: PlanInput<'_>) -> Vec<Diagnostic> {
 
 /// A plan of a flow whose missing parameters stay open: for drawings.
 pub fn sketch(flow: &Flow, input: PlanInput<'_>) -> Result<Plan, Vec<Diagnostic>> {
-    let shared = Shared::of(input);
+    let shared = Shared::of(flow, input, false);
     let mut planner = Planner::of_user(flow, &shared);
     let plan = planner.run(true);
     if planner.diagnostics.is_empty() { Ok(plan) } else { Err(planner.diagnostics.into_vec()) }
@@ -70,6 +75,10 @@ pub fn sketch(flow: &Flow, input: PlanInput<'_>) -> Result<Plan, Vec<Diagnostic>
 /// What a flow and its sub-flows share.
 pub(crate) struct Shared<'a> {
     pub input: PlanInput<'a>,
+    /// The interval that the run covers, as expressions read it.
+    pub schedule: Option<Value>,
+    /// Whether everything must have a value now.
+    pub strict: bool,
     pub steps: Cell<usize>,
     pub loads: Cell<usize>,
     /// Items of known lists that were looked at.
@@ -77,8 +86,14 @@ pub(crate) struct Shared<'a> {
 }
 
 impl<'a> Shared<'a> {
-    fn of(input: PlanInput<'a>) -> Self {
-        Self { input, steps: Cell::new(0), loads: Cell::new(0), items: Cell::new(0) }
+    fn of(flow: &Flow, input: PlanInput<'a>, strict: bool) -> Self {
+        let own = || {
+            let spec = deployment_of(flow).ok().and_then(|spec| spec.schedule)?;
+            Some(spec.compile().ok()?.since_last(input.now))
+        };
+        let interval = |fire: Fire| json!({ "start": fire.since.to_string(), "end": fire.at.to_string() });
+        let schedule = input.fire.or_else(own).map(interval);
+        Self { input, schedule, strict, steps: Cell::new(0), loads: Cell::new(0), items: Cell::new(0) }
     }
 }
 
@@ -137,6 +152,9 @@ impl<'a> Planner<'a> {
         let file = Path::new(flow.source.name()).file_name().unwrap_or_default();
         let mut planner = Self::new(flow, shared, input.folder.to_owned(), vec![input.folder.join(file)]);
         planner.given(input.params);
+        if let Err(problems) = deployment_of(flow) {
+            problems.into_iter().for_each(|problem| planner.diagnostics.push(problem));
+        }
         planner
     }
 
@@ -162,6 +180,7 @@ impl<'a> Planner<'a> {
             let name = &one.spec.name;
             Some((name.clone(), self.params.get(name)?.value.clone()?))
         });
+        let interval = self.shared.schedule.iter().map(|interval| (SCHEDULE.to_owned(), interval.clone()));
         Plan {
             name: self.flow.name.value.clone(),
             about: self.flow.about.clone(),
@@ -169,7 +188,7 @@ impl<'a> Planner<'a> {
             source: self.flow.source.name().to_owned(),
             folder: self.folder.to_string_lossy().into_owned(),
             parameters: self.flow.params.iter().map(|one| one.spec.clone()).collect(),
-            params: params.collect::<Map<_, _>>(),
+            params: params.chain(interval).collect::<Map<_, _>>(),
             steps,
             outputs,
             rerun: None,

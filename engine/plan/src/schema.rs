@@ -48,6 +48,11 @@ pub fn flow_schema(catalogue: &Catalogue) -> Value {
         .tasks()
         .map(|known| json!({ "const": known.definition.name, "description": known.schema()["description"] }))
         .collect();
+    let mut deployment = swath_schedule::DeploymentSpec::schema();
+    if let Value::Object(object) = &mut deployment {
+        object.remove("$schema");
+        object.remove("title");
+    }
     let types: Vec<&str> = TYPES.iter().map(|(name, _)| *name).collect();
     let name = json!({ "pattern": "^[A-Za-z_][A-Za-z0-9_]{0,63}$" });
     let duration = json!({ "type": "string", "pattern": r"^\s*([0-9]+(\.[0-9]+)?\s*(ms|s|sec|m|min|h|d)\s*)+$", "examples": ["60s", "5m", "1h30m"] });
@@ -56,6 +61,7 @@ pub fn flow_schema(catalogue: &Catalogue) -> Value {
         "timeout": { "$ref": "#/$defs/duration", "description": "Longest time of an attempt." },
         "cache": { "$ref": "#/$defs/cache", "description": "Whether results are reused." },
         "needs": { "$ref": "#/$defs/needs", "description": "Slots an attempt holds while it runs." },
+        "isolate": { "enum": ["process", "none"], "description": "Whether an attempt runs in a process of its own." },
         "on_failure": { "enum": ["stop", "collect", "continue"], "description": "What a failure means for the rest of the run." },
         "tolerate": {
             "description": "How many instances of a lifted step may fail: a count, or a share such as 5%.",
@@ -86,6 +92,7 @@ pub fn flow_schema(catalogue: &Catalogue) -> Value {
             "about": { "type": "string", "description": "What it does." },
             "params": { "type": "object", "description": "Parameters of the flow.", "propertyNames": name, "additionalProperties": { "$ref": "#/$defs/parameter" } },
             "defaults": { "type": "object", "description": "Settings of all steps that do not say otherwise.", "properties": settings, "additionalProperties": false },
+            "deployment": deployment,
             "steps": { "type": "object", "minProperties": 1, "propertyNames": name, "additionalProperties": { "$ref": "#/$defs/step" } },
             "outputs": { "type": "object", "description": "What the flow yields.", "propertyNames": name },
         },
@@ -109,7 +116,7 @@ pub fn flow_schema(catalogue: &Catalogue) -> Value {
                 "properties": step,
                 "additionalProperties": false,
                 "oneOf": [{ "required": ["task"] }, { "required": ["flow"] }],
-                "dependentSchemas": { "flow": { "properties": { "needs": false } } },
+                "dependentSchemas": { "flow": { "properties": { "needs": false, "isolate": false } } },
                 "allOf": cases,
             },
             "edge": {

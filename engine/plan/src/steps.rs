@@ -392,6 +392,7 @@ impl Planner<'_> {
             timeout: step.timeout,
             cache: step.cache.unwrap_or_default(),
             needs: self.needs(step),
+            isolate: step.isolate,
             on_failure: step.on_failure.unwrap_or_default(),
             tolerate: step.tolerate,
             outputs: Vec::new(),

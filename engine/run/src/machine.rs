@@ -267,6 +267,11 @@ impl Machine {
         self.ready.heads()
     }
 
+    /// Ready instances.
+    pub fn queued(&self) -> u64 {
+        self.ready.len()
+    }
+
     /// Steps that wait for [`Input::Evaluated`].
     pub fn evaluations(&self) -> impl Iterator<Item = u32> {
         self.evaluating.iter().copied()

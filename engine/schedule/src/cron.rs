@@ -30,7 +30,7 @@ impl Cron {
             let told = error.to_string();
             let told =
                 told.strip_prefix("Component error: ").or(told.strip_prefix("Invalid pattern: ")).unwrap_or(&told);
-            told.trim_end_matches('.').to_owned()
+            format!("`{text}` is no cron expression: {}", told.trim_end_matches('.'))
         })?;
         let cron = Self(Box::new(cron));
         // A leap day comes within eight years whatever the century.

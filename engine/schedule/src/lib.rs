@@ -8,10 +8,12 @@
 //!    the day of the week fits, where both are given.
 
 mod cron;
+mod deployment;
 mod policy;
 mod spec;
 mod zone;
 
+pub use deployment::{DeploymentSpec, Happening, Hook, RunEnding, Trigger};
 pub use policy::{Admission, CatchUp, Concurrency, Missed, admit, missed};
 pub use spec::{Problem, ScheduleSpec};
 pub use zone::{Gap, Overlap};
@@ -72,6 +74,11 @@ impl Schedule {
         let at = self.rule.previous(just_after)?;
         let first = self.next(from)?;
         (first.at <= at).then(|| Fire { at, since: self.rule.previous(at).unwrap_or(at) })
+    }
+
+    /// What a run that somebody starts at `now` covers: the time since the last fire.
+    pub fn since_last(&self, now: Timestamp) -> Fire {
+        Fire { at: now, since: self.rule.previous(now).unwrap_or(now) }
     }
 
     /// When a fire really starts: up to the jitter later, always the same for the same `seed` and fire.

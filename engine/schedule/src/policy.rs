@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Fire, Schedule};
 
-/// What happens when a run is due while an earlier one of the same deployment is live.
+/// What happens when a run is due while as many of the same deployment are live as may be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Concurrency {
@@ -34,11 +34,12 @@ pub enum Admission {
     CancelOthers,
 }
 
-/// What becomes of a run that is due while `live` runs of the same deployment are live and `waiting` ones wait.
-pub fn admit(policy: Concurrency, live: usize, waiting: usize) -> Admission {
+/// What becomes of a run that is due while `live` runs of the same deployment are live, of `most` that may be, and
+/// `waiting` ones wait.
+pub fn admit(policy: Concurrency, live: usize, waiting: usize, most: usize) -> Admission {
     match policy {
         Concurrency::Allow => Admission::Start,
-        _ if live == 0 && waiting == 0 => Admission::Start,
+        _ if live < most && waiting == 0 => Admission::Start,
         Concurrency::Skip => Admission::Skip,
         Concurrency::Queue if waiting == 0 => Admission::Wait,
         Concurrency::Queue => Admission::Skip,

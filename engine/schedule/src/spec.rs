@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::cron::Cron;
-use crate::policy::{CatchUp, Concurrency};
+use crate::policy::CatchUp;
 use crate::zone::{Gap, Overlap, Zone};
 use crate::{Rule, Schedule};
 
@@ -45,17 +45,15 @@ pub struct ScheduleSpec {
     /// Each run starts up to this much later, such as `10m`, so that not all ask their servers at once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub jitter: Option<String>,
-    /// What happens when a run is due while an earlier one is live.
-    pub while_running: Concurrency,
     /// What becomes of runs that were due while no server ran.
     pub catch_up: CatchUp,
 }
 
-/// What is wrong with a schedule.
+/// What is wrong with a schedule or a deployment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// The field.
-    pub field: &'static str,
+    /// Where: the fields that lead there, as a JSON pointer (`/schedule/cron`).
+    pub at: String,
     /// What is wrong with it, and what would be right.
     pub message: String,
 }
@@ -65,27 +63,29 @@ const LONGEST_JITTER: SignedDuration = SignedDuration::from_hours(24);
 /// The shortest time from one run to the next.
 const SHORTEST: SignedDuration = SignedDuration::from_secs(1);
 
+/// A length of time as people write it: `90s`, `15m`, `6h` or `7d`.
+pub(crate) fn length(text: &str) -> Result<SignedDuration, String> {
+    let told = || format!("`{text}` is no length of time: write `90s`, `15m`, `6h` or `7d`");
+    let unit = text.trim().chars().next_back().unwrap_or_default();
+    let number = text.trim().strip_suffix(unit).unwrap_or_default();
+    let seconds = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        'd' => 86_400,
+        _ => return Err(told()),
+    };
+    let number: i64 = number.trim().parse().map_err(|_| told())?;
+    number.checked_mul(seconds).filter(|seconds| *seconds >= 0).map(SignedDuration::from_secs).ok_or_else(told)
+}
+
 impl ScheduleSpec {
     /// The schedule, or everything that is wrong with it.
     pub fn compile(&self) -> Result<Schedule, Vec<Problem>> {
         let mut problems = Vec::new();
-        let mut problem = |field, message: String| problems.push(Problem { field, message });
+        let mut problem = |field: &str, message: String| problems.push(Problem { at: format!("/{field}"), message });
         let instant = |text: &str| {
             text.parse::<Timestamp>().map_err(|_| format!("`{text}` is no instant: write `2025-03-01T06:00:00Z`"))
-        };
-        let length = |text: &str| {
-            let told = || format!("`{text}` is no length of time: write `90s`, `15m`, `6h` or `7d`");
-            let unit = text.trim().chars().next_back().unwrap_or_default();
-            let number = text.trim().strip_suffix(unit).unwrap_or_default();
-            let seconds = match unit {
-                's' => 1,
-                'm' => 60,
-                'h' => 3600,
-                'd' => 86_400,
-                _ => return Err(told()),
-            };
-            let number: i64 = number.trim().parse().map_err(|_| told())?;
-            number.checked_mul(seconds).filter(|seconds| *seconds >= 0).map(SignedDuration::from_secs).ok_or_else(told)
         };
         let mut optional = |field, text: &Option<String>| {
             let parsed = text.as_deref().map(instant)?;

@@ -162,9 +162,10 @@ fn runs_that_meet_are_admitted_by_the_policy() {
         (Concurrency::Queue, Start, Wait, Skip),
         (Concurrency::Cancel, Start, CancelOthers, CancelOthers),
     ] {
-        assert_eq!(admit(policy, 0, 0), alone, "{policy:?}");
-        assert_eq!(admit(policy, 1, 0), beside, "{policy:?}");
-        assert_eq!(admit(policy, 1, 1), queued, "{policy:?}");
+        assert_eq!(admit(policy, 0, 0, 1), alone, "{policy:?}");
+        assert_eq!(admit(policy, 1, 0, 1), beside, "{policy:?}");
+        assert_eq!(admit(policy, 1, 1, 1), queued, "{policy:?}");
+        assert_eq!(admit(policy, 1, 0, 2), alone, "{policy:?}: two may");
     }
 }
 
@@ -172,7 +173,7 @@ fn runs_that_meet_are_admitted_by_the_policy() {
 fn everything_that_is_wrong_is_told_at_once() {
     let told = |json: serde_json::Value| -> Vec<String> {
         let problems = spec(json).compile().unwrap_err();
-        problems.iter().map(|problem| format!("{}: {}", problem.field, problem.message)).collect()
+        problems.iter().map(|problem| format!("{}: {}", problem.at.trim_start_matches('/'), problem.message)).collect()
     };
     for (json, want) in [
         (serde_json::json!({}), "cron: a schedule has one of `cron`, `every` and `at`: none is given"),

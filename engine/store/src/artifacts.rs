@@ -23,6 +23,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use serde::{Deserialize, Serialize};
 use swath_task::{ArtifactFile, ArtifactRecord, Digest};
 use tokio::io::AsyncWriteExt;
+use tracing::Instrument;
 
 use crate::disk::{self, Disk, MANIFEST, Verified};
 use crate::error::Error;
@@ -87,18 +88,30 @@ impl Artifacts {
     /// [`Error::DiskFull`], [`Error::ReadOnly`], [`Error::Io`], [`Error::Objects`].
     pub async fn commit(&self, staged: &Path, name: &str, kind: &str) -> Result<ArtifactRecord, Error> {
         check_name(name)?;
+        let span = tracing::debug_span!(
+            target: "swath::store",
+            "commit an artifact",
+            swath.artifact.name = name,
+            swath.artifact.kind = kind,
+            swath.artifact.size = tracing::field::Empty,
+        );
         let (path, title, label) = (staged.to_owned(), name.to_owned(), kind.to_owned());
-        match &self.place {
-            Place::Local(disk) => {
-                let (disk, verified) = (disk.clone(), self.verified.clone());
-                blocking(move || disk.take(&path, &title, &label, &verified)).await
+        let work = async {
+            match &self.place {
+                Place::Local(disk) => {
+                    let (disk, verified) = (disk.clone(), self.verified.clone());
+                    blocking(move || disk.take(&path, &title, &label, &verified)).await
+                }
+                Place::Remote(_) => {
+                    let record = blocking(move || disk::describe(&path, &title, &label, false)).await?;
+                    self.upload(staged, &record).await?;
+                    Ok(record)
+                }
             }
-            Place::Remote(_) => {
-                let record = blocking(move || disk::describe(&path, &title, &label, false)).await?;
-                self.upload(staged, &record).await?;
-                Ok(record)
-            }
-        }
+        };
+        let record = work.instrument(span.clone()).await?;
+        span.record("swath.artifact.size", record.size as i64);
+        Ok(record)
     }
 
     /// A local, read-only path of an artifact, whole and verified: sizes always, digests once a process and file.

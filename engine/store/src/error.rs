@@ -15,10 +15,36 @@ pub enum Error {
         /// Process id, host and command of the holder.
         holder: String,
     },
+    /// The lease by which something was to be written has ended: another process drives the run now, or may.
+    #[error("lease {epoch} of run `{run}` has ended: another process drives the run now, or may")]
+    LeaseLost {
+        /// Id of the run.
+        run: String,
+        /// The epoch of the lease that has ended.
+        epoch: u64,
+    },
+    /// The database server does not answer, or the connection to it broke and could not be made again in time.
+    #[error("the database `{}` cannot be reached: {reason}", place.display())]
+    Unreachable {
+        /// Its address, without a password.
+        place: PathBuf,
+        /// What was tried last, and what came of it.
+        reason: String,
+    },
+    /// The PostgreSQL server is older than what the store is made for.
+    #[error("the server of `{}` is PostgreSQL {found}, {needed} or later is needed", place.display())]
+    ServerTooOld {
+        /// Its address, without a password.
+        place: PathBuf,
+        /// Its version.
+        found: String,
+        /// Least version.
+        needed: u32,
+    },
     /// Another process holds the store in a way that excludes what was asked.
     #[error("the store `{}` is in use by another process: {holder}", home.display())]
     StoreHeld {
-        /// The store's folder.
+        /// The store's folder, or the address of its database without a password.
         home: PathBuf,
         /// Process id, host and command of the holder, as far as known.
         holder: String,
@@ -26,7 +52,7 @@ pub enum Error {
     /// There is no store, or it cannot be created there.
     #[error("cannot open the store `{}`: {reason}", path.display())]
     Open {
-        /// Database file or folder.
+        /// Database file or folder, or an address without a password.
         path: PathBuf,
         /// What the system said.
         reason: String,
@@ -36,7 +62,7 @@ pub enum Error {
     Corrupt {
         /// Database file.
         path: PathBuf,
-        /// What SQLite said.
+        /// What the database said.
         reason: String,
     },
     /// A later Swath wrote the store.
@@ -80,6 +106,9 @@ pub enum Error {
     /// No run has this id.
     #[error("no run `{0}` in this store")]
     NoRun(String),
+    /// The deployment is not in the store.
+    #[error("there is no deployment `{0}`")]
+    NoDeployment(String),
     /// A run with this id and other content exists.
     #[error("run `{0}` exists already")]
     RunExists(String),
@@ -111,12 +140,12 @@ pub enum Error {
         /// How long was waited.
         seconds: u64,
     },
-    /// SQLite said something else.
+    /// The database said something else.
     #[error("the database `{}` failed: {reason}", path.display())]
     Database {
         /// Database file.
         path: PathBuf,
-        /// What SQLite said.
+        /// What the database said.
         reason: String,
     },
     /// A stored row cannot be read back.
@@ -181,6 +210,9 @@ impl Error {
     pub fn code(&self) -> &'static str {
         match self {
             Self::RunHeld { .. } | Self::StoreHeld { .. } => "E101",
+            Self::LeaseLost { .. } => "E123",
+            Self::Unreachable { .. } => "E121",
+            Self::ServerTooOld { .. } => "E122",
             Self::Open { .. } => "E102",
             Self::Corrupt { .. } => "E103",
             Self::SchemaNewer { .. } => "E104",
@@ -188,6 +220,7 @@ impl Error {
             Self::SqliteTooOld { .. } => "E106",
             Self::Conflict { .. } => "E107",
             Self::NoRun(_) => "E108",
+            Self::NoDeployment(_) => "E130",
             Self::RunExists(_) => "E109",
             Self::ResultExists { .. } => "E110",
             Self::DiskFull { .. } => "E111",
@@ -206,14 +239,26 @@ impl Error {
     pub fn help(&self) -> &'static str {
         match self {
             Self::RunHeld { .. } => "wait for it to end, or stop it with `swath cancel RUN`",
+            Self::LeaseLost { .. } => {
+                "see who drives it with `swath show RUN`; `swath resume RUN` goes on with it if nobody does"
+            }
+            Self::Unreachable { .. } => {
+                "see that the server runs and that `--store` names it, then `swath resume` the runs that stopped"
+            }
+            Self::ServerTooOld { .. } => {
+                "bring the server up to date, or leave `--store` out: the store is then a file in `--home`"
+            }
             Self::StoreHeld { .. } => "wait for the other process to end, then try again",
-            Self::Open { .. } => "name the store's folder with `--home`; `swath run` creates it",
+            Self::Open { .. } => {
+                "name the store's folder with `--home`, or its database with `--store`; `swath run` creates it"
+            }
             Self::Corrupt { .. } => "move the file away (artifacts stay usable) or restore it from a backup",
             Self::SchemaNewer { .. } => "use the newer Swath, or another store with `--home`",
             Self::SchemaOlder { .. } => "run any writing command (`swath run`, `swath gc`) once: it upgrades the store",
             Self::SqliteTooOld { .. } => "build Swath with its bundled SQLite",
             Self::Conflict { .. } => "see what the other process did with `swath show RUN`",
             Self::NoRun(_) => "list the runs with `swath runs`",
+            Self::NoDeployment(_) => "list the deployments with `swath deployments`",
             Self::RunExists(_) => "choose another run id, or go on with it: `swath resume RUN`",
             Self::ResultExists { .. } => "this is a fault of the engine: please report it with the run's journal",
             Self::DiskFull { .. } => "free space (`swath gc` removes what nothing refers to), then `swath resume RUN`",
@@ -234,7 +279,7 @@ impl Error {
 
     /// Whether trying again may help without anyone doing anything.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Busy { .. } | Self::Objects { .. } | Self::DiskFull { .. })
+        matches!(self, Self::Busy { .. } | Self::Objects { .. } | Self::DiskFull { .. } | Self::Unreachable { .. })
     }
 
     /// The error as a fault of the step that met it.

@@ -1,20 +1,16 @@
 //! The folder of a store: what lies where, and the scratch folders of attempts.
 
-use std::ffi::OsString;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use swath_task::Digest;
 
 use crate::disk;
 use crate::error::Error;
-use crate::lease::{CANCEL, LOCK, PAUSE, RunLease, is_plain_id};
+use crate::locks::{LOCK, is_plain_id};
+use crate::store::Store;
 
-/// Where the outputs of a run go: `runs/RUN.out`.
-const OUTPUTS: &str = ".out";
-
-/// That a server drives a run: `runs/RUN.served`.
-const SERVED: &str = ".served";
+/// Held by servers.
+const SERVER: &str = "server";
 
 /// The folder of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +30,21 @@ impl Home {
     /// The database.
     pub fn database(&self) -> PathBuf {
         self.0.join("swath.db")
+    }
+
+    /// Notes that a server runs on the store, as long as what is returned is held, and no longer than this process lives.
+    pub fn mark_server(&self) -> Result<std::fs::File, Error> {
+        let path = self.0.join(SERVER);
+        let failed = |error: std::io::Error| Error::io("lock", &path, &error);
+        let file = std::fs::File::create(&path).map_err(failed)?;
+        file.lock_shared().map_err(failed)?;
+        Ok(file)
+    }
+
+    /// Whether a server runs on the store now, on this machine. A hint for people: nothing may be decided by it.
+    pub fn is_served(&self) -> bool {
+        let file = std::fs::File::open(self.0.join(SERVER));
+        file.is_ok_and(|file| matches!(file.try_lock(), Err(std::fs::TryLockError::WouldBlock)))
     }
 
     /// Whether there is a store.
@@ -76,7 +87,7 @@ impl Home {
     }
 
     /// Removes the scratch folders of runs that nobody drives (their processes were killed). Returns those runs.
-    pub fn clean_scratch(&self) -> Result<Vec<String>, Error> {
+    pub async fn clean_scratch(&self, store: &dyn Store) -> Result<Vec<String>, Error> {
         let scratch = self.0.join("scratch");
         let listed = match std::fs::read_dir(&scratch) {
             Ok(listed) => listed,
@@ -88,7 +99,7 @@ impl Home {
             let entry = entry.map_err(|error| Error::io("read", &scratch, &error))?;
             let run = entry.file_name().to_string_lossy().into_owned();
             // Holding the lease while removing: nobody can begin to drive the run meanwhile.
-            match RunLease::take(&self.0, &run) {
+            match store.lease_run(&run).await {
                 Ok(lease) => {
                     disk::discard(&entry.path())?;
                     drop(lease);
@@ -102,87 +113,8 @@ impl Home {
         Ok(cleaned)
     }
 
-    /// Keeps where the outputs of a run go, in `runs/RUN.out`: whoever goes on with the run puts them there too.
-    pub fn keep_outputs(&self, run: &str, folder: &Path) -> Result<(), Error> {
-        let path = self.beside(run, OUTPUTS)?;
-        std::fs::write(&path, folder.as_os_str().as_bytes()).map_err(|error| Error::io("write", path, &error))
-    }
-
-    /// Where the outputs of a run go, if that was kept.
-    pub fn outputs_of(&self, run: &str) -> Result<Option<PathBuf>, Error> {
-        let path = self.beside(run, OUTPUTS)?;
-        match std::fs::read(&path) {
-            Ok(folder) if folder.is_empty() => Ok(None),
-            Ok(folder) => Ok(Some(OsString::from_vec(folder).into())),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(Error::io("read", path, &error)),
-        }
-    }
-
-    /// Asks whoever drives `run`, in this process or another, to cancel it soon.
-    pub fn ask_to_cancel(&self, run: &str) -> Result<(), Error> {
-        let mark = self.beside(run, CANCEL)?;
-        std::fs::write(&mark, b"").map_err(|error| Error::io("write", mark, &error))
-    }
-
-    /// Whether somebody has asked to cancel `run` since its lease was taken. The question is taken down with the answer.
-    pub fn cancel_asked(&self, run: &str) -> bool {
-        self.beside(run, CANCEL).is_ok_and(|mark| std::fs::remove_file(mark).is_ok())
-    }
-
-    /// Asks whoever drives `run` to start nothing new in it until [`Home::ask_to_unpause`].
-    pub fn ask_to_pause(&self, run: &str) -> Result<(), Error> {
-        self.ask_about_pause(run, b"pause")
-    }
-
-    /// Asks whoever drives `run` to go on with it.
-    pub fn ask_to_unpause(&self, run: &str) -> Result<(), Error> {
-        self.ask_about_pause(run, b"go on")
-    }
-
-    fn ask_about_pause(&self, run: &str, wish: &[u8]) -> Result<(), Error> {
-        let mark = self.beside(run, PAUSE)?;
-        // In place at once: who reads it must not find half a wish.
-        let part = self.beside(run, &format!("{PAUSE}.{}", std::process::id()))?;
-        std::fs::write(&part, wish).map_err(|error| Error::io("write", &part, &error))?;
-        std::fs::rename(&part, &mark).map_err(|error| Error::io("write", mark, &error))
-    }
-
-    /// The newest wish about the pause of `run` since its lease was taken: `true` to pause it, `false` to go on. The
-    /// question is taken down with the answer.
-    pub fn pause_asked(&self, run: &str) -> Option<bool> {
-        let mark = self.beside(run, PAUSE).ok()?;
-        let wish = std::fs::read(&mark).ok()?;
-        std::fs::remove_file(mark).ok()?;
-        Some(wish == b"pause")
-    }
-
-    /// Notes durably that a server takes a run on, by a request with this digest: the next server on the store goes on
-    /// with it. A mark without a run means nothing.
-    pub fn mark_served(&self, run: &str, request: &str) -> Result<(), Error> {
-        let mark = self.beside(run, SERVED)?;
-        let failed = |error: std::io::Error| Error::io("write", &mark, &error);
-        let mut file = std::fs::File::create(&mark).map_err(failed)?;
-        std::io::Write::write_all(&mut file, request.as_bytes()).map_err(failed)?;
-        file.sync_all().map_err(failed)?;
-        let folder = self.0.join("runs");
-        std::fs::File::open(&folder).and_then(|folder| folder.sync_all()).map_err(failed)
-    }
-
-    /// The digest of the request by which a server took a run on; `None` when none did.
-    pub fn served_by(&self, run: &str) -> Option<String> {
-        std::fs::read_to_string(self.beside(run, SERVED).ok()?).ok()
-    }
-
-    fn beside(&self, run: &str, ending: &str) -> Result<PathBuf, Error> {
-        if !is_plain_id(run) {
-            return Err(Error::NoRun(run.to_owned()));
-        }
-        Ok(self.0.join("runs").join(format!("{run}{ending}")))
-    }
-
-    /// Removes the lock files (and what else is kept beside them) of runs that are no longer in the store. The caller
-    /// holds the store alone.
+    /// Removes the lock files of runs that are no longer in the store, and the marks that stores of schema 1 kept beside
+    /// them. The caller holds the store alone.
     pub fn clean_locks(&self, keep: impl Fn(&str) -> bool) -> Result<(), Error> {
         let runs = self.0.join("runs");
         let listed = match std::fs::read_dir(&runs) {
@@ -193,7 +125,7 @@ impl Home {
         for entry in listed {
             let entry = entry.map_err(|error| Error::io("read", &runs, &error))?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            let run = [LOCK, OUTPUTS, CANCEL, PAUSE, SERVED].iter().find_map(|kept| name.strip_suffix(kept));
+            let run = [LOCK, ".out", ".served", ".cancel"].iter().find_map(|kept| name.strip_suffix(kept));
             if run.is_some_and(|run| !keep(run)) {
                 disk::discard(&entry.path())?;
             }

@@ -1,184 +1,168 @@
-//! Who may write: locks of the operating system, which end with the process that holds them, however it ends.
+//! The right to drive a run (I5), whatever proves that its holder lives.
 //!
-//! - A run is driven by one process: the exclusive lock of `runs/RUN.lock`.
-//! - Every process that writes to a store holds `lock` shared; collection and migration hold it exclusively.
-//! - Readers hold nothing.
+//! Each lease of a run has an epoch higher than the one before. Whoever writes to the run says by which epoch: a process
+//! that was suspended, and whose run another one has taken over meanwhile, is refused.
 
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
 
-/// Of a run that is or was driven: `runs/RUN.lock`.
-pub(crate) const LOCK: &str = ".lock";
-/// Of a run that somebody asks to cancel: `runs/RUN.cancel`.
-pub(crate) const CANCEL: &str = ".cancel";
-
-/// Of a run that somebody asks to pause, or to go on with: `runs/RUN.pause`.
-pub(crate) const PAUSE: &str = ".pause";
-
-/// The right to drive a run. Given up when dropped, and by the system when the process ends.
-#[derive(Debug)]
+/// The right to drive a run. Given back when dropped.
 pub struct RunLease {
-    run: String,
-    file: File,
+    term: Term,
+    terms: Arc<Terms>,
+    give_back: Option<Box<dyn FnOnce() + Send + Sync>>,
 }
 
 impl RunLease {
     /// The run.
     pub fn run(&self) -> &str {
-        &self.run
+        self.term.run()
     }
 
-    /// Takes the lease of `run` in the store `home`.
-    ///
-    /// # Errors
-    /// [`Error::RunHeld`] names the process that has it.
-    pub(crate) fn take(home: &Path, run: &str) -> Result<Self, Error> {
-        let path = path_of(home, run)?;
-        let mut file = open(&path)?;
-        for patience in (0..20).rev() {
-            match file.try_lock() {
-                Ok(()) => break,
-                Err(TryLockError::WouldBlock) => match read_holder(&mut file) {
-                    // Who drives a run has said so in the file. Somebody who only looks holds it for a moment.
-                    None if patience > 0 => std::thread::sleep(Duration::from_millis(5)),
-                    holder => {
-                        let holder = holder.unwrap_or_else(|| UNKNOWN.to_owned());
-                        return Err(Error::RunHeld { run: run.to_owned(), holder });
-                    }
-                },
-                Err(TryLockError::Error(error)) => return Err(Error::io("lock", path, &error)),
-            }
-        }
-        // Who asked for something before meant the process that had the lease then.
-        for mark in [CANCEL, PAUSE] {
-            let _ = std::fs::remove_file(path.with_file_name(format!("{run}{mark}")));
-        }
-        write_holder(&mut file).map_err(|error| Error::io("write", path, &error))?;
-        Ok(Self { run: run.to_owned(), file })
+    /// Rises with every lease of the run.
+    pub fn epoch(&self) -> u64 {
+        self.term.epoch()
     }
 
-    /// Who drives `run` now. `None` when nobody does.
-    pub(crate) fn holder(home: &Path, run: &str) -> Result<Option<String>, Error> {
-        let path = path_of(home, run)?;
-        let mut file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Error::io("read", path, &error)),
-        };
-        match file.try_lock_shared() {
-            Ok(()) => Ok(None),
-            Err(TryLockError::WouldBlock) => Ok(Some(read_holder(&mut file).unwrap_or_else(|| UNKNOWN.to_owned()))),
-            Err(TryLockError::Error(error)) => Err(Error::io("lock", path, &error)),
-        }
+    /// What whoever drives by this lease watches.
+    pub fn term(&self) -> &Term {
+        &self.term
     }
 }
 
 impl Drop for RunLease {
     fn drop(&mut self) {
-        // The file stays: removing it would let two processes lock two files of one name.
-        let _ = self.file.set_len(0);
-        let _ = self.file.unlock();
-    }
-}
-
-/// The store's own lock.
-#[derive(Debug)]
-pub struct StoreLock {
-    file: File,
-    exclusive: bool,
-}
-
-impl StoreLock {
-    /// The lock of those who write to it together.
-    pub(crate) fn shared(home: &Path) -> Result<Self, Error> {
-        Self::take(home, false)
-    }
-
-    /// The lock of the one that writes alone.
-    pub(crate) fn exclusive(home: &Path) -> Result<Self, Error> {
-        Self::take(home, true)
-    }
-
-    fn take(home: &Path, exclusive: bool) -> Result<Self, Error> {
-        let path = home.join("lock");
-        let mut file = open(&path)?;
-        let taken = if exclusive { file.try_lock() } else { file.try_lock_shared() };
-        match taken {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let holder = read_holder(&mut file).unwrap_or_else(|| UNKNOWN.to_owned());
-                return Err(Error::StoreHeld { home: home.to_owned(), holder });
-            }
-            Err(TryLockError::Error(error)) => return Err(Error::io("lock", path, &error)),
+        self.terms.end(&self.term);
+        if let Some(give_back) = self.give_back.take() {
+            give_back();
         }
-        write_holder(&mut file).map_err(|error| Error::io("write", path, &error))?;
-        Ok(Self { file, exclusive })
-    }
-
-    /// Whether nobody else may write.
-    pub fn is_exclusive(&self) -> bool {
-        self.exclusive
     }
 }
 
-impl Drop for StoreLock {
-    fn drop(&mut self) {
-        let _ = self.file.unlock();
+impl std::fmt::Debug for RunLease {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RunLease").field("run", &self.run()).field("epoch", &self.epoch()).finish()
     }
 }
 
-fn path_of(home: &Path, run: &str) -> Result<PathBuf, Error> {
-    if !is_plain_id(run) {
-        return Err(Error::NoRun(run.to_owned()));
+/// The time for which a lease is held, and what is heard meanwhile. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Term(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    run: String,
+    epoch: u64,
+    cancel: CancellationToken,
+    pause: watch::Sender<Option<bool>>,
+    lost: CancellationToken,
+}
+
+/// What somebody asks of a run, of whoever drives it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Wish {
+    pub run: String,
+    pub cancel: bool,
+    pub pause: Option<bool>,
+}
+
+impl Term {
+    /// The run.
+    pub fn run(&self) -> &str {
+        &self.0.run
     }
-    Ok(home.join("runs").join(format!("{run}{LOCK}")))
-}
 
-/// The longest id of a run: with `.cancel` behind it, it must be a file's name. The ids of sub-flows grow with each level.
-const LONGEST_ID: usize = 240;
-
-/// Whether a text can name a run, a step's scratch folder or a file without leaving its folder.
-pub(crate) fn is_plain_id(id: &str) -> bool {
-    !id.is_empty()
-        && id.len() <= LONGEST_ID
-        && !id.starts_with('.')
-        && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
-}
-
-fn open(path: &Path) -> Result<File, Error> {
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent).map_err(|error| Error::io("create", parent, &error))?;
+    /// The epoch of the lease.
+    pub fn epoch(&self) -> u64 {
+        self.0.epoch
     }
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)
-        .map_err(|error| Error::io("write", path, &error))
+
+    /// Comes true when somebody, in this process or another, asks to cancel the run.
+    pub async fn cancel_asked(&self) {
+        self.0.cancel.cancelled().await;
+    }
+
+    /// The newest wish about a pause: `true` to start nothing new, `false` to go on, `None` when nobody has told any.
+    pub fn pause_asked(&self) -> watch::Receiver<Option<bool>> {
+        self.0.pause.subscribe()
+    }
+
+    /// Comes true when the lease is lost: another process may drive the run now.
+    pub async fn lost(&self) {
+        self.0.lost.cancelled().await;
+    }
+
+    /// Whether the lease is lost.
+    pub fn is_lost(&self) -> bool {
+        self.0.lost.is_cancelled()
+    }
+
+    /// The error of a drive that stops because its lease is lost.
+    pub fn loss(&self) -> Error {
+        Error::LeaseLost { run: self.0.run.clone(), epoch: self.0.epoch }
+    }
+
+    pub(crate) fn lose(&self) {
+        self.0.lost.cancel();
+    }
 }
 
-fn write_holder(file: &mut File) -> std::io::Result<()> {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let command: Vec<String> = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
-    let command = crate::redact::redact(&command.join(" ")).chars().take(200).collect::<String>();
-    let host = host.trim();
-    let at = if host.is_empty() { String::new() } else { format!(" on {host}") };
-    let text = format!("process {}{at} (`{}`)", std::process::id(), command.replace(['\n', '\r'], " "));
-    file.set_len(0)?;
-    file.seek(SeekFrom::Start(0))?;
-    file.write_all(text.as_bytes())
-}
+/// The leases that this process has of one store.
+#[derive(Debug, Default)]
+pub(crate) struct Terms(Mutex<HashMap<String, Term>>);
 
-/// What the holder of a lock wrote into it; nothing while it is about to, or when it only looks.
-fn read_holder(file: &mut File) -> Option<String> {
-    let mut text = String::new();
-    file.seek(SeekFrom::Start(0)).and_then(|_| file.take(4096).read_to_string(&mut text)).ok()?;
-    Some(text.trim().to_owned()).filter(|text| !text.is_empty())
-}
+impl Terms {
+    /// Begins a lease; `give_back` is called when it is dropped.
+    pub(crate) fn begin(
+        self: &Arc<Self>,
+        run: &str,
+        epoch: u64,
+        give_back: impl FnOnce() + Send + Sync + 'static,
+    ) -> RunLease {
+        let inner = Inner {
+            run: run.to_owned(),
+            epoch,
+            cancel: CancellationToken::new(),
+            pause: watch::Sender::new(None),
+            lost: CancellationToken::new(),
+        };
+        let term = Term(Arc::new(inner));
+        self.lock().insert(run.to_owned(), term.clone());
+        RunLease { term, terms: self.clone(), give_back: Some(Box::new(give_back)) }
+    }
 
-const UNKNOWN: &str = "process unknown";
+    fn end(&self, term: &Term) {
+        let mut terms = self.lock();
+        if terms.get(term.run()).is_some_and(|live| live.epoch() == term.epoch()) {
+            terms.remove(term.run());
+        }
+    }
+
+    /// The leases that are live.
+    pub(crate) fn live(&self) -> Vec<Term> {
+        self.lock().values().filter(|term| !term.is_lost()).cloned().collect()
+    }
+
+    /// Tells who drives these runs, if it is this process, what is asked of them.
+    pub(crate) fn tell(&self, wishes: &[Wish]) {
+        let terms = self.lock();
+        for wish in wishes {
+            let Some(Term(told)) = terms.get(&wish.run) else { continue };
+            if wish.cancel {
+                told.cancel.cancel();
+            }
+            if wish.pause.is_some() {
+                told.pause.send_if_modified(|pause| std::mem::replace(pause, wish.pause) != *pause);
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Term>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -63,6 +63,8 @@ pub struct Append {
     pub run: String,
     /// Position of the last event the writer knows; 0 before the first (I4).
     pub expected_seq: u64,
+    /// Epoch of the lease that the writer has ([`crate::RunLease::epoch`]); 0 for a run that nobody has ever leased (I5).
+    pub epoch: u64,
     /// Repeating an append with the same transition id returns the stored answer (I4).
     pub transition: Option<String>,
     /// When.
@@ -143,6 +145,9 @@ pub struct RunUpdate {
 /// A run without its texts: a row of `swath runs`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunRow {
+    /// Its number in the store: a run that was pinned later has a higher one.
+    #[serde(skip)]
+    pub number: u64,
     /// Id.
     pub id: String,
     /// Name of the flow.
@@ -165,6 +170,22 @@ pub struct RunRow {
     pub error: Option<String>,
     /// The summary the host stored.
     pub summary: Option<String>,
+}
+
+impl RunRow {
+    /// Where it stands in a list, for [`RunFilter::after`].
+    pub fn cursor(&self) -> RunCursor {
+        RunCursor { created_at: self.created_at, number: self.number }
+    }
+}
+
+/// A place in the list of runs, newest first. It stays the same whatever comes and goes around it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RunCursor {
+    /// When the run there was created.
+    pub created_at: i64,
+    /// Its number in the store.
+    pub number: u64,
 }
 
 /// All that is pinned of a run.
@@ -191,6 +212,12 @@ pub struct RunFilter {
     pub flow: Option<String>,
     /// Only of a flow whose text came from here.
     pub source: Option<String>,
+    /// Not the runs of sub-flows, which belong to the run above them.
+    pub without_sub_flows: bool,
+    /// Only those that a server has taken on ([`crate::Store::mark_served`]).
+    pub served: bool,
+    /// Only what comes after this place in the list.
+    pub after: Option<RunCursor>,
     /// At most so many; all when `None`.
     pub limit: Option<u32>,
 }
@@ -382,4 +409,29 @@ pub struct Collected {
     pub cache_entries: u64,
     /// Of a dry run: the artifacts that results or cache entries would still refer to.
     pub referenced: Option<HashSet<Digest>>,
+}
+
+/// What the names of kinds and states mean, which a store that looks for broken rows ([`crate::Store::audit`]) is told by
+/// those who know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vocabulary {
+    /// States in which a run has ended.
+    pub ended_states: Vec<String>,
+    /// Kinds of events that give an instance its result.
+    pub result_kinds: Vec<String>,
+    /// Kinds of events that begin an attempt.
+    pub begin_kinds: Vec<String>,
+    /// Kinds of events that end an attempt.
+    pub end_kinds: Vec<String>,
+}
+
+/// A rule that stored rows break.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Broken {
+    /// The run whose rows break it; empty when they are of none.
+    pub run: String,
+    /// The rule: `I3`, `I6`, ...
+    pub rule: String,
+    /// How.
+    pub what: String,
 }

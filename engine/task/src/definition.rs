@@ -44,6 +44,9 @@ pub trait Task: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'stati
     const VERSION: u32;
     /// How far results may be reused.
     const PURITY: Purity;
+    /// It calls native code (GDAL, ONNX Runtime), which can take its whole process down: a server runs it in a process of
+    /// its own unless the flow says otherwise.
+    const NATIVE: bool = false;
     /// What it reads: a struct of [`crate::Artifact`]s and plain values.
     type Inputs: DeserializeOwned + JsonSchema + Send;
     /// What it makes: a struct of [`crate::Artifact`]s and plain values.
@@ -121,6 +124,8 @@ pub struct TaskDef {
     pub version: u32,
     /// [`Task::PURITY`].
     pub purity: Purity,
+    /// [`Task::NATIVE`].
+    pub native: bool,
     params_schema: fn() -> Value,
     ports: fn() -> Ports,
     bind: fn(Value) -> BindResult,
@@ -142,6 +147,7 @@ impl TaskDef {
             name: T::NAME,
             version: T::VERSION,
             purity: T::PURITY,
+            native: T::NATIVE,
             params_schema: schema_of::<T>,
             ports: static_ports::<T>,
             bind: bind::<T>,

@@ -1,7 +1,8 @@
 //! A host without an engine: runs a task by itself in a folder. For tests, benchmarks and examples of task crates.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
@@ -14,6 +15,7 @@ pub struct LocalHost {
     folder: PathBuf,
     scratch: PathBuf,
     metrics: Mutex<Vec<(&'static str, f64)>>,
+    secrets: Mutex<BTreeMap<String, String>>,
 }
 
 impl LocalHost {
@@ -22,7 +24,7 @@ impl LocalHost {
         let folder = folder.into();
         let scratch = folder.join("scratch");
         std::fs::create_dir_all(&scratch)?;
-        Ok(Arc::new(Self { folder, scratch, metrics: Mutex::default() }))
+        Ok(Arc::new(Self { folder, scratch, metrics: Mutex::default(), secrets: Mutex::default() }))
     }
 
     /// A context on this host with `cpus` threads.
@@ -33,6 +35,16 @@ impl LocalHost {
     /// A context that `cancel` stops.
     pub fn cancellable(self: &Arc<Self>, cpus: usize, cancel: CancellationToken) -> Context {
         Context::new(self.clone(), cancel, cpus, "local")
+    }
+
+    /// The context of an attempt whose [`Context::idempotency_key`] is `key`, that `cancel` stops.
+    pub fn attempt(self: &Arc<Self>, key: &str, cancel: CancellationToken) -> Context {
+        Context::new(self.clone(), cancel, 1, key)
+    }
+
+    /// Makes the value of a secret known to tasks that ask for it by this name.
+    pub fn learn_secret(&self, name: &str, value: &str) {
+        self.secrets.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), value.to_owned());
     }
 
     /// Where an artifact lies.
@@ -56,7 +68,7 @@ impl LocalHost {
 
     /// The metrics reported so far, in order.
     pub fn metrics(&self) -> Vec<(&'static str, f64)> {
-        self.metrics.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+        self.metrics.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -89,9 +101,9 @@ impl Host for LocalHost {
     }
     fn progress(&self, _: u64, _: u64, _: &'static str) {}
     fn metric(&self, name: &'static str, value: f64) {
-        self.metrics.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push((name, value));
+        self.metrics.lock().unwrap_or_else(PoisonError::into_inner).push((name, value));
     }
-    fn secret(&self, _: &str) -> Option<String> {
-        None
+    fn secret(&self, name: &str) -> Option<String> {
+        self.secrets.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 }

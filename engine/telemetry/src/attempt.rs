@@ -13,18 +13,36 @@ use tracing::{Event, Span, Subscriber};
 use tracing_subscriber::layer::{Context, Layer};
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::Redact;
 use crate::text::Said;
+use crate::{RELAYED, Redact, trace};
 
 /// Name and target of the spans that [`attempt_span`] makes.
 const NAME: &str = "step";
-const TARGET: &str = "swath::step";
+pub(crate) const TARGET: &str = "swath::step";
 
-/// The span of one attempt. What is told inside it (and inside `Context::blocking`, which carries it over) is the
+/// The span of one attempt, in the trace of its run where traces are sent. What is told inside it (and inside `Context::blocking`, which carries it over) is the
 /// attempt's log; threads that a task starts by itself enter `Span::current()` of their parent to belong to it.
 pub fn attempt_span(run: &str, step: &str, instance: &str, attempt: u32) -> Span {
+    let empty = tracing::field::Empty;
     // `error`: no filter of levels may take the span away, only what is told inside it.
-    tracing::error_span!(target: TARGET, parent: None, NAME, run, step, instance, attempt)
+    let span = tracing::error_span!(
+        target: TARGET,
+        parent: None,
+        NAME,
+        otel.name = step,
+        swath.run.id = run,
+        swath.step.id = step,
+        swath.step.instance = instance,
+        swath.step.attempt = i64::from(attempt),
+        swath.step.state = empty,
+        swath.task = empty,
+        swath.reused_from = empty,
+        error.r#type = empty,
+        otel.status_code = empty,
+        otel.status_description = empty,
+    );
+    trace::place(&span, run);
+    span
 }
 
 /// Whose log a line belongs to.
@@ -74,14 +92,14 @@ impl AttemptKey {
 impl Visit for AttemptKey {
     fn record_str(&mut self, field: &Field, value: &str) {
         match field.name() {
-            "run" => value.clone_into(&mut self.run),
-            "step" => value.clone_into(&mut self.step),
-            "instance" => value.clone_into(&mut self.instance),
+            "swath.run.id" => value.clone_into(&mut self.run),
+            "swath.step.id" => value.clone_into(&mut self.step),
+            "swath.step.instance" => value.clone_into(&mut self.instance),
             _ => {}
         }
     }
-    fn record_u64(&mut self, field: &Field, value: u64) {
-        if field.name() == "attempt" {
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        if field.name() == "swath.step.attempt" {
             self.attempt = u32::try_from(value).unwrap_or(u32::MAX);
         }
     }
@@ -156,7 +174,12 @@ where
         let Some(of) = AttemptKey::of(event, &context) else { return };
         let mut said = Said::default();
         event.record(&mut said);
-        let said = said.clean(self.redact);
+        let mut target = event.metadata().target().to_owned();
+        if target == RELAYED {
+            target = said.relayed().unwrap_or(target);
+        }
+        let mut said = said.clean(self.redact);
+        said.say_where();
         let fields = match said.fields.is_empty() {
             true => String::new(),
             false => serde_json::Value::Object(said.fields).to_string(),
@@ -166,7 +189,7 @@ where
             of: (*of).clone(),
             at: i64::try_from(at).unwrap_or(i64::MAX),
             level: event.metadata().level().as_str().to_ascii_lowercase(),
-            target: event.metadata().target().to_owned(),
+            target,
             message: said.message,
             fields,
         });

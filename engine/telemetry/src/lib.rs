@@ -1,10 +1,12 @@
-//! What a program tells about itself: lines on the terminal, and the log of every attempt.
+//! What a program tells about itself: lines on the terminal, the log of every attempt, traces and metrics.
 //!
-//! Everything is `tracing`. Two layers listen:
+//! What is told is `tracing`. Two layers listen always, a third one where traces are sent:
 //!
 //! - [`Lines`] writes to standard error, as text or as JSON lines.
 //! - [`AttemptLogs`] hands what happens inside an attempt's span ([`attempt_span`]) to a [`LogSink`]; [`Buffer`] is the
 //!   bounded one that the host drains into the store.
+//! - That of OpenTelemetry sends spans to a collector ([`Exporting`]), a trace a run. Figures go to the same place and to
+//!   a page for Prometheus: [`Metrics`] observes the engine, which knows nothing of either.
 //!
 //! 1. No line holds a secret: all texts pass through [`Settings::redact`] (I19).
 //! 2. No line is longer than [`LONGEST_LINE`] bytes, and none holds escape sequences.
@@ -14,8 +16,11 @@
 //! It deliberately has no opinion about progress bars, and keeps nothing itself.
 
 mod attempt;
+mod export;
 mod lines;
+mod metrics;
 mod text;
+mod trace;
 
 use std::borrow::Cow;
 
@@ -23,9 +28,13 @@ use tracing::Subscriber;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::{EnvFilter, Registry};
 
+use attempt::TARGET as SPANS;
 pub use attempt::{AttemptKey, AttemptLogs, Batch, Buffer, LogRecord, LogSink, attempt_span};
+pub use export::Exporting;
 pub use lines::{Format, Lines};
+pub use metrics::Metrics;
 pub use text::{LONGEST_LINE, plain};
+pub use trace::drive_span;
 
 /// Takes secrets out of a text.
 pub type Redact = fn(&str) -> Cow<'_, str>;
@@ -48,6 +57,10 @@ const QUIET: &[&str] = &[
 /// The target of the fault that ended an attempt: kept among its lines, and told on the terminal by whoever shows steps.
 pub const FAULTS: &str = "swath::fault";
 
+/// The target of lines that a process of its own told of an attempt, told again here: their fields `from` and `said` are
+/// the target and the fields (a JSON object) that the lines had there.
+pub const RELAYED: &str = "swath::relayed";
+
 /// How much is told, how, and what is taken out.
 #[derive(Clone, Copy)]
 pub struct Settings {
@@ -59,37 +72,46 @@ pub struct Settings {
     pub redact: Redact,
 }
 
-/// Telemetry was set up twice, or `RUST_LOG` cannot be read.
-#[derive(Debug)]
+/// Telemetry was set up twice, or a variable of the environment cannot be understood.
+#[derive(Debug, thiserror::Error)]
 pub enum SetupError {
     /// `RUST_LOG` is not a filter.
+    #[error("`RUST_LOG` cannot be read: {0}")]
     Filter(String),
+    /// A variable of OpenTelemetry's is wrong.
+    #[error("{0}")]
+    Export(String),
     /// Another subscriber is installed already.
+    #[error("telemetry is set up already")]
     Installed,
 }
 
-impl std::fmt::Display for SetupError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Filter(reason) => write!(f, "`RUST_LOG` cannot be read: {reason}"),
-            Self::Installed => f.write_str("telemetry is set up already"),
-        }
-    }
-}
-
-impl std::error::Error for SetupError {}
-
-/// Sets telemetry up for the whole program: lines to standard error, and attempts' lines to `sink`.
+/// Sets telemetry up for the whole program: lines to standard error, attempts' lines to `sink`, spans to where
+/// `exporting` sends them.
 ///
 /// # Errors
 /// [`SetupError`]: `RUST_LOG` is not a filter, or something has set up `tracing` before.
-pub fn init(settings: Settings, sink: impl LogSink) -> Result<(), SetupError> {
-    let directives = std::env::var("RUST_LOG").ok().filter(|text| !text.trim().is_empty());
-    let subscriber = subscriber(settings, directives.as_deref(), std::io::stderr, sink)?;
-    tracing::subscriber::set_global_default(subscriber).map_err(|_| SetupError::Installed)
+pub fn init(settings: Settings, sink: impl LogSink, exporting: &Exporting) -> Result<(), SetupError> {
+    init_to(settings, std::io::stderr, sink, exporting)
 }
 
-/// The subscriber that [`init`] installs, with lines going to what `writer` opens and `RUST_LOG` given.
+/// [`init`] with lines going to what `writer` opens.
+///
+/// # Errors
+/// Those of [`init`].
+pub fn init_to<W, O>(settings: Settings, writer: W, sink: impl LogSink, exporting: &Exporting) -> Result<(), SetupError>
+where
+    W: Fn() -> O + Send + Sync + 'static,
+    O: std::io::Write + 'static,
+{
+    let directives = std::env::var("RUST_LOG").ok().filter(|text| !text.trim().is_empty());
+    let mut layers = layers(settings, directives.as_deref(), writer, sink)?;
+    layers.extend(exporting.tracing.clone().map(|tracing| tracing.install().boxed()));
+    tracing::subscriber::set_global_default(Registry::default().with(layers)).map_err(|_| SetupError::Installed)
+}
+
+/// The subscriber that [`init`] installs where nothing is sent, with lines going to what `writer` opens and `RUST_LOG`
+/// given.
 ///
 /// # Errors
 /// [`SetupError::Filter`]: `directives` is not a filter.
@@ -103,17 +125,34 @@ where
     W: Fn() -> O + Send + Sync + 'static,
     O: std::io::Write,
 {
+    Ok(Registry::default().with(layers(settings, directives, writer, sink)?))
+}
+
+type Layers = Vec<Box<dyn Layer<Registry> + Send + Sync>>;
+
+fn layers<W, O>(
+    settings: Settings,
+    directives: Option<&str>,
+    writer: W,
+    sink: impl LogSink,
+) -> Result<Layers, SetupError>
+where
+    W: Fn() -> O + Send + Sync + 'static,
+    O: std::io::Write,
+{
     let lines = Lines::new(settings.format, settings.redact, writer);
     let logs = AttemptLogs::new(sink, settings.redact);
     // A log that is read after something went wrong must hold more than a quiet terminal shows.
-    let terminal = filter(directives, settings.verbosity, &[FAULTS])?;
-    let stored = filter(directives, settings.verbosity.max(1), &[])?;
-    Ok(Registry::default().with(lines.with_filter(terminal)).with(logs.with_filter(stored)))
+    // What the kit says of its own failures is said by `Exporting`, once.
+    let terminal = filter(directives, settings.verbosity, &[FAULTS, "opentelemetry"])?;
+    let stored = filter(directives, settings.verbosity.max(1), &["opentelemetry"])?;
+    Ok(vec![lines.with_filter(terminal).boxed(), logs.with_filter(stored).boxed()])
 }
 
 fn filter(directives: Option<&str>, verbosity: u8, hidden: &[&str]) -> Result<EnvFilter, SetupError> {
     let text = match directives {
-        Some(text) => text.to_owned(),
+        // Without the span a line would be of no attempt; what processes of attempts tell has been through the same filter there.
+        Some(text) => format!("{text},{SPANS}=error,{RELAYED}=trace"),
         None => {
             let (all, quiet) = match verbosity {
                 0 => ("warn", "error"),

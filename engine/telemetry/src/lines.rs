@@ -11,9 +11,9 @@ use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::layer::{Context, Layer};
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::Redact;
 use crate::attempt::AttemptKey;
 use crate::text::Said;
+use crate::{RELAYED, Redact};
 
 /// How lines are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub enum Format {
     #[default]
     Text,
     /// One JSON object a line: `time`, `level`, `target`, `message`, `fields`, and `run`, `step`, `instance`, `attempt`
-    /// inside an attempt.
+    /// inside an attempt. Where traces are sent, `fields` has `trace_id` and `span_id`.
     Json,
 }
 
@@ -53,12 +53,19 @@ where
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         let mut said = Said::default();
         event.record(&mut said);
-        let said = said.clean(self.redact);
+        let mut target = event.metadata().target().to_owned();
+        if target == RELAYED {
+            target = said.relayed().unwrap_or(target);
+        }
+        let mut said = said.clean(self.redact);
         let attempt = AttemptKey::of(event, &context);
         let level = event.metadata().level().as_str().to_ascii_lowercase();
         let line = match self.format {
             Format::Text => text(&level, attempt.as_deref(), said),
-            Format::Json => json_line(&level, event.metadata().target(), attempt.as_deref(), said),
+            Format::Json => {
+                said.say_where();
+                json_line(&level, &target, attempt.as_deref(), said)
+            }
         };
         // In one write, so that lines of several threads do not mix. A terminal that is gone is no reason to fail.
         let _ = (self.writer)().write_all(line.as_bytes());

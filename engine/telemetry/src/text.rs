@@ -19,6 +19,23 @@ pub(crate) struct Said {
 }
 
 impl Said {
+    /// Makes what was told again ([`crate::RELAYED`]) what it was. Returns its target.
+    pub fn relayed(&mut self) -> Option<String> {
+        let Some(Value::String(from)) = self.fields.shift_remove("from") else { return None };
+        if let Some(Value::String(said)) = self.fields.shift_remove("said") {
+            self.fields = serde_json::from_str(&said).unwrap_or_default();
+        }
+        Some(from)
+    }
+
+    /// Adds where in its trace it was said, where traces are sent.
+    pub fn say_where(&mut self) {
+        if let Some((trace, span)) = crate::trace::ids() {
+            self.fields.insert("trace_id".to_owned(), trace.into());
+            self.fields.insert("span_id".to_owned(), span.into());
+        }
+    }
+
     /// Bounded, without escape sequences and without secrets.
     pub fn clean(mut self, redact: Redact) -> Self {
         self.message = clean(&self.message, redact);

@@ -1,3 +1,4 @@
 //! Fixtures shared by tests.
 
 pub mod http;
+pub mod postgres;

@@ -7,11 +7,12 @@ use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, Response, StatusCode};
 use swath_task::{Bytes, Fault, TaskError};
 use tokio::time::{Instant, timeout_at};
+use tracing::Instrument;
 use url::Url;
 
 use crate::body::Body;
 use crate::failure::{status_error, transport_error};
-use crate::{redact, same_origin};
+use crate::{redact, same_origin, trace};
 
 /// Bounds of one request.
 #[derive(Clone, Debug)]
@@ -158,11 +159,17 @@ impl Client {
     }
 
     async fn answered(&self, request: Request, whole: impl Fn(&StatusCode) -> bool) -> Result<Body, TaskError> {
-        let deadline = Instant::now() + self.limits.total;
-        let response = self.follow(request, deadline).await?;
-        let (status, headers, url) = (response.status(), response.headers().clone(), response.url().clone());
-        let bytes = self.read(response, deadline, !whole(&status)).await?;
-        Ok(Body { status, headers, url, bytes })
+        let span = trace::request(&request.method, &request.url);
+        let work = async {
+            let deadline = Instant::now() + self.limits.total;
+            let response = self.follow(request, deadline).await?;
+            let (status, headers, url) = (response.status(), response.headers().clone(), response.url().clone());
+            let bytes = self.read(response, deadline, !whole(&status)).await?;
+            Ok(Body { status, headers, url, bytes })
+        };
+        let answer = work.instrument(span.clone()).await;
+        trace::answered(&span, answer.as_ref().map(|body| (body.status, body.bytes.len())));
+        answer
     }
 
     /// Sends, following redirects by the rules of invariant 4.
@@ -200,7 +207,9 @@ impl Client {
 
     async fn send(&self, request: &Request, deadline: Instant) -> Result<Response, TaskError> {
         let mut builder = self.inner.request(request.method.clone(), request.url.clone());
-        builder = builder.headers(request.headers.clone());
+        let mut headers = request.headers.clone();
+        trace::inject(&mut headers);
+        builder = builder.headers(headers);
         builder = builder.header(header::ACCEPT, "application/geo+json, application/json, */*;q=0.5");
         if let Some(json) = &request.json {
             builder = builder.header(header::CONTENT_TYPE, "application/json").body(json.clone());

@@ -18,6 +18,7 @@ mod custom;
 mod failure;
 mod ranges;
 mod signer;
+mod trace;
 mod version;
 
 pub use address::{is_signed, redact, same_origin, unsigned};

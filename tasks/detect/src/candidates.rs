@@ -2,6 +2,7 @@
 
 use geo::{LineString, MultiPolygon, Polygon, SimplifyVwPreserve, Validation};
 use swath_geo::{Crs, Grid, Transform};
+use swath_kinds::ScoreBreakdown;
 use swath_task::{Context, Digest, TaskError};
 
 use crate::faults::geo_fault;
@@ -38,6 +39,8 @@ pub struct Candidate {
     pub id: String,
     /// 0 to 1.
     pub score: f64,
+    /// What the score is made of.
+    pub breakdown: ScoreBreakdown,
     /// Mean probability.
     pub mean: f64,
     /// Geodesic area in square metres.
@@ -210,10 +213,12 @@ impl<'a> Placer<'a> {
             )
         };
         let mean = component.sum / component.pixels as f64;
+        let breakdown = breakdown(mean, compactness, measures.area, scoring);
         Candidate {
             component: index,
             id: self.id(class, component),
-            score: score(mean, compactness, measures.area, scoring),
+            score: breakdown.probability + breakdown.compactness + breakdown.area,
+            breakdown,
             mean,
             area: measures.area,
             perimeter: measures.perimeter,
@@ -240,10 +245,14 @@ fn planar_perimeter(component: &Component, grid: &Grid) -> f64 {
     columns as f64 * grid.pixel_width + rows as f64 * grid.pixel_height
 }
 
-fn score(mean: f64, compactness: f64, area: f64, scoring: &Scoring) -> f64 {
+fn breakdown(mean: f64, compactness: f64, area: f64, scoring: &Scoring) -> ScoreBreakdown {
     let closeness = 1.0 - ((area - scoring.ideal_area).abs() / scoring.ideal_area).min(1.0);
     let sum = scoring.probability + scoring.compactness + scoring.area;
-    (scoring.probability * mean + scoring.compactness * compactness + scoring.area * closeness) / sum
+    ScoreBreakdown {
+        probability: scoring.probability * mean / sum,
+        compactness: scoring.compactness * compactness / sum,
+        area: scoring.area * closeness / sum,
+    }
 }
 
 /// Measures all components, on all threads of the context; in their order whatever the threads.

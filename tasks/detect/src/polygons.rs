@@ -6,7 +6,7 @@ use std::path::Path;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use swath_geo::Raster;
-use swath_kinds::{Cog, DetectionProperties, Detections};
+use swath_kinds::{Cog, DetectionProperties, Detections, ScoreBreakdown};
 use swath_task::{Artifact, Bytes, Context, Fault, Needs, Problem, Purity, Task, TaskError};
 
 use crate::candidates::{self, Candidate, Placer, Scoring};
@@ -205,8 +205,9 @@ pub struct Outputs {
 
 impl Task for Polygons {
     const NAME: &'static str = "detect.polygons";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const PURITY: Purity = Purity::Pure;
+    const NATIVE: bool = true;
     type Inputs = Inputs;
     type Outputs = Outputs;
 
@@ -426,7 +427,12 @@ impl Polygons {
                 latitude: rounded(candidate.centroid[1], 1e8),
                 merged: count,
             };
-            collection.push(&candidate.id, &properties, globe::rfc7946(placed)).map_err(failed)?;
+            let breakdown = ScoreBreakdown {
+                probability: rounded(candidate.breakdown.probability, 1e6),
+                compactness: rounded(candidate.breakdown.compactness, 1e6),
+                area: rounded(candidate.breakdown.area, 1e6),
+            };
+            collection.push(&candidate.id, &properties, breakdown, globe::rfc7946(placed)).map_err(failed)?;
         }
         collection.finish().map_err(failed).map(drop)
     }

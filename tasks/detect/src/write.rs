@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use serde::Serialize;
-use swath_kinds::DetectionProperties;
+use swath_kinds::{DetectionProperties, ScoreBreakdown};
 
 use crate::globe::Ring;
 
@@ -26,6 +26,7 @@ struct Feature<'a> {
     kind: &'static str,
     id: &'a str,
     properties: &'a DetectionProperties,
+    score_breakdown: ScoreBreakdown,
     geometry: Geometry,
 }
 
@@ -54,6 +55,7 @@ impl<W: Write> Collection<W> {
         &mut self,
         id: &str,
         properties: &DetectionProperties,
+        score_breakdown: ScoreBreakdown,
         polygons: Vec<Vec<Ring>>,
     ) -> std::io::Result<()> {
         let separator: &[u8] = if self.count == 0 { b"\n" } else { b",\n" };
@@ -64,7 +66,7 @@ impl<W: Write> Collection<W> {
             1 => Geometry::Polygon(polygons.remove(0)),
             _ => Geometry::MultiPolygon(polygons),
         };
-        serde_json::to_writer(&mut self.out, &Feature { kind: "Feature", id, properties, geometry })?;
+        serde_json::to_writer(&mut self.out, &Feature { kind: "Feature", id, properties, score_breakdown, geometry })?;
         self.count += 1;
         Ok(())
     }

@@ -104,7 +104,9 @@ def expected(folder, name, parameters):
     else:
         compactness = np.array([4 * np.pi * g.area / g.length**2 for g in planar])
     mean = means[ids]
-    score = WEIGHTS[0] * mean + WEIGHTS[1] * np.minimum(compactness, 1) + WEIGHTS[2] * (1 - np.minimum(np.abs(area / 1e6 - IDEAL) / IDEAL, 1))
+    parts = dict(probability=WEIGHTS[0] * mean, compactness=WEIGHTS[1] * np.minimum(compactness, 1),
+                 area=WEIGHTS[2] * (1 - np.minimum(np.abs(area / 1e6 - IDEAL) / IDEAL, 1)))
+    score = sum(parts.values())
     centroids = np.array([g.centroid.coords[0] for g in globe]).reshape(-1, 2)
     merge = parameters.get("merge", {})
     if merge.get("method") == "none":
@@ -118,7 +120,8 @@ def expected(folder, name, parameters):
         best = members[np.argmax(score[members])]
         found.append(dict(geometry=globe[best], score=score[best], mean_probability=mean[best], max_probability=maxima[ids[best]],
                           area_m2=area[best], perimeter_m=perimeter[best], compactness=compactness[best], pixels=int(counts[ids[best]]),
-                          longitude=centroids[best][0], latitude=centroids[best][1], merged=len(members)))
+                          longitude=centroids[best][0], latitude=centroids[best][1], merged=len(members),
+                          score_breakdown={part: values[best] for part, values in parts.items()}))
     return sorted(found, key=lambda d: -d["score"]), total
 
 
@@ -155,6 +158,8 @@ def check(folder):
                                             ("area_m2", 0.01, 1e-6), ("perimeter_m", 0.01, 1e-6), ("pixels", 0, 0), ("merged", 0, 0), ("latitude", 1e-7, 0)]:
                 difference = abs(own[key] - other[key])
                 assert difference <= absolute + relative * abs(other[key]), f"{place}: {key} is {own[key]}, expected {other[key]}"
+            for part, value in other["score_breakdown"].items():
+                assert abs(feature["score_breakdown"][part] - value) < 2e-6, f"{place}: {part} adds {feature['score_breakdown']}"
             assert abs(longitude - other["longitude"]) < 1e-7, f"{place}: centroid"
             apart = geometry.symmetric_difference(other["geometry"].buffer(0)).area / geometry.length
             assert apart < 1e-8, f"{place}: outlines are {apart} degrees apart on average"

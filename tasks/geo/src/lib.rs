@@ -13,6 +13,9 @@
 //! 4. A file being written is complete at its path or absent from it: writers work under a temporary name.
 //! 5. A [`Raster`], [`Transform`] or [`GeoPackage`] is used by one thread at a time (`Send`, not `Sync`).
 
+#[macro_use]
+mod trace;
+
 mod cog;
 mod crs;
 mod direct;

@@ -169,6 +169,7 @@ impl GeoPackage {
         mode: &WriteMode,
         features: impl IntoIterator<Item = Result<Feature>>,
     ) -> Result<Written> {
+        let _span = traced!("write features", swath.layer = layer.name.as_str());
         // SAFETY: the dataset is live.
         let (status, messages) = watched(|| unsafe { gdal_sys::GDALDatasetStartTransaction(self.handle, 0) });
         if status != OGRErr::OGRERR_NONE {

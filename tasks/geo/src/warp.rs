@@ -128,6 +128,7 @@ impl WarpMap {
         if pixels.len() != self.window.len() || out.len() != self.columns.len() {
             return Err(GeoError::new(ErrorKind::Request, "a warp got buffers of another size than its windows"));
         }
+        let _span = traced!("warp pixels", swath.pixels = out.len() as i64);
         let (left, top) = (self.window.column as f64, self.window.row as f64);
         let width = self.window.width;
         let valid = |value: f64| !value.is_nan() && nodata != Some(value);

@@ -188,12 +188,14 @@ pub(crate) fn run(
     })
 }
 
-/// A thread that debuggers and profilers show by name.
+/// A thread that debuggers and profilers show by name, and that works within the attempt.
 fn named<'s, 'e, T: Send + 's>(
     scope: &'s Scope<'s, 'e>,
     name: &str,
     work: impl FnOnce() -> T + Send + 's,
 ) -> ScopedJoinHandle<'s, T> {
+    let span = tracing::Span::current();
+    let work = move || span.in_scope(work);
     // As `Scope::spawn` does: a system that gives no thread leaves nothing to go on with.
     Builder::new().name(name.to_owned()).spawn_scoped(scope, work).expect("a thread can be started")
 }

@@ -146,6 +146,7 @@ impl Task for Segment {
     const NAME: &'static str = "infer.segment";
     const VERSION: u32 = 1;
     const PURITY: Purity = Purity::Pure;
+    const NATIVE: bool = true;
     type Inputs = SegmentInputs;
     type Outputs = SegmentOutputs;
 

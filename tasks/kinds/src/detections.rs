@@ -1,6 +1,7 @@
 //! Detected objects, as `detect.polygons` writes and stores read them: the features of a GeoJSON file.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// One feature of a [`crate::Detections`] file: a GeoJSON FeatureCollection in EPSG:4326 (RFC 7946).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -11,9 +12,23 @@ pub struct Detection {
     /// Sixteen hexadecimal digits made of class and outline: the same object found again has the same id.
     pub id: String,
     /// GeoJSON Polygon or MultiPolygon in degrees.
-    pub geometry: serde_json::Value,
+    pub geometry: Value,
     /// What is known of it.
     pub properties: DetectionProperties,
+    /// How its score came about. Not a property: tables would get columns of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score_breakdown: Option<ScoreBreakdown>,
+}
+
+/// What each part adds to the score of a detection, weighted: the three make the score.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ScoreBreakdown {
+    /// The mean probability's part.
+    pub probability: f64,
+    /// The compactness' part.
+    pub compactness: f64,
+    /// The part of the area's closeness to the ideal one.
+    pub area: f64,
 }
 
 /// What is known of a detection.
@@ -74,6 +89,19 @@ pub enum PropertyType {
     Boolean,
 }
 
+impl PropertyType {
+    /// Whether a column of this type can hold a value. Text holds any, as it is written in JSON; all hold `null`.
+    pub fn holds(self, value: &Value) -> bool {
+        match self {
+            _ if value.is_null() => true,
+            Self::Text => true,
+            Self::Integer => value.is_i64(),
+            Self::Real => value.is_number(),
+            Self::Boolean => value.is_boolean(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,7 +128,7 @@ mod tests {
             .iter()
             .map(|(name, value)| {
                 let kind = match value {
-                    serde_json::Value::String(_) => PropertyType::Text,
+                    Value::String(_) => PropertyType::Text,
                     value if value.is_u64() => PropertyType::Integer,
                     _ => PropertyType::Real,
                 };

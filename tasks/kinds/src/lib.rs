@@ -10,7 +10,7 @@ mod scenes;
 mod stretch;
 
 pub use area::{Area, AreaError, BoundingBox};
-pub use detections::{Detection, DetectionProperties, PropertyType};
+pub use detections::{Detection, DetectionProperties, PropertyType, ScoreBreakdown};
 pub use model::{BandInput, ModelManifest, Normalisation, OutputActivation, TensorSpec, TileSpec};
 pub use scenes::{Scene, SceneAsset, Scenes, Signing};
 pub use stretch::{BandStretch, Stretch};

@@ -1,6 +1,9 @@
 //! The manifest of a model folder: all that must be known to feed a network the right numbers.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
+use swath_task::Fault;
 
 /// Content of `manifest.json` in a model folder of Triton's layout (`NAME/manifest.json`, `NAME/1/model.onnx`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -35,6 +38,22 @@ pub struct ModelManifest {
     pub classes: Vec<String>,
     /// Ground sampling distance it was trained at, metres a pixel.
     pub gsd: f64,
+}
+
+impl ModelManifest {
+    /// The manifest in a model folder. `M101` when there is none, `M102` when it is not one; the numbers in it and the
+    /// network beside it are not looked at.
+    pub fn of_folder(folder: &Path) -> Result<Self, Fault> {
+        let path = folder.join("manifest.json");
+        let text = std::fs::read(&path).map_err(|error| {
+            Fault::new("M101", format!("`{}` is not a model folder: `manifest.json`: {error}", folder.display()))
+                .help("a model folder holds `manifest.json` and `1/model.onnx`; see docs/model-folder.md")
+        })?;
+        serde_json::from_slice(&text).map_err(|error| {
+            Fault::new("M102", format!("the manifest `{}` is wrong: {error}", path.display()))
+                .help("docs/model-folder.md tells every field")
+        })
+    }
 }
 
 /// One band of the input.

@@ -1,7 +1,7 @@
 //! The task `run.command`.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::unix::process::ExitStatusExt;
@@ -393,6 +393,10 @@ impl RunCommand {
                 command.env(name, value);
             }
         }
+        // What it traces itself belongs below this attempt.
+        for (name, value) in traced() {
+            command.env(name.to_ascii_uppercase(), value);
+        }
         command.env("LANG", "C.UTF-8").env("TMPDIR", fill.scratch).env("OMP_NUM_THREADS", ctx.cpus().to_string());
         if !ctx.gpus().is_empty() {
             // Of the GPUs that this process sees, the program sees those that the attempt holds.
@@ -509,6 +513,15 @@ impl Fill<'_> {
         };
         found.ok_or_else(|| Fault::new("C107", format!("`{{{name}}}` {STANDS_FOR_NOTHING}")).permanent())
     }
+}
+
+/// Where in its trace this attempt is, by W3C's names (`traceparent`); empty where the program sends no traces.
+fn traced() -> HashMap<String, String> {
+    let mut place = HashMap::new();
+    let here = opentelemetry::Context::current();
+    opentelemetry::global::get_text_map_propagator(|propagator| propagator.inject_context(&here, &mut place));
+    place.retain(|_, value| !value.is_empty());
+    place
 }
 
 fn no_folder(path: &Path) -> impl Fn(std::io::Error) -> TaskError {

@@ -70,6 +70,7 @@ impl Task for ChipRaster {
     const NAME: &'static str = "raster.chips";
     const VERSION: u32 = 2;
     const PURITY: Purity = Purity::Pure;
+    const NATIVE: bool = true;
     type Inputs = Inputs;
     type Outputs = Outputs;
 

@@ -106,6 +106,7 @@ impl Task for Indices {
     const NAME: &'static str = "raster.indices";
     const VERSION: u32 = 1;
     const PURITY: Purity = Purity::Pure;
+    const NATIVE: bool = true;
     type Inputs = Inputs;
     type Outputs = Outputs;
 

@@ -58,6 +58,7 @@ impl Task for Item {
     const NAME: &'static str = "raster.item";
     const VERSION: u32 = 2;
     const PURITY: Purity = Purity::Pure;
+    const NATIVE: bool = true;
     type Inputs = Inputs;
     type Outputs = Outputs;
 
@@ -119,7 +120,7 @@ impl Item {
         let mut lineage = format!("from scenes {}", made_of.join(", "));
         let mut model_asset = None;
         if let Some(folder) = &self.model {
-            let model = manifest(&folder.0)?;
+            let model = ModelManifest::of_folder(&folder.0)?;
             lineage += &format!(", by model {} version {} ({})", model.name, model.version, model.digest);
             extensions.push("https://stac-extensions.github.io/mlm/v1.4.0/schema.json");
             properties.extend(mlm(&model));
@@ -284,20 +285,6 @@ fn rounded(degrees: f64) -> f64 {
     (degrees * 1e7).round() / 1e7
 }
 
-fn manifest(folder: &Path) -> Result<ModelManifest, TaskError> {
-    let path = folder.join("manifest.json");
-    let text = std::fs::read(&path).map_err(|error| {
-        Fault::new("M101", format!("`{}` is not a model folder: `manifest.json`: {error}", folder.display()))
-            .help("a model folder holds `manifest.json` and `1/model.onnx`; see docs/model-folder.md")
-            .permanent()
-    })?;
-    serde_json::from_slice(&text).map_err(|error| {
-        Fault::new("M102", format!("the manifest `{}` is wrong: {error}", path.display()))
-            .help("docs/model-folder.md tells every field")
-            .permanent()
-    })
-}
-
 /// The number as it was written: 0.1, not the nearest of 32 bits in 64.
 fn short(value: f32) -> f64 {
     value.to_string().parse().unwrap_or(value.into())
@@ -400,7 +387,7 @@ mod tests {
     #[test]
     fn the_shipped_model_is_told_by_mlm() {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../model_repository/water_unet");
-        let told = mlm(&manifest(Path::new(folder)).unwrap());
+        let told = mlm(&ModelManifest::of_folder(Path::new(folder)).unwrap());
         // What the schema of mlm 1.4 requires.
         for required in ["mlm:name", "mlm:architecture", "mlm:tasks", "mlm:input", "mlm:output"] {
             assert!(told.contains_key(required), "{required}");
@@ -409,7 +396,7 @@ mod tests {
         assert_eq!(told["mlm:input"][0]["value_scaling"].as_array().unwrap().len(), 7);
         assert_eq!(told["mlm:input"][0]["value_scaling"][0]["minimum"], 0.1192);
         assert_eq!(told["mlm:output"][0]["classification:classes"][0]["name"], "water");
-        let Err(TaskError::Permanent(fault)) = manifest(Path::new("/nowhere")) else { panic!("there is none") };
+        let fault = ModelManifest::of_folder(Path::new("/nowhere")).unwrap_err();
         assert_eq!(fault.code, "M101");
     }
 }

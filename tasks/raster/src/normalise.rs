@@ -57,6 +57,7 @@ impl Task for Normalise {
     const NAME: &'static str = "raster.normalise";
     const VERSION: u32 = 1;
     const PURITY: Purity = Purity::Pure;
+    const NATIVE: bool = true;
     type Inputs = Inputs;
     type Outputs = Outputs;
 

@@ -77,6 +77,7 @@ impl Task for Preview {
     const NAME: &'static str = "raster.preview";
     const VERSION: u32 = 2;
     const PURITY: Purity = Purity::Pure;
+    const NATIVE: bool = true;
     type Inputs = Inputs;
     type Outputs = Outputs;
 

@@ -87,9 +87,10 @@ pub fn each_window<S: Send>(
             ctx.progress(done.fetch_add(1, Ordering::Relaxed) + 1, windows.len() as u64, unit);
         }
     };
+    let span = tracing::Span::current();
     std::thread::scope(|scope| {
         for _ in 0..threads(ctx.cpus(), memory, each).min(windows.len().max(1)) {
-            scope.spawn(|| match run() {
+            scope.spawn(|| match span.in_scope(run) {
                 Ok(state) => lock(&states).push(state),
                 Err(error) => {
                     next.store(windows.len(), Ordering::Relaxed);

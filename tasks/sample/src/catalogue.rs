@@ -348,6 +348,7 @@ impl Task for Catalogue {
     const NAME: &'static str = "sample.catalogue";
     const VERSION: u32 = 1;
     const PURITY: Purity = Purity::Effect;
+    const NATIVE: bool = true;
     type Inputs = Inputs;
     type Outputs = Outputs;
 

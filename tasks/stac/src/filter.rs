@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use geo::{BoundingRect, Intersects, MapCoords};
+use jiff::Timestamp;
 use serde_json::{Map, Value};
 use swath_kinds::{Area, AreaError, BoundingBox};
 
 use crate::item::Candidate;
 use crate::period::Period;
-use crate::search::Comparison;
+use crate::search::{Comparison, NewBy};
 
 /// The area, ready for questions.
 pub(crate) struct Footprint {
@@ -104,11 +105,31 @@ fn unwrap_antimeridian(shape: geo::Geometry) -> Vec<geo::Geometry> {
     vec![east, west]
 }
 
+/// When what is new came: after one instant, up to another.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Interval {
+    pub after: Timestamp,
+    pub up_to: Timestamp,
+    pub by: NewBy,
+}
+
+impl Interval {
+    /// Whether an item is new; `None` when it does not tell.
+    fn holds(&self, item: &Candidate) -> Option<bool> {
+        let at = match self.by {
+            NewBy::Acquired => item.end,
+            NewBy::Published => item.published?,
+        };
+        Some(self.after < at && at <= self.up_to)
+    }
+}
+
 /// All conditions of a search.
 #[derive(Default)]
 pub(crate) struct Filter {
     pub collections: Vec<String>,
     pub period: Option<Period>,
+    pub new: Option<Interval>,
     pub area: Option<Footprint>,
     pub max_cloud_cover: Option<f64>,
     pub query: BTreeMap<String, Comparison>,
@@ -120,6 +141,9 @@ pub(crate) struct Funnel {
     pub seen: u64,
     pub in_collections: u64,
     pub in_period: u64,
+    pub new: u64,
+    /// Those that do not tell whether they are new.
+    pub untold: u64,
     pub in_area: u64,
     pub without_footprint: u64,
     pub clear_enough: u64,
@@ -141,6 +165,14 @@ impl Filter {
             return false;
         }
         funnel.in_period += 1;
+        if let Some(new) = &self.new {
+            let is_new = new.holds(item);
+            funnel.untold += u64::from(is_new.is_none());
+            if is_new != Some(true) {
+                return false;
+            }
+        }
+        funnel.new += 1;
         if let Some(area) = &self.area {
             let meets = area.meets(scene.geometry.as_ref(), scene.bbox);
             funnel.without_footprint += u64::from(meets.is_none());
@@ -171,6 +203,9 @@ impl Filter {
         }
         if let Some(period) = self.period {
             steps.push(format!("{} in {}", funnel.in_period, period.to_stac()));
+        }
+        if let Some(new) = &self.new {
+            steps.push(format!("{} new from {} to {}", funnel.new, new.after, new.up_to));
         }
         if self.area.is_some() {
             let lost = funnel.without_footprint;

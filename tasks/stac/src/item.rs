@@ -19,6 +19,8 @@ pub(crate) struct Candidate {
     pub identity: Identity,
     pub start: Timestamp,
     pub end: Timestamp,
+    /// When it entered the catalogue, if it tells.
+    pub published: Option<Timestamp>,
     pub properties: Map<String, Value>,
     /// Hosts its links lead to: tells whose catalogue a copied item came from.
     pub from_planetary_computer: bool,
@@ -80,7 +82,10 @@ pub(crate) fn read(mut value: Value, document: &str, embedded: bool, choice: &Ch
         assets.insert(key, scene_asset);
     }
 
+    let created = item.properties.created.take();
     let properties = item.properties.additional_fields;
+    let published = properties.get("published").and_then(Value::as_str).map(str::to_owned).or(created);
+    let published = published.and_then(|text| text.parse().ok());
     let number = |name: &str| properties.get(name).and_then(Value::as_f64);
     let scene = Scene {
         id: item.id,
@@ -95,7 +100,7 @@ pub(crate) fn read(mut value: Value, document: &str, embedded: bool, choice: &Ch
         href: Some(own.filter(|_| embedded).unwrap_or(base)),
         assets,
     };
-    Ok(Candidate { scene, identity, start, end, properties, from_planetary_computer })
+    Ok(Candidate { scene, identity, start, end, published, properties, from_planetary_computer })
 }
 
 /// Whether an address belongs to Planetary Computer.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Number, Value};
@@ -16,7 +17,7 @@ use crate::api::{self, Endpoint, Paging};
 use crate::catalogue;
 use crate::collector::Collector;
 use crate::document::take_in;
-use crate::filter::{Filter, Footprint};
+use crate::filter::{Filter, Footprint, Interval};
 use crate::href::{is_address, normal};
 use crate::item::{self, Choice, is_planetary_computer};
 use crate::period::Period;
@@ -42,6 +43,9 @@ pub struct Search {
     #[serde(default)]
     #[schemars(extend("x-swath-period" = true))]
     pub period: Option<String>,
+    /// Only scenes that are new since an earlier search: of intervals that meet, each scene is in one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new: Option<New>,
     /// Most cloud cover of a scene in percent. Scenes that do not tell theirs are kept and counted.
     #[serde(default)]
     #[schemars(range(min = 0, max = 100))]
@@ -86,6 +90,31 @@ pub struct Search {
     pub allow_empty: bool,
 }
 
+/// Scenes of an interval that a search before did not cover: `{ after: $schedule.start, up_to: $schedule.end }`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct New {
+    /// Later than this instant, RFC 3339.
+    pub after: String,
+    /// Up to this instant, itself included, RFC 3339.
+    pub up_to: String,
+    /// By which of its times a scene is new.
+    #[serde(default)]
+    pub by: NewBy,
+}
+
+/// The time by which a scene is new.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum NewBy {
+    /// When it entered the catalogue (`published`, else `created`): right for catalogues that go on, which get scenes
+    /// hours or days after they were acquired. Its `period` should reach back as far as scenes may be late.
+    #[default]
+    Published,
+    /// When it was acquired: a scene that comes later than the search of its interval is never found.
+    Acquired,
+}
+
 /// One name, or a list of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
@@ -99,6 +128,16 @@ pub enum Names {
 impl Default for Names {
     fn default() -> Self {
         Self::Many(Vec::new())
+    }
+}
+
+impl New {
+    fn interval(&self) -> Result<Interval, TaskError> {
+        let at = |text: &str| {
+            let instant = text.parse::<Timestamp>();
+            instant.map_err(|error| Fault::new("S129", format!("`{text}` is no instant: {error}")).permanent())
+        };
+        Ok(Interval { after: at(&self.after)?, up_to: at(&self.up_to)?, by: self.by })
     }
 }
 
@@ -245,6 +284,13 @@ impl Task for Search {
         if let Some(Err(why)) = self.period.as_deref().map(Period::parse) {
             problem("/period", why);
         }
+        if let Some(new) = &self.new {
+            for (field, text) in [("after", &new.after), ("up_to", &new.up_to)] {
+                if text.parse::<Timestamp>().is_err() {
+                    problem(&format!("/new/{field}"), format!("`{text}` is no instant: write `2024-06-01T00:00:00Z`"));
+                }
+            }
+        }
         if self.max_cloud_cover.is_some_and(|cover| !(0.0..=100.0).contains(&cover)) {
             problem("/max_cloud_cover", "cloud cover is a percentage from 0 to 100".into());
         }
@@ -336,6 +382,15 @@ impl Search {
         ctx.metric("replaced_by_newer_baseline", found.twins as f64);
         ctx.metric("without_cloud_cover", funnel.without_cloud_cover as f64);
         let explained = found.filter().explain(&funnel);
+        if funnel.untold > 0 {
+            let message = format!(
+                "{} of {} items do not tell when they were published (`published` or `created`): what is new among them \
+                 cannot be known",
+                funnel.untold, funnel.in_period
+            );
+            let help = "write `new: { ..., by: acquired }`: scenes that the catalogue gets late are not found then";
+            return Err(Fault::new("S133", message).help(help).permanent());
+        }
         tracing::info!(catalogue = redact(&location), "{explained}");
         let signing = self.signing(&location, found.from_planetary_computer);
         let mut scenes = found.finish(self.sort, self.max_items.map(|max| max as usize));
@@ -388,6 +443,7 @@ impl Search {
             collections: self.collections().to_vec(),
             period: period.map_err(|why| Fault::new("S129", why).permanent())?,
             area,
+            new: self.new.as_ref().map(New::interval).transpose()?,
             max_cloud_cover: self.max_cloud_cover,
             query: self.query.clone(),
         })

@@ -34,6 +34,7 @@ impl Task for GeoJson {
     const NAME: &'static str = "store.geojson";
     const VERSION: u32 = 2;
     const PURITY: Purity = Purity::Lasting;
+    const NATIVE: bool = true;
     type Inputs = Inputs;
     type Outputs = GeoJsonOutputs;
 

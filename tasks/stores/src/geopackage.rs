@@ -1,6 +1,5 @@
 //! `store.geopackage`: detections to a layer of a GeoPackage.
 
-use std::collections::HashSet;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -50,11 +49,11 @@ pub enum StoreMode {
     Replace,
 }
 
-fn default_layer() -> String {
+pub(crate) fn default_layer() -> String {
     "detections".to_owned()
 }
 
-fn default_key() -> String {
+pub(crate) fn default_key() -> String {
     "id".to_owned()
 }
 
@@ -77,6 +76,7 @@ impl Task for Store {
     const NAME: &'static str = "store.geopackage";
     const VERSION: u32 = 2;
     const PURITY: Purity = Purity::Lasting;
+    const NATIVE: bool = true;
     type Inputs = Inputs;
     type Outputs = GeoPackageOutputs;
 
@@ -216,38 +216,19 @@ impl Table {
         let mut columns: Vec<(String, FieldType)> = vec![("id".to_owned(), FieldType::Text)];
         columns.extend(DetectionProperties::FIELDS.iter().map(|(name, kind)| ((*name).to_owned(), field_type(*kind))));
         let known = columns.len();
-        let mut keys = HashSet::new();
         let mut found = Vec::new();
-        rows::read(path, |index, row| {
-            let id = match row.id {
-                Json::String(id) if !id.is_empty() => id,
-                Json::Number(id) => id.to_string(),
-                _ => return Err(format!("feature {index} has no id")),
-            };
-            let place = |why: String| format!("feature {index} (`{id}`): {why}");
-            let polygons = row.geometry.ok_or_else(|| format!("feature {index} (`{id}`) has no geometry"))?;
-            let wkb = polygons.wkb().map_err(place)?;
-            let geometry = Geometry::from_wkb(&wkb).map_err(|error| place(error.to_string()))?;
-            let mut properties = row.properties.unwrap_or_default();
-            for (name, value) in &properties {
+        rows::detections(path, key, |index, mut row| {
+            let place = |why: GeoError| format!("feature {index} (`{}`): {why}", row.id);
+            let geometry = Geometry::from_wkb(&row.wkb).map_err(place)?;
+            for (name, value) in &row.properties {
                 match columns.iter_mut().position(|(column, _)| column == name) {
-                    Some(at) if at < known => {
-                        let kind = columns[at].1;
-                        if wider(kind, value) != kind {
-                            return Err(format!("`{name}` of feature {index} (`{id}`) is {value}"));
-                        }
-                    }
+                    Some(at) if at < known => {}
                     Some(at) => columns[at].1 = wider(columns[at].1, value),
                     None => columns.push((name.clone(), narrowest(value))),
                 }
             }
-            properties.insert("id".to_owned(), Json::String(id.clone()));
-            let own = properties.get(key).and_then(Json::as_str).map(str::to_owned);
-            let own = own.ok_or_else(|| format!("feature {index} (`{id}`) has no text `{key}` to tell it by"))?;
-            if !keys.insert(own.clone()) {
-                return Err(format!("two features have the {key} `{own}`"));
-            }
-            found.push((geometry, properties));
+            row.properties.insert("id".to_owned(), Json::String(row.id));
+            found.push((geometry, row.properties));
             Ok(())
         })?;
         let fields = columns.iter().map(|(name, kind)| Field::new(name.clone(), *kind)).collect();

@@ -1,6 +1,6 @@
-//! Tasks that store detections where people look for them: GeoPackage and GeoJSON files.
+//! Tasks that store what was found where people look for it: GeoPackage and GeoJSON files, PostGIS databases.
 //!
-//! Invariants:
+//! Invariants of the files (those of the databases stand in `postgis`):
 //! 1. A file is whole or absent: new ones are made in a hidden folder beside it and renamed, old ones change in one
 //!    transaction. Readers see the state before or after.
 //! 2. Writers of one folder take turns, also those of other processes.
@@ -9,10 +9,12 @@
 mod folder;
 mod geojson;
 mod geopackage;
+mod postgis;
 mod rows;
 
 pub use geojson::{GeoJson, GeoJsonOutputs};
 pub use geopackage::{GeoPackageOutputs, Store, StoreMode};
+pub use postgis::{PostgisInputs, PostgisOutputs, StorePostgis, StoreScenes, StoreSites};
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -28,7 +30,13 @@ pub struct Inputs {
 }
 
 /// The tasks of this crate.
-pub const TASKS: &[TaskDef] = &[TaskDef::of::<Store>(), TaskDef::of::<GeoJson>()];
+pub const TASKS: &[TaskDef] = &[
+    TaskDef::of::<Store>(),
+    TaskDef::of::<GeoJson>(),
+    TaskDef::of::<StorePostgis>(),
+    TaskDef::of::<StoreScenes>(),
+    TaskDef::of::<StoreSites>(),
+];
 
 /// Digest of a file, by which a store knows whether what it wrote is still there.
 fn digest_of(path: &std::path::Path) -> std::io::Result<String> {

@@ -1,5 +1,6 @@
 //! Detections as rows: one feature after another out of a GeoJSON file.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::fs::File;
 use std::io::BufReader;
@@ -8,6 +9,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
+use swath_kinds::DetectionProperties;
 use swath_task::{Fault, TaskError};
 
 /// A feature as it stands in the file.
@@ -22,6 +24,9 @@ pub struct Row {
     /// Its properties.
     #[serde(default)]
     pub properties: Option<Map<String, Value>>,
+    /// How its score came about, by the names of its parts.
+    #[serde(default)]
+    pub score_breakdown: Option<Map<String, Value>>,
 }
 
 /// A polygon: rings of longitude and latitude, the exterior first.
@@ -78,6 +83,50 @@ fn polygon(out: &mut Vec<u8>, rings: &Rings) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// A feature that has all that a row of a table needs.
+pub struct Detected {
+    /// Its id, not empty.
+    pub id: String,
+    /// What tells it from all others of the file.
+    pub key: String,
+    /// Its geometry as well-known binary, in degrees.
+    pub wkb: Vec<u8>,
+    /// Its properties: those that every detection has are of their type.
+    pub properties: Map<String, Value>,
+    /// How its score came about, where the file tells it.
+    pub score_breakdown: Option<Map<String, Value>>,
+}
+
+/// Calls `each` for every detection of a file, told apart by `key`: `id`, or a property that is text.
+pub fn detections(
+    path: &Path,
+    key: &str,
+    mut each: impl FnMut(u64, Detected) -> Result<(), String>,
+) -> Result<u64, TaskError> {
+    let mut keys = HashSet::new();
+    read(path, |index, row| {
+        let id = match row.id {
+            Value::String(id) if !id.is_empty() => id,
+            Value::Number(id) => id.to_string(),
+            _ => return Err(format!("feature {index} has no id")),
+        };
+        let polygons = row.geometry.ok_or_else(|| format!("feature {index} (`{id}`) has no geometry"))?;
+        let wkb = polygons.wkb().map_err(|why| format!("feature {index} (`{id}`): {why}"))?;
+        let properties = row.properties.unwrap_or_default();
+        for (name, kind) in DetectionProperties::FIELDS {
+            if let Some(value) = properties.get(*name).filter(|value| !kind.holds(value)) {
+                return Err(format!("`{name}` of feature {index} (`{id}`) is {value}"));
+            }
+        }
+        let own = if key == "id" { Some(id.as_str()) } else { properties.get(key).and_then(Value::as_str) };
+        let own = own.ok_or_else(|| format!("feature {index} (`{id}`) has no text `{key}` to tell it by"))?.to_owned();
+        if !keys.insert(own.clone()) {
+            return Err(format!("two features have the {key} `{own}`"));
+        }
+        each(index, Detected { id, key: own, wkb, properties, score_breakdown: row.score_breakdown })
+    })
 }
 
 /// Calls `each` for every feature of a FeatureCollection, holding one at a time. Returns how many there were.

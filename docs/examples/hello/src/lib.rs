@@ -47,6 +47,7 @@ impl Task for Mean {
     const NAME: &'static str = "report.mean";
     const VERSION: u32 = 1;
     const PURITY: Purity = Purity::Pure;
+    const NATIVE: bool = true;
     type Inputs = Inputs;
     type Outputs = Outputs;
 

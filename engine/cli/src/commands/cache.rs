@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use serde_json::json;
-use swath_store::{Access, CacheFilter, CacheRow, SqliteStore, Store};
+use swath_store::{Access, CacheFilter, CacheRow};
 use swath_task::Bytes;
 
 use crate::arguments::{Cache, CacheChoice, CacheCommand, Global};
@@ -19,7 +19,7 @@ pub(crate) fn run(global: &Global, command: Cache) -> Result<ExitCode, Failure> 
 
 fn list(global: &Global, choice: CacheChoice, limit: usize) -> Result<ExitCode, Failure> {
     super::block_on(async move {
-        let store = super::reader(&global.home).await?;
+        let store = super::reader(global).await?;
         let entries = store.cache_list(&filter(choice)).await?;
         let shown = &entries[..entries.len().min(limit)];
         if global.json {
@@ -57,7 +57,7 @@ fn drop_entries(
         return Err(Failure::Usage(message.to_owned()));
     }
     super::block_on(async move {
-        let reader = super::reader(&global.home).await?;
+        let reader = super::reader(global).await?;
         let mut entries = reader.cache_list(&filter).await?;
         drop(reader);
         if let Some(key) = keys.iter().find(|key| !entries.iter().any(|row| row.key.hex().starts_with(*key))) {
@@ -65,7 +65,7 @@ fn drop_entries(
         }
         entries.retain(|row| keys.is_empty() || keys.iter().any(|key| row.key.hex().starts_with(key)));
         if !dry_run {
-            let store = SqliteStore::open(&global.home, Access::Write).await?;
+            let store = super::existing(global, Access::Write).await?;
             for row in &entries {
                 store.cache_forget(&row.key).await?;
             }

@@ -37,11 +37,11 @@ pub(crate) fn run(global: &Global) -> Result<ExitCode, Failure> {
 }
 
 fn store(global: &Global) -> Finding {
-    if matches!(super::has_store(&global.home), Ok(false)) {
+    if global.store.is_none() && matches!(super::has_store(&global.home), Ok(false)) {
         let found = format!("none yet in `{}`: the first run makes one", global.home.display());
         return Finding { name: "store", found: Ok(found), help: None };
     }
-    let opened = super::block_on(async { Ok(super::reader(&global.home).await?.path().display().to_string()) });
+    let opened = super::block_on(async { Ok(super::reader(global).await?.place()) });
     let (found, help) = match opened {
         Ok(path) => (Ok(path), None),
         Err(Failure::Fault(fault)) => (Err(fault.message), fault.help),

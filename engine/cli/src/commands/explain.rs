@@ -9,7 +9,7 @@ use serde_json::json;
 use swath_control::{millis, v1};
 use swath_host::standing::{self, Wait};
 use swath_plan::{Again, Plan, Rerun};
-use swath_store::{Lineage, RunFilter, SqliteStore, Store, StoredResult};
+use swath_store::{Lineage, RunFilter, Store, StoredResult};
 use swath_task::Bytes;
 
 use super::remote;
@@ -30,13 +30,13 @@ pub(crate) fn run(global: &Global, command: Explain) -> Result<ExitCode, Failure
         return explain_file(global, &command);
     }
     super::block_on(async move {
-        let store = super::reader(&global.home).await?;
-        let row = super::find_run(&store, &command.what).await?;
+        let store = super::reader(global).await?;
+        let row = super::find_run(store.as_ref(), &command.what).await?;
         let step = command.step.as_deref();
-        super::check_step(&store, &row.id, step).await?;
-        let mut reasons = reasons(&store, &row.id, step).await?;
+        super::check_step(store.as_ref(), &row.id, step).await?;
+        let mut reasons = reasons(store.as_ref(), &row.id, step).await?;
         // Another process may drive the run: what its steps lack to start is not in the store.
-        for standing in standing::of_run(&store, &row.id, &|_| None).await? {
+        for standing in standing::of_run(store.as_ref(), &row.id, &|_| None).await? {
             let told = step.is_none_or(|step| step == standing.step);
             if told && (standing.state != "succeeded" || standing.done.1 == 0) {
                 reasons.extend(waits(&standing.step, standing.state, standing.waits_for.iter().map(wait)));
@@ -106,7 +106,7 @@ fn explain_file(global: &Global, command: &Explain) -> Result<ExitCode, Failure>
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let record = swath_task::files::describe(path, &name, "").map_err(|error| Failure::io("read", path, &error))?;
     super::block_on(async move {
-        let store = super::reader(&global.home).await?;
+        let store = super::reader(global).await?;
         let lineage = store.lineage(&record.digest).await?;
         if global.json {
             super::print_json(
@@ -149,7 +149,7 @@ pub(crate) fn text(reasons: &[Reason]) -> String {
 }
 
 /// Says for each step of a run, or one of them, why it ran or was reused; of sub-flows step by step.
-pub(crate) async fn reasons(store: &SqliteStore, run: &str, step: Option<&str>) -> Result<Vec<Reason>, Failure> {
+pub(crate) async fn reasons(store: &dyn Store, run: &str, step: Option<&str>) -> Result<Vec<Reason>, Failure> {
     let mut found = Vec::new();
     let runs = store.list_runs(&RunFilter::default()).await?;
     let runs: BTreeSet<String> = runs.into_iter().map(|row| row.id).collect();
@@ -158,7 +158,7 @@ pub(crate) async fn reasons(store: &SqliteStore, run: &str, step: Option<&str>) 
 }
 
 async fn explain(
-    store: &SqliteStore,
+    store: &dyn Store,
     runs: &BTreeSet<String>,
     run: &str,
     above: &str,
@@ -221,7 +221,7 @@ fn again<'a>(plan: &'a Plan, step: &str) -> Option<(&'a Rerun, Again)> {
 
 /// Why a step of a re-run ran, or not.
 async fn again_reason(
-    store: &SqliteStore,
+    store: &dyn Store,
     rerun: &Rerun,
     again: Again,
     result: &StoredResult,
@@ -250,7 +250,7 @@ async fn again_reason(
     })
 }
 
-async fn reason(store: &SqliteStore, run: &str, flow: &str, result: &StoredResult) -> Result<String, Failure> {
+async fn reason(store: &dyn Store, run: &str, flow: &str, result: &StoredResult) -> Result<String, Failure> {
     if let Some(from) = &result.reused_from {
         return Ok(format!("reused: task, version, parameters and inputs are those of run {from}"));
     }
@@ -270,7 +270,7 @@ async fn reason(store: &SqliteStore, run: &str, flow: &str, result: &StoredResul
 
 /// The newest earlier result of the same step instance: of a sub-flow, in the same place of an earlier run.
 async fn before(
-    store: &SqliteStore,
+    store: &dyn Store,
     run: &str,
     flow: &str,
     result: &StoredResult,
@@ -291,7 +291,7 @@ async fn before(
 }
 
 /// Other runs of the flow, newest first: of a sub-flow, those of the same step and instance.
-async fn same_place(store: &SqliteStore, run: &str, flow: &str) -> Result<Vec<String>, Failure> {
+async fn same_place(store: &dyn Store, run: &str, flow: &str) -> Result<Vec<String>, Failure> {
     let place = |id: &str| id.split_once('.').map(|(_, place)| place.to_owned());
     let filter = RunFilter { flow: Some(flow.to_owned()), ..RunFilter::default() };
     let ids = store.list_runs(&filter).await?.into_iter().map(|row| row.id);
@@ -299,7 +299,7 @@ async fn same_place(store: &SqliteStore, run: &str, flow: &str) -> Result<Vec<St
 }
 
 /// Which run an earlier result is of.
-async fn run_of(store: &SqliteStore, run: &str, flow: &str, of: &StoredResult) -> Result<Option<String>, Failure> {
+async fn run_of(store: &dyn Store, run: &str, flow: &str, of: &StoredResult) -> Result<Option<String>, Failure> {
     for row in same_place(store, run, flow).await? {
         if store.results(&row, Some(&of.step)).await?.contains(of) {
             return Ok(Some(format!("run {row}")));

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use serde_json::json;
-use swath_store::{Access, Artifacts, Home, Retention, SqliteStore, Store, Stored, Swept};
+use swath_store::{Access, Artifacts, Retention, RunFilter, Stored, Swept};
 use swath_task::Bytes;
 
 use crate::arguments::{Gc, Global};
@@ -18,8 +18,7 @@ pub(crate) fn run(global: &Global, command: Gc) -> Result<ExitCode, Failure> {
         return Err(Failure::Usage("days must not be negative".to_owned()));
     }
     super::block_on(async move {
-        drop(super::reader(&global.home).await?);
-        let store = SqliteStore::open(&global.home, Access::Exclusive).await?;
+        let store = super::existing(global, Access::Exclusive).await?;
         let now = jiff::Timestamp::now().as_millisecond();
         let before = |days: f64| now - (days * 86_400_000.0) as i64;
         let retention = Retention {
@@ -52,10 +51,10 @@ pub(crate) fn run(global: &Global, command: Gc) -> Result<ExitCode, Failure> {
         let young_bytes: u64 = young.iter().map(|stored| stored.size).sum();
         let mut cleaned = Vec::new();
         if !command.dry_run {
-            let home = Home::new(&global.home);
-            cleaned = home.clean_scratch()?;
+            let home = global.address().home();
+            cleaned = home.clean_scratch(store.as_ref()).await?;
             let left: std::collections::HashSet<String> =
-                store.list_runs(&Default::default()).await?.into_iter().map(|row| row.id).collect();
+                store.list_runs(&RunFilter::default()).await?.into_iter().map(|row| row.id).collect();
             home.clean_locks(|run| left.contains(run))?;
         }
         store.close().await;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use swath_control::{millis, v1};
-use swath_store::{LogFilter, LogLine, SqliteStore, Store, StoredLogLine};
+use swath_store::{LogFilter, LogLine, Store, StoredLogLine};
 
 use super::remote;
 use crate::arguments::{Global, Logs};
@@ -20,13 +20,13 @@ pub(crate) fn run(global: &Global, command: Logs) -> Result<ExitCode, Failure> {
         if let Some(server) = &command.at.server {
             return on_server(global, server, &command).await;
         }
-        let store = super::reader(&global.home).await?;
-        let row = super::find_run(&store, &command.run).await?;
-        super::check_step(&store, &row.id, command.step.as_deref()).await?;
+        let store = super::reader(global).await?;
+        let row = super::find_run(store.as_ref(), &command.run).await?;
+        super::check_step(store.as_ref(), &row.id, command.step.as_deref()).await?;
         let mut filter = LogFilter { step: command.step.clone(), after: 0, limit: None };
         let mut last = !command.follow;
         loop {
-            let goes_on = !last && goes_on(&store, &row.id).await?;
+            let goes_on = !last && goes_on(store.as_ref(), &row.id).await?;
             loop {
                 let lines = store.read_logs(&row.id, &filter).await?;
                 let Some(newest) = lines.last() else { break };
@@ -45,9 +45,9 @@ pub(crate) fn run(global: &Global, command: Logs) -> Result<ExitCode, Failure> {
 }
 
 /// Whether lines may still come: the run has not ended, and somebody drives it.
-async fn goes_on(store: &SqliteStore, run: &str) -> Result<bool, Failure> {
+async fn goes_on(store: &dyn Store, run: &str) -> Result<bool, Failure> {
     let ended = crate::runs_at::has_ended(&store.run_row(run).await?.state);
-    Ok(!ended && store.run_holder(run)?.is_some())
+    Ok(!ended && store.run_holder(run).await?.is_some())
 }
 
 async fn on_server(global: &Global, server: &str, command: &Logs) -> Result<ExitCode, Failure> {

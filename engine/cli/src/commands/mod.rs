@@ -1,8 +1,11 @@
 //! The commands, a file each.
 
+pub(crate) mod attempt_worker;
 pub(crate) mod cache;
 pub(crate) mod cancel;
+pub(crate) mod check;
 pub(crate) mod completions;
+pub(crate) mod deployments;
 pub(crate) mod doctor;
 pub(crate) mod explain;
 pub(crate) mod gc;
@@ -22,10 +25,13 @@ pub(crate) mod tasks;
 pub(crate) mod test;
 pub(crate) mod validate;
 
+use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 
-use swath_store::{Access, RunFilter, RunRow, SqliteStore, Store};
+use swath_store::{Access, Error, RunFilter, RunRow, Store};
 
+use crate::arguments::Global;
 use crate::failure::Failure;
 
 /// Runs async work to its end on a runtime of this command's own.
@@ -38,14 +44,25 @@ pub(crate) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Res
     result
 }
 
+/// The place of whoever calls this program in its own trace, by W3C's `traceparent`.
+pub(crate) fn traceparent() -> Option<String> {
+    std::env::var("TRACEPARENT").ok().filter(|place| !place.is_empty())
+}
+
 /// Opens the store for reading.
-pub(crate) async fn reader(home: &Path) -> Result<SqliteStore, Failure> {
-    if !has_store(home)? {
+pub(crate) async fn reader(global: &Global) -> Result<Arc<dyn Store>, Failure> {
+    existing(global, Access::Read).await
+}
+
+/// Opens a store that is there.
+pub(crate) async fn existing(global: &Global, access: Access) -> Result<Arc<dyn Store>, Failure> {
+    let home = &global.home;
+    if global.store.is_none() && !has_store(home)? {
         let message =
             format!("there is no store in `{}`: nothing has been run here, or `--home` names another", home.display());
         return Err(Failure::Usage(message));
     }
-    Ok(SqliteStore::open(home, Access::Read).await?)
+    Ok(global.address().open(access).await?)
 }
 
 /// Whether there is a store; a folder that cannot be looked into is an error of its own.
@@ -58,12 +75,13 @@ pub(crate) fn has_store(home: &Path) -> Result<bool, Failure> {
 }
 
 /// The run of an id or the beginning of one.
-pub(crate) async fn find_run(store: &SqliteStore, id: &str) -> Result<RunRow, Failure> {
-    let rows = store.list_runs(&RunFilter::default()).await?;
-    if let Some(row) = rows.iter().find(|row| row.id == id) {
-        return Ok(row.clone());
+pub(crate) async fn find_run(store: &dyn Store, id: &str) -> Result<RunRow, Failure> {
+    match store.run_row(id).await {
+        Err(Error::NoRun(_)) => {}
+        found => return Ok(found?),
     }
-    let matching: Vec<&RunRow> = rows.iter().filter(|row| row.id.starts_with(id) && !is_below(&row.id)).collect();
+    let rows = store.list_runs(&RunFilter { without_sub_flows: true, ..RunFilter::default() }).await?;
+    let matching: Vec<&RunRow> = rows.iter().filter(|row| row.id.starts_with(id)).collect();
     match matching.as_slice() {
         [one] => Ok((*one).clone()),
         [] => Err(Failure::Usage(format!("there is no run `{id}`; `swath runs` lists them"))),
@@ -75,7 +93,7 @@ pub(crate) async fn find_run(store: &SqliteStore, id: &str) -> Result<RunRow, Fa
 }
 
 /// Refuses a step that the run has not.
-pub(crate) async fn check_step(store: &SqliteStore, run: &str, step: Option<&str>) -> Result<(), Failure> {
+pub(crate) async fn check_step(store: &dyn Store, run: &str, step: Option<&str>) -> Result<(), Failure> {
     let Some(step) = step else { return Ok(()) };
     let steps: Vec<String> = swath_host::graph_of(store, run).await?.steps.into_iter().map(|step| step.id).collect();
     if steps.iter().any(|known| known == step) {
@@ -90,12 +108,20 @@ pub(crate) fn is_below(id: &str) -> bool {
 }
 
 /// State of a run as a person should see it: a live run that nobody drives was cut off.
-pub(crate) fn shown_state(store: &SqliteStore, row: &RunRow) -> String {
-    let live = matches!(row.state.as_str(), "pending" | "running" | "cancelling");
-    match store.run_holder(&row.id) {
-        Ok(None) if live => "interrupted".to_owned(),
-        _ => row.state.clone(),
-    }
+pub(crate) async fn shown_state(store: &dyn Store, row: &RunRow) -> Result<String, Failure> {
+    Ok(shown_states(store, std::slice::from_ref(row)).await?.pop().unwrap_or_default())
+}
+
+/// The same of many runs.
+pub(crate) async fn shown_states(store: &dyn Store, rows: &[RunRow]) -> Result<Vec<String>, Failure> {
+    let is_live = |row: &&RunRow| matches!(row.state.as_str(), "pending" | "running" | "cancelling");
+    let live: Vec<String> = rows.iter().filter(is_live).map(|row| row.id.clone()).collect();
+    let driven = if live.is_empty() { HashMap::new() } else { store.holders(&live).await? };
+    let shown = |row: &RunRow| match is_live(&row) && !driven.contains_key(&row.id) {
+        true => "interrupted".to_owned(),
+        false => row.state.clone(),
+    };
+    Ok(rows.iter().map(shown).collect())
 }
 
 /// Prints a JSON document on standard output.

@@ -5,29 +5,36 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 use swath_control::v1;
 use swath_control::v1::run_service_client::RunServiceClient;
+use swath_host::FlowText;
 use swath_task::Fault;
-use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
 
 use crate::arguments::Global;
 use crate::failure::Failure;
-use crate::{flows, style};
+use crate::style;
 
 pub(crate) fn run(
     global: &Global,
     server: &str,
-    opened: &flows::Opened,
+    flow: &FlowText,
     params: &[(String, String)],
+    interval: Option<String>,
 ) -> Result<ExitCode, Failure> {
     let here = std::env::current_dir().map_err(|error| Failure::io("find", std::path::Path::new("."), &error))?;
-    let source = opened.folder.join(std::path::Path::new(&opened.name).file_name().unwrap_or_default());
+    let source = flow.folder.join(std::path::Path::new(&flow.name).file_name().unwrap_or_default());
     let request = v1::StartRunRequest {
-        flow_text: String::from_utf8_lossy(&opened.text).into_owned(),
+        flow_text: String::from_utf8_lossy(&flow.bytes).into_owned(),
         source: source.display().to_string(),
         parameters: params.iter().cloned().collect(),
         idempotency_key: String::new(),
         parameter_folder: here.display().to_string(),
+        interval: interval.unwrap_or_default(),
     };
+    let mut request = Request::new(request);
+    if let Some(place) = super::traceparent().and_then(|place| place.parse().ok()) {
+        request.metadata_mut().insert("traceparent", place);
+    }
     super::block_on(async move {
         let mut client = runs(server).await?;
         let answer = client.start_run(request).await.map_err(refused)?.into_inner();
@@ -83,7 +90,7 @@ pub(crate) async fn runs(server: &str) -> Result<RunServiceClient<Channel>, Fail
     Ok(RunServiceClient::new(connect(server).await?))
 }
 
-async fn connect(server: &str) -> Result<Channel, Failure> {
+pub(crate) async fn connect(server: &str) -> Result<Channel, Failure> {
     let wrong = || Failure::Usage(format!("`{server}` is no address of a server: write `http://127.0.0.1:7475`"));
     let endpoint = Endpoint::from_shared(server.to_owned()).map_err(|_| wrong())?;
     if endpoint.uri().scheme_str() != Some("http") {

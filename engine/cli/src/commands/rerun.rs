@@ -6,21 +6,19 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use swath_control::v1;
 use swath_host::again::{self, AgainError, Wish};
-use swath_host::launch;
+use swath_host::{Isolated, launch, preflight};
 use swath_plan::Catalogue;
-use swath_store::Home;
 
 use super::remote;
-use super::run::{Finish, Ready, Session};
+use super::run::{Finish, Ready, Session, isolation};
 use crate::arguments::{Global, Rerun};
 use crate::failure::Failure;
 use crate::outputs::Outputs;
-use crate::preflight;
 
 pub(crate) fn run(global: &Global, command: Rerun, catalogue: Arc<Catalogue>) -> Result<ExitCode, Failure> {
     let here = std::env::current_dir().map_err(|error| Failure::io("find", std::path::Path::new("."), &error))?;
     super::block_on(async move {
-        let Rerun { run, from, params, at, slots, out } = command;
+        let Rerun { run, from, params, at, slots, isolate, out } = command;
         if let Some(server) = &at.server {
             let mut runs = remote::runs(server).await?;
             let request = v1::RerunRunRequest {
@@ -33,20 +31,19 @@ pub(crate) fn run(global: &Global, command: Rerun, catalogue: Arc<Catalogue>) ->
             return remote::follow(global, server, runs, answer.run.unwrap_or_default().id, 0).await;
         }
         // Only an existing store can hold a run to run again.
-        let reader = super::reader(&global.home).await?;
-        let row = super::find_run(&reader, &run).await?;
+        let reader = super::reader(global).await?;
+        let row = super::find_run(reader.as_ref(), &run).await?;
         drop(reader);
-        let session = Session::open(global, &slots).await?;
+        let session = Session::open(global, &slots, isolation(global, &isolate, Isolated::None)).await?;
         let wish = Wish { from, params };
-        let (plan, stored) = again::plan(&session.store, &catalogue, &row.id, &wish, &here).await?;
-        let home = Home::new(&global.home);
-        let outputs = Outputs::choose(&home, Some(&row.id), out, &plan)?;
+        let (plan, stored) = again::plan(session.store.as_ref(), &catalogue, &row.id, &wish, &here).await?;
+        let outputs = Outputs::choose(session.store.as_ref(), Some(&row.id), out, &plan).await?;
         outputs.try_writing(&plan)?;
         preflight::check(&plan, &catalogue)?;
         let secrets = launch::secrets(&plan)?;
         let now = Timestamp::now();
-        let lease = session.store.lease_run(&launch::run_id(&plan.name, now))?;
-        launch::pin(&session.store, &lease, &plan, &stored.text, now).await?;
+        let lease = session.store.lease_run(&launch::run_id(&plan.name, now)).await?;
+        launch::pin(session.store.as_ref(), &lease, &plan, &stored.text, now).await?;
         session.drive(global, Ready { lease, plan, secrets }, catalogue, Finish { outputs, explain: false }).await
     })
 }

@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use swath_control::v1;
 use swath_host::ask::{self, Resume as Answer};
-use swath_host::launch;
+use swath_host::{Isolated, launch};
 use swath_plan::{Catalogue, Plan};
-use swath_store::{Home, Store};
 
 use super::remote;
-use super::run::{Finish, Ready, Session};
+use super::run::{Finish, Ready, Session, isolation};
 use crate::arguments::{Global, Resume};
 use crate::failure::Failure;
 use crate::outputs::Outputs;
@@ -26,11 +25,12 @@ pub(crate) fn run(global: &Global, command: Resume, catalogue: Arc<Catalogue>) -
             return on_server(global, server, command.run.clone()).await;
         }
         // Only an existing store can hold a run to resume.
-        let reader = super::reader(&global.home).await?;
-        let row = super::find_run(&reader, &command.run).await?;
+        let reader = super::reader(global).await?;
+        let row = super::find_run(reader.as_ref(), &command.run).await?;
         drop(reader);
-        let session = Session::open(global, &command.slots).await?;
-        if ask::resume(&session.store, &row.id).await? == Answer::Asked {
+        let session =
+            Session::open(global, &command.slots, isolation(global, &command.isolate, Isolated::None)).await?;
+        if ask::resume(session.store.as_ref(), &row.id).await? == Answer::Asked {
             let mut runs = RunsAt::Store(session.store);
             let state = runs.wait(&row.id, PATIENCE, |state| state != "paused").await?;
             if state == "paused" {
@@ -41,14 +41,13 @@ pub(crate) fn run(global: &Global, command: Resume, catalogue: Arc<Catalogue>) -
             return told(global, &row.id, &state);
         }
         let plan = pinned(&session, &row.id).await?;
-        let home = Home::new(&global.home);
-        let outputs = Outputs::choose(&home, Some(&row.id), command.out, &plan)?;
+        let outputs = Outputs::choose(session.store.as_ref(), Some(&row.id), command.out, &plan).await?;
         outputs.try_writing(&plan)?;
         if row.state == "completed" && !global.quiet {
             tell!("run {} has completed: nothing is left to do", row.id);
         }
         let secrets = launch::secrets(&plan)?;
-        let lease = session.take_up(&home, &row.id)?;
+        let lease = session.take_up(&row.id).await?;
         session.drive(global, Ready { lease, plan, secrets }, catalogue, Finish { outputs, explain: false }).await
     })
 }

@@ -6,32 +6,37 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use swath_host::{Capacity, Ending, Engine, FailedStep, OUTPUTS, PlannedFlow, launch};
+use swath_host::{
+    Asked, Capacity, Ending, Engine, FailedStep, FlowText, Isolated, Isolation, OUTPUTS, PlannedFlow, launch, preflight,
+};
 use swath_plan::{Catalogue, Plan};
 use swath_run::RunState;
-use swath_store::{Access, Artifacts, Home, RunFilter, RunLease, RunRow, SqliteStore, Store};
+use swath_store::{Access, Artifacts, Home, RunFilter, RunLease, RunRow, Store};
 use tokio_util::sync::CancellationToken;
 
-use crate::arguments::{Global, Run, Slots};
-use crate::attempt_logs::AttemptLogs;
+use crate::arguments::{self, Global, Isolate, Run, Slots};
+use crate::attempt_logs::{self, AttemptLogs};
 use crate::failure::Failure;
 use crate::outputs::Outputs;
-use crate::{flows, preflight, progress, style};
+use crate::{flows, progress, style};
 
 pub(crate) fn run(global: &Global, command: Run, catalogue: Arc<Catalogue>) -> Result<ExitCode, Failure> {
-    let opened = flows::open(&command.flow.flow)?;
-    let given = Given { opened, params: command.flow.params, catalogue };
     let now = Timestamp::now();
+    let flow = flows::open(&command.flow.flow)?;
+    let mut asked = flows::asked(&command.flow.params)?;
+    asked.fire =
+        command.interval.as_deref().map(|text| launch::interval(text, now)).transpose().map_err(Failure::Usage)?;
+    let given = Given { flow, asked, catalogue };
     let plan = match given.plan(now) {
-        Err(Failure::Flow(problems)) if global.json => return super::validate::refuse(&given.opened.name, &problems),
+        Err(Failure::Flow(problems)) if global.json => return super::validate::refuse(&given.flow.name, &problems),
         planned => planned?,
     };
     if let Some(server) = command.server {
-        return super::remote::run(global, &server, &given.opened, &given.params);
+        return super::remote::run(global, &server, &given.flow, &command.flow.params, command.interval);
     }
     super::block_on(async move {
-        let session = Session::open(global, &command.slots).await?;
-        let home = Home::new(&global.home);
+        let session =
+            Session::open(global, &command.slots, isolation(global, &command.isolate, Isolated::None)).await?;
         let unfinished = session.unfinished(&given, &plan.name).await?;
         let (resumed, plan) = match unfinished {
             Some((row, pinned)) if command.resume => (Some(row.id), pinned),
@@ -46,15 +51,16 @@ pub(crate) fn run(global: &Global, command: Run, catalogue: Arc<Catalogue>) -> R
                 (None, plan)
             }
         };
-        let outputs = Outputs::choose(&home, resumed.as_deref(), command.out, &plan)?;
+        let outputs = Outputs::choose(session.store.as_ref(), resumed.as_deref(), command.out, &plan).await?;
         outputs.try_writing(&plan)?;
         preflight::check(&plan, &given.catalogue)?;
         let secrets = launch::secrets(&plan)?;
         let lease = match resumed {
-            Some(id) => session.take_up(&home, &id)?,
+            Some(id) => session.take_up(&id).await?,
             None => {
-                let lease = session.store.lease_run(&launch::run_id(&plan.name, now))?;
-                launch::pin(&session.store, &lease, &plan, flows::source(&given.opened).text(), now).await?;
+                let lease = session.store.lease_run(&launch::run_id(&plan.name, now)).await?;
+                let text = given.flow.source().text();
+                launch::pin(session.store.as_ref(), &lease, &plan, text, now).await?;
                 lease
             }
         };
@@ -65,8 +71,8 @@ pub(crate) fn run(global: &Global, command: Run, catalogue: Arc<Catalogue>) -> R
 
 /// A flow as it was given on the command line.
 struct Given {
-    opened: flows::Opened,
-    params: Vec<(String, String)>,
+    flow: FlowText,
+    asked: Asked,
     catalogue: Arc<Catalogue>,
 }
 
@@ -74,7 +80,7 @@ impl Given {
     /// What it comes to at a moment: relative periods count from it. Runs remember the moment to the millisecond.
     fn plan(&self, now: Timestamp) -> Result<Plan, Failure> {
         let now = Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now);
-        flows::plan(&self.opened, &self.params, &self.catalogue, now)
+        self.flow.plan(&self.asked, &self.catalogue, now).map_err(Failure::Flow)
     }
 }
 
@@ -94,31 +100,52 @@ pub(crate) struct Finish {
 
 /// An open store and the engine over it.
 pub(crate) struct Session {
-    pub store: Arc<SqliteStore>,
+    pub store: Arc<dyn Store>,
+    pub home: Home,
     pub artifacts: Arc<Artifacts>,
     pub capacity: Capacity,
+    pub isolation: Isolation,
+}
+
+/// How steps run in processes of their own, which are this program again. `otherwise` holds where the user does not say.
+pub(crate) fn isolation(global: &Global, isolate: &Isolate, otherwise: Isolated) -> Isolation {
+    let which = match isolate.isolate {
+        None => otherwise,
+        Some(arguments::Isolated::None) => Isolated::None,
+        Some(arguments::Isolated::Native) => Isolated::Native,
+        Some(arguments::Isolated::All) => Isolated::All,
+    };
+    // They log as this process does.
+    let told = std::iter::repeat_n("--verbose".into(), global.verbose.into());
+    let arguments = std::iter::once("attempt-worker".into()).chain(told).collect();
+    Isolation { heartbeat: isolate.heartbeat, ..Isolation::new(which, arguments) }
 }
 
 impl Session {
-    pub async fn open(global: &Global, slots: &Slots) -> Result<Self, Failure> {
-        let store = Arc::new(SqliteStore::open(&global.home, Access::Write).await?);
+    pub async fn open(global: &Global, slots: &Slots, isolation: Isolation) -> Result<Self, Failure> {
+        let store = global.address().open(Access::Write).await?;
         let artifacts = Arc::new(Artifacts::local(&global.home)?);
         let mut capacity = Capacity::of_this_machine();
         capacity.cpu = slots.cpus.unwrap_or(capacity.cpu);
         capacity.memory = slots.memory.unwrap_or(capacity.memory);
         capacity.gpu = slots.gpus.unwrap_or(capacity.gpu);
         capacity.limits = slots.limits.iter().cloned().collect();
-        Ok(Self { store, artifacts, capacity })
+        Ok(Self { store, home: global.address().home(), artifacts, capacity, isolation })
     }
 
     /// The newest run of the flow that was cut off and was planned as what is given would have been planned then, sub-flows
     /// and versions of tasks included; with the plan it is pinned to.
     async fn unfinished(&self, given: &Given, flow: &str) -> Result<Option<(RunRow, Plan)>, Failure> {
         let states = ["pending", "running", "paused", "cancelling", "failed", "cancelled"].map(str::to_owned).to_vec();
-        let filter = RunFilter { states, flow: Some(flow.to_owned()), ..RunFilter::default() };
-        let rows = self.store.list_runs(&filter).await?.into_iter().filter(|row| !super::is_below(&row.id));
-        for row in rows.take(20) {
-            if self.store.run_holder(&row.id)?.is_some() {
+        let filter = RunFilter {
+            states,
+            flow: Some(flow.to_owned()),
+            without_sub_flows: true,
+            limit: Some(20),
+            ..RunFilter::default()
+        };
+        for row in self.store.list_runs(&filter).await? {
+            if self.store.run_holder(&row.id).await?.is_some() {
                 continue;
             }
             let created = Timestamp::from_millisecond(row.created_at).unwrap_or(Timestamp::UNIX_EPOCH);
@@ -131,9 +158,9 @@ impl Session {
     }
 
     /// Takes a run up that goes on from here, paused or not.
-    pub fn take_up(&self, home: &Home, run: &str) -> Result<RunLease, Failure> {
-        let lease = self.store.lease_run(run)?;
-        home.ask_to_unpause(run)?;
+    pub async fn take_up(&self, run: &str) -> Result<RunLease, Failure> {
+        let lease = self.store.lease_run(run).await?;
+        self.store.ask_to_pause(run, false).await?;
         Ok(lease)
     }
 
@@ -141,9 +168,15 @@ impl Session {
     /// that failed, was cancelled or paused has said so, and how to go on with it.
     async fn is_worth_a_note(&self, row: &RunRow) -> Result<bool, Failure> {
         let states = vec![RunState::Completed.name().to_owned()];
-        let filter = RunFilter { states, flow: Some(row.flow.clone()), ..RunFilter::default() };
+        let filter = RunFilter {
+            states,
+            flow: Some(row.flow.clone()),
+            without_sub_flows: true,
+            limit: Some(1),
+            ..RunFilter::default()
+        };
         let completed = self.store.list_runs(&filter).await?;
-        let since = |later: &RunRow| !super::is_below(&later.id) && later.created_at > row.created_at;
+        let since = |later: &RunRow| later.created_at > row.created_at;
         let told = [RunState::Failed, RunState::Cancelled, RunState::Paused].map(RunState::name);
         Ok(!told.contains(&row.state.as_str()) && !completed.iter().any(since))
     }
@@ -159,25 +192,36 @@ impl Session {
         let Ready { lease, plan, secrets } = ready;
         let id = lease.run().to_owned();
         let id = id.as_str();
-        finish.outputs.keep(&Home::new(&global.home), id)?;
+        finish.outputs.keep(self.store.as_ref(), id).await?;
         let created = self.store.get_run(id).await?.row.created_at;
         let created = Timestamp::from_millisecond(created).unwrap_or_else(|_| Timestamp::now());
         let stop = CancellationToken::new();
         tokio::spawn(interrupts(stop.clone(), global.quiet));
-        let observer = progress::observer(global.quiet || global.json);
-        let logs = AttemptLogs::start(self.store.clone(), global.verbose);
+        let exporting = attempt_logs::exporting(false);
+        let logs = AttemptLogs::start(self.store.clone(), global.verbose, &exporting);
+        let mut observers = exporting.observers();
+        observers.push(progress::observer(global.quiet || global.json));
         let engine = Engine::new(
             self.store.clone(),
+            self.home.clone(),
             self.artifacts.clone(),
             self.capacity.clone(),
-            observer,
+            Arc::new(observers),
             stop.clone(),
             swath_telemetry::attempt_span,
         );
+        let engine = engine.isolating(self.isolation.clone()).with_drive_span(swath_telemetry::drive_span);
+        let engine = Arc::new(engine);
         engine.learn_secrets(secrets);
+        if let Some(metrics) = exporting.metrics() {
+            metrics.watch_slots(attempt_logs::slots(&engine));
+        }
+        if let Some(caller) = super::traceparent() {
+            engine.asked(id, caller);
+        }
         let program = Arc::new(PlannedFlow::new(plan, catalogue, created));
         let started = std::time::Instant::now();
-        let ending = Arc::new(engine).drive(id, program).await;
+        let ending = engine.drive(&lease, program).await;
         logs.finish().await;
         let ending = ending?;
         drop(lease);
@@ -187,7 +231,8 @@ impl Session {
             unpublished = finish.outputs.publish(id, &self.artifacts, outputs, &mut places).await.err();
         }
         let took = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let reasons = if finish.explain { Some(super::explain::reasons(&self.store, id, None).await?) } else { None };
+        let reasons =
+            if finish.explain { Some(super::explain::reasons(self.store.as_ref(), id, None).await?) } else { None };
         if global.json {
             let failures: Vec<_> = ending
                 .failures
@@ -214,6 +259,7 @@ impl Session {
         if let Some(reasons) = reasons.filter(|_| !global.json) {
             super::print(&super::explain::text(&reasons))?;
         }
+        attempt_logs::sent(exporting).await;
         self.store.close().await;
         Ok(match ending.state {
             RunState::Completed if ending.outputs.is_some() && unpublished.is_none() => ExitCode::SUCCESS,

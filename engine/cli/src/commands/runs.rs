@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use serde_json::json;
-use swath_store::{RunFilter, Store};
+use swath_store::RunFilter;
 
 use crate::arguments::{Global, Runs};
 use crate::failure::Failure;
@@ -12,8 +12,8 @@ use crate::style;
 
 pub(crate) fn run(global: &Global, command: Runs) -> Result<ExitCode, Failure> {
     super::block_on(async move {
-        let store = super::reader(&global.home).await?;
-        let filter = RunFilter { flow: command.flow.clone(), ..RunFilter::default() };
+        let store = super::reader(global).await?;
+        let filter = RunFilter { flow: command.flow.clone(), without_sub_flows: !command.all, ..RunFilter::default() };
         let rows = store.list_runs(&filter).await?;
         if let Some(flow) = command.flow.as_ref().filter(|_| rows.is_empty()) {
             let known: BTreeSet<String> =
@@ -22,9 +22,10 @@ pub(crate) fn run(global: &Global, command: Runs) -> Result<ExitCode, Failure> {
             let message = format!("no run is of a flow named `{flow}`; there are runs of {}", known.join(", "));
             return Err(Failure::Usage(if known.is_empty() { "there are no runs yet".to_owned() } else { message }));
         }
-        let rows = rows.into_iter().filter(|row| command.all || !super::is_below(&row.id));
-        let rows: Vec<_> = rows
-            .map(|row| (super::shown_state(&store, &row), row))
+        let states = super::shown_states(store.as_ref(), &rows).await?;
+        let rows: Vec<_> = states
+            .into_iter()
+            .zip(rows)
             .filter(|(state, _)| command.state.is_empty() || command.state.contains(state))
             .take(command.limit as usize)
             .collect();

@@ -5,31 +5,41 @@ use std::sync::Arc;
 
 use serde_json::json;
 use swath_control::{Changes, Fleet, ServeError};
-use swath_host::Engine;
+use swath_host::{Engine, Isolated};
 use swath_plan::Catalogue;
-use swath_store::Store;
+use swath_store::Home;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::run::Session;
+use super::run::{Session, isolation};
 use crate::arguments::{Global, Serve};
-use crate::attempt_logs::AttemptLogs;
+use crate::attempt_logs::{self, AttemptLogs};
 use crate::failure::Failure;
 
 pub(crate) fn run(global: &Global, command: Serve, catalogue: Arc<Catalogue>) -> Result<ExitCode, Failure> {
     super::block_on(async move {
-        let session = Session::open(global, &command.slots).await?;
+        let session =
+            Session::open(global, &command.slots, isolation(global, &command.isolate, Isolated::Native)).await?;
         let (stop, changes) = (CancellationToken::new(), Arc::new(Changes::default()));
-        let logs = AttemptLogs::start(session.store.clone(), global.verbose);
-        let engine = Arc::new(Engine::new(
+        let exporting = attempt_logs::exporting(true);
+        let logs = AttemptLogs::start(session.store.clone(), global.verbose, &exporting);
+        let mut observers = exporting.observers();
+        observers.push(changes.clone());
+        let engine = Engine::new(
             session.store.clone(),
+            session.home.clone(),
             session.artifacts.clone(),
             session.capacity.clone(),
-            changes.clone(),
+            Arc::new(observers),
             stop.clone(),
             swath_telemetry::attempt_span,
-        ));
-        let fleet = Fleet::new(engine, session.store.clone(), catalogue, changes, stop);
+        );
+        let engine = engine.isolating(session.isolation.clone()).with_drive_span(swath_telemetry::drive_span);
+        let engine = Arc::new(engine);
+        if let Some(metrics) = exporting.metrics() {
+            metrics.watch_slots(attempt_logs::slots(&engine));
+        }
+        let fleet = Fleet::new(engine, catalogue, changes, stop);
         // Nothing begins before the port is this process' own.
         let refused = |error: ServeError| match error {
             ServeError::Listen(..) => Failure::Usage(format!("{error}; `--listen` names another address")),
@@ -37,6 +47,7 @@ pub(crate) fn run(global: &Global, command: Serve, catalogue: Arc<Catalogue>) ->
         };
         let listener = swath_control::listen(command.listen).await.map_err(refused)?;
         let address = listener.local_addr().map_err(|error| Failure::Usage(error.to_string()))?;
+        let _served = Home::new(&global.home).mark_server()?;
         let adopted = fleet.adopt().await?;
         if global.json {
             // Scripts read the port from here.
@@ -47,8 +58,10 @@ pub(crate) fn run(global: &Global, command: Serve, catalogue: Arc<Catalogue>) ->
                 tell!("going on with {adopted} run{} of an earlier server", if adopted == 1 { "" } else { "s" });
             }
         }
-        let served = swath_control::serve(fleet, listener, command.grace, told_to_stop(global.quiet)).await;
+        let stopped = told_to_stop(global.quiet);
+        let served = swath_control::serve(fleet, exporting.page(), listener, command.grace, stopped).await;
         logs.finish().await;
+        attempt_logs::sent(exporting).await;
         session.store.close().await;
         served.map(|()| ExitCode::SUCCESS).map_err(refused)
     })

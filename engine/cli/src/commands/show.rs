@@ -6,7 +6,6 @@ use serde_json::{Value, json};
 use swath_host::graph_of;
 use swath_plan::Plan;
 use swath_run::{Event, Machine, RunState, StepState};
-use swath_store::Store;
 
 use crate::arguments::{Global, Show};
 use crate::failure::Failure;
@@ -14,16 +13,17 @@ use crate::style;
 
 pub(crate) fn run(global: &Global, command: Show) -> Result<ExitCode, Failure> {
     super::block_on(async move {
-        let store = super::reader(&global.home).await?;
-        let row = super::find_run(&store, &command.run).await?;
+        let store = super::reader(global).await?;
+        let row = super::find_run(store.as_ref(), &command.run).await?;
         let stored = store.get_run(&row.id).await?;
         let events = store.load_events(&row.id, 0, u32::MAX).await?;
         let decoded: Result<Vec<Event>, _> = events.iter().map(|event| Event::decode(&event.payload)).collect();
         let decoded = decoded.map_err(|error| Failure::Usage(format!("the journal cannot be read: {error}")))?;
-        let machine = Machine::restore(graph_of(&store, &row.id).await?, &decoded)
+        let machine = Machine::restore(graph_of(store.as_ref(), &row.id).await?, &decoded)
             .map_err(|error| Failure::Usage(error.to_string()))?;
         let results = store.results(&row.id, None).await?;
-        let state = super::shown_state(&store, &row);
+        let state = super::shown_state(store.as_ref(), &row).await?;
+        let refused = store.refused(&row.id).await?;
         let steps: Vec<(String, String, String)> = (0..machine.graph().steps.len() as u32)
             .map(|s| {
                 let id = machine.graph().steps[s as usize].id.clone();
@@ -78,7 +78,7 @@ pub(crate) fn run(global: &Global, command: Show) -> Result<ExitCode, Failure> {
                 })
                 .collect();
             super::print_json(
-                &json!({ "run": row, "shown_state": state, "rerun_of": rerun_of, "params": params, "steps": steps, "results": results, "faults": faults }),
+                &json!({ "run": row, "shown_state": state, "rerun_of": rerun_of, "params": params, "steps": steps, "results": results, "faults": faults, "refused_writes": refused }),
             )?;
             return Ok(ExitCode::SUCCESS);
         }
@@ -94,6 +94,9 @@ pub(crate) fn run(global: &Global, command: Show) -> Result<ExitCode, Failure> {
         }
         if let Some(of) = &rerun_of {
             text.push_str(&format!("re-run   of {of}\n"));
+        }
+        if refused > 0 {
+            text.push_str(&format!("refused  {refused} writes of processes whose lease had ended\n"));
         }
         text.push_str(&format!("params   {params}\n\n"));
         let rows: Vec<Vec<String>> = steps.into_iter().map(|(id, state, count)| vec![id, state, count]).collect();

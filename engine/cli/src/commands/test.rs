@@ -9,14 +9,18 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use swath_flow::Diagnostic;
-use swath_host::{Capacity, Ending, Engine, Fake, Faked, OUTPUTS, PlannedFlow, Program, Unobserved, launch};
+use swath_host::{
+    Asked, Capacity, Ending, Engine, Fake, Faked, FlowText, Isolated, Isolation, OUTPUTS, PlannedFlow, Program,
+    Unobserved, launch,
+};
 use swath_plan::{Catalogue, Given, Output, Plan, PlannedStep};
 use swath_run::{Event, Machine, StepState};
-use swath_store::{Access, Artifacts, SqliteStore, Store};
+use swath_store::{Access, Artifacts, Home, SqliteStore, Store};
 use swath_task::{Fault, PortType, TaskError};
 use tokio_util::sync::CancellationToken;
 
-use crate::arguments::{Global, Test as Arguments};
+use super::run::isolation;
+use crate::arguments::{Global, Isolate, Test as Arguments};
 use crate::failure::Failure;
 use crate::test_file::{self, ExpectedStep, FakedStep, Test, TestFile, difference, lists_of_instance};
 use crate::{flows, style};
@@ -34,18 +38,20 @@ struct Outcome {
 }
 
 pub(crate) fn run(global: &Global, command: Arguments, catalogue: Arc<Catalogue>) -> Result<ExitCode, Failure> {
+    let isolate = Isolate { isolate: None, heartbeat: Isolation::HEARTBEAT };
+    let isolation = isolation(global, &isolate, Isolated::None);
     let mut outcomes = Vec::new();
     for path in &command.flows {
         let path = test_file::beside(path);
         let bytes = launch::read_text(&path).map_err(|error| Failure::io("read", &path, &error))?;
         let file = test_file::read(&path, &bytes).map_err(Failure::Flow)?;
-        let opened = flows::open(&file.flow)?;
+        let flow = flows::open(&file.flow)?;
         for (name, test) in &file.tests {
             if command.only.as_ref().is_some_and(|only| !name.contains(only)) {
                 continue;
             }
             let started = Instant::now();
-            let wrong = super::block_on(one(&path, &file, &opened, name, test, &catalogue))?;
+            let wrong = super::block_on(one(&path, &file, &flow, name, test, &catalogue, &isolation))?;
             let took = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
             let outcome = Outcome { file: path.display().to_string(), test: name.clone(), took, wrong };
             if !global.json {
@@ -86,15 +92,17 @@ fn tell_outcome(global: &Global, outcome: &Outcome) {
 async fn one(
     path: &Path,
     file: &TestFile,
-    opened: &flows::Opened,
+    flow: &FlowText,
     name: &str,
     test: &Test,
     catalogue: &Arc<Catalogue>,
+    isolation: &Isolation,
 ) -> Result<Vec<String>, Failure> {
     let now = Timestamp::now();
     let params: Vec<(String, Given)> =
         test.params.iter().map(|(name, value)| (name.clone(), Given::Value(value.clone()))).collect();
-    let plan = flows::plan_given(opened, &params, catalogue, now)?;
+    let asked = Asked { params, ..flows::asked(&[])? };
+    let plan = flow.plan(&asked, catalogue, now).map_err(Failure::Flow)?;
     let problems = file.check(name, test, &plan);
     if !problems.is_empty() {
         return Err(Failure::Flow(problems));
@@ -110,14 +118,23 @@ async fn one(
             fakes.insert(at, maker.fake(step, fake).await?);
         }
     }
-    let lease = store.lease_run("test")?;
-    launch::pin(&store, &lease, &plan, &String::from_utf8_lossy(&opened.text), now).await?;
+    let lease = store.lease_run("test").await?;
+    launch::pin(store.as_ref(), &lease, &plan, flow.source().text(), now).await?;
     let (stop, span) = (CancellationToken::new(), |_: &str, _: &str, _: &str, _: u32| tracing::Span::none());
     let capacity = Capacity::of_this_machine();
-    let engine = Engine::new(store.clone(), artifacts, capacity, Arc::new(Unobserved), stop.clone(), span);
+    let engine = Engine::new(
+        store.clone(),
+        Home::new(home.path()),
+        artifacts,
+        capacity,
+        Arc::new(Unobserved),
+        stop.clone(),
+        span,
+    );
+    let engine = Arc::new(engine.isolating(isolation.clone()));
     let program = Arc::new(Faked::new(PlannedFlow::new(plan.clone(), catalogue.clone(), now), fakes));
     let graph = program.graph();
-    let drive = tokio::time::timeout(PATIENCE, Arc::new(engine).drive("test", program)).await;
+    let drive = tokio::time::timeout(PATIENCE, engine.drive(&lease, program)).await;
     let Ok(ending) = drive else {
         stop.cancel();
         return Ok(vec![format!("it has not ended in {} s", PATIENCE.as_secs())]);

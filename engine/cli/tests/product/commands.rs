@@ -327,13 +327,13 @@ fn resume_puts_the_outputs_where_the_run_was_to_put_them() {
     resume(&["--out", "yours"]);
     assert!(elsewhere.path().join("yours/text.txt").is_file(), "what is asked for wins");
     // A run that is removed leaves nothing.
-    let notes = || {
+    let locks = || {
         let listed = std::fs::read_dir(place.home().join("runs")).unwrap();
-        listed.filter(|entry| entry.as_ref().unwrap().path().extension().is_some_and(|e| e == "out")).count()
+        listed.filter(|entry| entry.as_ref().unwrap().path().extension().is_some_and(|e| e == "lock")).count()
     };
-    assert_eq!(notes(), 1);
+    assert_eq!(locks(), 1);
     assert_eq!(place.run(&["gc", "--older-than", "0"]).0, Some(0));
-    assert_eq!(notes(), 0);
+    assert_eq!(locks(), 0);
 }
 
 #[test]

@@ -30,7 +30,8 @@ impl Place {
     /// The command, to be run in the folder.
     pub fn swath(&self, arguments: &[&str]) -> Command {
         let mut swath = Command::new(env!("CARGO_BIN_EXE_swath"));
-        swath.args(arguments).current_dir(self.path()).env("NO_COLOR", "1").env_remove("SWATH_HOME");
+        swath.args(arguments).current_dir(self.path()).env("NO_COLOR", "1");
+        swath.env_remove("SWATH_HOME").env_remove("SWATH_STORE").env_remove("SWATH_LEASE");
         swath.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         swath
     }

@@ -17,7 +17,7 @@ use tonic_types::StatusExt;
 
 use crate::common::{Place, python, signal};
 
-const FLOW: &str = "flow: work
+pub const FLOW: &str = "flow: work
 params:
   seconds: { type: number, default: 0 }
   word: { type: string, default: hello }
@@ -46,9 +46,16 @@ pub struct Serving {
 }
 
 impl Serving {
+    /// A server on the store of `place`, unless `more` says another, ready.
     pub fn start(place: &Place, more: &[&str]) -> Self {
+        Self::start_with(place, more, &[])
+    }
+
+    /// With variables of its own.
+    pub fn start_with(place: &Place, more: &[&str], variables: &[(&str, &str)]) -> Self {
         let arguments = [&["serve", "--listen", "127.0.0.1:0", "--json"], more].concat();
-        let mut child = place.swath(&arguments).stderr(std::process::Stdio::null()).spawn().unwrap();
+        let mut serve = place.swath(&arguments);
+        let mut child = serve.envs(variables.iter().copied()).stderr(std::process::Stdio::null()).spawn().unwrap();
         let mut out = BufReader::new(child.stdout.take().unwrap());
         let mut text = String::new();
         let told: Value = loop {
@@ -74,7 +81,7 @@ impl Serving {
         answer
     }
 
-    fn ends(&mut self, within: Duration) -> Option<i32> {
+    pub fn ends(&mut self, within: Duration) -> Option<i32> {
         let deadline = Instant::now() + within;
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -94,23 +101,24 @@ impl Drop for Serving {
     }
 }
 
-fn start(place: &Place, seconds: &str, key: &str) -> v1::StartRunRequest {
+pub fn start(place: &Place, seconds: &str, key: &str) -> v1::StartRunRequest {
     v1::StartRunRequest {
         flow_text: FLOW.to_owned(),
         source: place.path().join("flow.yaml").display().to_string(),
         parameters: [("seconds".to_owned(), seconds.to_owned())].into(),
         idempotency_key: key.to_owned(),
         parameter_folder: String::new(),
+        interval: String::new(),
     }
 }
 
-fn ledger(place: &Place) -> Vec<String> {
+pub fn ledger(place: &Place) -> Vec<String> {
     let text = std::fs::read_to_string(place.path().join("ledger")).unwrap_or_default();
     text.lines().map(str::to_owned).collect()
 }
 
 /// Events of a run from `after` on, until it has ended.
-async fn watched(runs: &mut RunServiceClient<Channel>, id: &str, after: u64) -> Vec<v1::RunEvent> {
+pub async fn watched(runs: &mut RunServiceClient<Channel>, id: &str, after: u64) -> Vec<v1::RunEvent> {
     let mut stream = runs.watch_run(v1::WatchRunRequest { id: id.to_owned(), after }).await.unwrap().into_inner();
     let mut events = Vec::new();
     while let Some(answer) = stream.message().await.unwrap() {
@@ -119,7 +127,7 @@ async fn watched(runs: &mut RunServiceClient<Channel>, id: &str, after: u64) -> 
     events
 }
 
-async fn state_of(runs: &mut RunServiceClient<Channel>, id: &str) -> v1::RunState {
+pub async fn state_of(runs: &mut RunServiceClient<Channel>, id: &str) -> v1::RunState {
     runs.get_run(v1::GetRunRequest { id: id.to_owned() }).await.unwrap().into_inner().run.unwrap().state()
 }
 

@@ -168,13 +168,13 @@ impl Reader {
     pub(super) fn check_name(&mut self, name: &Spanned<String>, of_flow: bool) {
         let first = name.value.chars().next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
         let rest = name.value.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || (of_flow && c == '-'));
-        let reserved = !of_flow && ["item", "index", "params", "steps"].contains(&name.value.as_str());
+        let reserved = !of_flow && ["item", "index", "params", "steps", "schedule"].contains(&name.value.as_str());
         if first && rest && name.value.len() <= 64 && !reserved {
             return;
         }
         let message = format!("`{}` is not a name", brief(&name.value));
         let help = if reserved {
-            "`item`, `index`, `params` and `steps` have a meaning in expressions: choose another".to_owned()
+            "`item`, `index`, `params`, `steps` and `schedule` have a meaning in expressions: choose another".to_owned()
         } else {
             let allowed = if of_flow { "letters, digits, `_` and `-`" } else { "letters, digits and `_`" };
             let suggested: String =

@@ -5,11 +5,11 @@ use swath_run::{Event, Failure, Fault, FaultClass, Input, StepState};
 use swath_store::{CacheTerms, Metric, NewResult};
 use swath_task::TaskError;
 
-use super::{Driver, FailedStep, Report, show};
+use super::{Driver, FailedStep, Report, show, trace};
 use crate::attempt::AttemptError;
 use crate::observe::{AttemptId, Ended, Update};
 use crate::reuse::artifacts_in;
-use crate::steady;
+use crate::{TRACE, steady};
 
 impl Driver {
     /// Takes the answer of an attempt.
@@ -17,11 +17,20 @@ impl Driver {
         let Report { step, index, epoch, end, stale } = report;
         let Some(live) = self.live.get(&(step, index)) else { return };
         let (at, started) = (live.at.clone(), live.started);
-        let metrics = end.metrics.into_iter().map(|(name, value)| Metric {
+        let how = end.state();
+        live.span.record("swath.step.state", how.name());
+        let ended = Update::AttemptEnded {
+            at: at.clone(),
+            task: self.program.task(step as usize).to_owned(),
+            how,
+            took: live.began.elapsed(),
+            figures: end.figures.clone(),
+        };
+        let metrics = end.figures.told.into_iter().map(|(name, value)| Metric {
             step: self.machine.graph().steps[step as usize].id.clone(),
             instance: at.instance.clone(),
             attempt: at.attempt,
-            name: name.to_owned(),
+            name: name.into_owned(),
             value,
         });
         let metrics: Vec<Metric> = metrics.collect();
@@ -32,6 +41,7 @@ impl Driver {
         match end.result {
             Ok(outputs) => {
                 if self.offer(Input::Finished { step, index, epoch, outcome: Ok(()) }) {
+                    self.updates.push(ended);
                     self.append.metrics.extend(metrics);
                     let reuse = self.live.get_mut(&(step, index)).and_then(|live| live.reuse.take());
                     let (parts, terms) =
@@ -53,7 +63,10 @@ impl Driver {
             }
             Err(error) => {
                 let failure = failure_of(error, &at);
-                self.offer(Input::Finished { step, index, epoch, outcome: Err(failure) });
+                trace::failure(&live.span, &failure);
+                if self.offer(Input::Finished { step, index, epoch, outcome: Err(failure) }) {
+                    self.updates.push(ended);
+                }
             }
         }
         if let Some(mut live) = self.live.remove(&(step, index)) {
@@ -101,7 +114,13 @@ impl Driver {
 
     /// What observers are told of an event, once it is durable.
     pub(super) fn note(&mut self, event: &Event) {
+        if let Event::Opened { s, .. } = event {
+            self.opened[*s as usize] = steady();
+        }
         match event {
+            Event::CancelRequested { .. } => self.updates.push(Update::Cancelling),
+            Event::Paused => self.updates.push(Update::Paused),
+            Event::Unpaused => self.updates.push(Update::Unpaused),
             Event::Opened { s, n } if self.program.is_lifted(*s as usize) => {
                 self.outputs.open(*s as usize, *n as usize);
                 self.updates.push(Update::StepExpanded { step: self.path(*s), count: u64::from(*n) });
@@ -141,7 +160,12 @@ impl Driver {
                 let attempt = self.live.get(&(*s, *i)).map_or(1, |live| live.at.attempt);
                 let at = AttemptId { step: self.path(*s), instance: self.instance(*s, *i), attempt };
                 let wait = until.saturating_sub(steady());
-                self.updates.push(Update::Retrying { at, error: show(fault), wait });
+                if let Some(live) = self.live.get(&(*s, *i)) {
+                    tracing::debug!(target: TRACE, parent: &live.span, { swath.wait_ms = wait as i64 }, "retry");
+                }
+                self.again.insert((*s, *i), *until);
+                let task = self.program.task(*s as usize).to_owned();
+                self.updates.push(Update::Retrying { at, task, error: show(fault), wait });
             }
             _ => {}
         }
@@ -168,6 +192,7 @@ fn failure_of(error: AttemptError, at: &AttemptId) -> Failure {
             let help = Some("raise `timeout`, or look at its log with `swath logs` for what it was doing".to_owned());
             Failure { class: FaultClass::Timeout, retry_after: 0, fault: Fault::new("E316", message, help) }
         }
+        AttemptError::Lost(fault) => Failure { class: FaultClass::Lost, retry_after: 0, fault: from(fault) },
         AttemptError::Task(TaskError::Transient { fault, retry_after }) => {
             let retry_after = retry_after.map_or(0, |wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
             Failure { class: FaultClass::Transient, retry_after, fault: from(fault) }

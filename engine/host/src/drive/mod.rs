@@ -4,17 +4,19 @@ mod hear;
 mod restore;
 mod start;
 mod taken_over;
+mod trace;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use swath_run::{Event, Fault, FaultClass, Input, Machine, RunState};
-use swath_store::{Append, NewEvent, RunUpdate, Store, redact};
+use swath_store::{Append, NewEvent, RunLease, RunUpdate, Term, redact};
 use swath_task::TaskError;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, Span};
 
 use crate::attempt::{AttemptEnd, AttemptError};
 use crate::flights::Flight;
@@ -28,8 +30,6 @@ use taken_over::Earlier;
 
 /// How many answers are taken into one append.
 const BATCH: usize = 512;
-/// How often a cancellation or a pause asked for by another process is looked for.
-const TICK: Duration = Duration::from_millis(400);
 /// How long a cancelled run may take to end.
 const CANCEL_GRACE: u64 = 15_000;
 /// Outputs of a flow that would make the summary of its run longer than this are left out: steps keep their own.
@@ -76,7 +76,7 @@ pub struct FailedStep {
 /// A drive that could not go on. The run stays as its journal has it.
 #[derive(Debug, thiserror::Error)]
 pub enum DriveError {
-    /// The store failed.
+    /// The store failed, or the lease of the run was lost ([`swath_store::Error::LeaseLost`]).
     #[error(transparent)]
     Store(#[from] swath_store::Error),
     /// The journal holds something that is no event.
@@ -113,6 +113,8 @@ struct Prepared {
     reuse: Option<Reuse>,
     /// It has waited for equal work, whose result may be there now.
     waited: bool,
+    /// It runs in a process of its own.
+    apart: bool,
 }
 
 /// An instance that may start once its claim is durable.
@@ -130,6 +132,9 @@ struct Live {
     reuse: Option<Reuse>,
     flight: Option<Flight>,
     at: AttemptId,
+    /// Kept until the answer is heard: what becomes of the attempt is recorded there.
+    span: Span,
+    began: Instant,
     started: u64,
     is_flow: bool,
     _held: Holding,
@@ -142,12 +147,23 @@ impl Drop for Live {
     }
 }
 
+/// The run above that of a sub-flow.
+pub(crate) struct Above {
+    pub run: String,
+    /// Whether it is paused: the run below pauses and goes on with it.
+    pub paused: watch::Receiver<bool>,
+}
+
 struct Driver {
     engine: Arc<Engine>,
     program: Arc<dyn Program>,
     run: String,
+    /// The lease by which it is driven.
+    term: Term,
     /// Path of the steps above, `outer/`, for a sub-flow.
     prefix: String,
+    /// The run above, for a sub-flow.
+    above: Option<String>,
     machine: Machine,
     outputs: StepOutputs,
     /// Outputs of the flow, once every step is done.
@@ -168,28 +184,34 @@ struct Driver {
     reports: mpsc::UnboundedReceiver<Report>,
     reporter: mpsc::UnboundedSender<Report>,
     failures: Vec<FailedStep>,
+    /// When the instances of each step became ready, by the steady clock: at the start of this drive at the earliest.
+    opened: Vec<u64>,
+    /// When an instance that is tried again may start.
+    again: HashMap<(u32, u32), u64>,
+    /// Ready instances, as the observers were told last.
+    queued: u64,
     /// Ends the drive soon and leaves the run resumable.
     stop: CancellationToken,
     /// Whether the run is paused, for the sub-flows below.
     paused: watch::Sender<bool>,
     /// Whether the run above is paused: a sub-flow pauses and goes on with it.
-    above: Option<watch::Receiver<bool>>,
+    paused_above: Option<watch::Receiver<bool>>,
     ran: u64,
     reused: u64,
     starved: bool,
 }
 
 impl Engine {
-    /// Takes a run that is in the store from where its journal ends to where the run ends. The caller holds its lease.
+    /// Takes a run that is in the store from where its journal ends to where the run ends.
     ///
     /// # Errors
-    /// [`DriveError`] when the store fails: nothing that was not durable has been acted on.
-    pub async fn drive(self: &Arc<Self>, run: &str, program: Arc<dyn Program>) -> Result<Ending, DriveError> {
-        let (engine, run) = (self.clone(), run.to_owned());
+    /// [`DriveError`] when the store fails or the lease is lost: nothing that was not durable has been acted on.
+    pub async fn drive(self: &Arc<Self>, lease: &RunLease, program: Arc<dyn Program>) -> Result<Ending, DriveError> {
+        let (engine, term) = (self.clone(), lease.term().clone());
         // A task of its own, so that an attempt it starts can go on in the same thread: a hop between threads costs more
         // than a short step.
         let drive = tokio::spawn(async move {
-            engine.drive_below(&run, program, String::new(), engine.stop.child_token(), None).await
+            engine.drive_below(term, program, String::new(), None, engine.stop.child_token()).await
         });
         match drive.await {
             Ok(ending) => ending,
@@ -199,12 +221,14 @@ impl Engine {
 
     pub(crate) async fn drive_below(
         self: &Arc<Self>,
-        run: &str,
+        term: Term,
         program: Arc<dyn Program>,
         prefix: String,
+        above: Option<Above>,
         stop: CancellationToken,
-        above: Option<watch::Receiver<bool>>,
     ) -> Result<Ending, DriveError> {
+        let run = term.run();
+        let (run_above, paused_above) = above.map(|above| (above.run, above.paused)).unzip();
         let mut events = Vec::new();
         loop {
             let page = self.store.load_events(run, events.len() as u64, PAGE).await?;
@@ -217,7 +241,7 @@ impl Engine {
                 break;
             }
         }
-        // What attempts of a dead process left. This process holds the run's lease, so nobody is in there.
+        // What attempts of a dead process left; one that has lost the run is refused whatever it still makes in there.
         self.discard_scratch(run);
         let graph = program.graph();
         let steps = graph.steps.len();
@@ -228,7 +252,9 @@ impl Engine {
             engine: self.clone(),
             program,
             run: run.to_owned(),
+            term: term.clone(),
             prefix,
+            above: run_above,
             machine,
             outputs: StepOutputs::new(steps),
             yielded: None,
@@ -245,19 +271,34 @@ impl Engine {
             reports,
             reporter,
             failures: Vec::new(),
+            opened: vec![steady(); steps],
+            again: HashMap::new(),
+            queued: 0,
             stop,
             paused: watch::Sender::new(false),
-            above,
+            paused_above,
             ran: 0,
             reused: 0,
             starved: false,
         };
         driver.restore().await?;
-        let ending = driver.turn().await;
+        let span = (self.drive_span)(run);
+        let ending = tokio::select! {
+            biased;
+            // At once, also while the store is waited for.
+            () = term.lost() => Err(term.loss().into()),
+            ending = driver.turn().instrument(span.clone()) => ending,
+        };
         if ending.is_err() {
             driver.abandon().await;
         }
-        self.discard_scratch(run);
+        trace::end(&span, &ending);
+        self.observer.update(run, &Update::Left);
+        // Who has the run now may work in there.
+        let refused = matches!(&ending, Err(DriveError::Store(swath_store::Error::LeaseLost { .. })));
+        if !refused && !term.is_lost() {
+            self.discard_scratch(run);
+        }
         ending
     }
 
@@ -278,16 +319,27 @@ impl Drop for Driver {
 
 impl Driver {
     async fn turn(&mut self) -> Result<Ending, DriveError> {
-        let (engine, stop) = (self.engine.clone(), self.stop.clone());
+        let (engine, stop, term) = (self.engine.clone(), self.stop.clone(), self.term.clone());
         let first = if self.seq == 0 { Input::Begin } else { Input::Recovered };
-        self.updates.push(Update::RunStarted { run: self.run.clone(), steps: self.machine.graph().steps.len() });
+        self.updates.push(Update::RunStarted {
+            run: self.run.clone(),
+            flow: self.program.name().to_owned(),
+            steps: self.machine.graph().steps.len(),
+            above: self.above.clone(),
+            resumed: self.seq > 0,
+        });
+        if self.machine.state() == RunState::Paused {
+            self.updates.push(Update::Paused);
+        }
         self.offer(first);
         if matches!(self.machine.state(), RunState::Failed | RunState::Cancelled) {
             self.offer(Input::Reopen);
         }
-        let mut above = self.above.take();
-        let mut ticks = tokio::time::interval(TICK);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut cancelling = false;
+        // What was asked for since the lease was taken counts, too.
+        let mut wishes = term.pause_asked();
+        wishes.mark_changed();
+        let mut above = self.paused_above.take();
         loop {
             // Slots that are given back from here on are heard of below.
             let freed = engine.freed.notified();
@@ -309,12 +361,14 @@ impl Driver {
                 // Wishes to stop first: a fan-out of short steps always has a report to hear.
                 biased;
                 () = stop.cancelled() => return self.interrupt().await,
-                _ = ticks.tick() => {
-                    if engine.home.cancel_asked(&self.run) {
-                        self.offer(Input::Cancel { deadline: steady() + CANCEL_GRACE });
-                        self.live.values().for_each(|live| live.cancel.cancel());
-                    }
-                    if let Some(pause) = engine.home.pause_asked(&self.run) {
+                () = term.cancel_asked(), if !cancelling => {
+                    cancelling = true;
+                    self.offer(Input::Cancel { deadline: steady() + CANCEL_GRACE });
+                    self.live.values().for_each(|live| live.cancel.cancel());
+                }
+                Ok(()) = wishes.changed() => {
+                    let wish = *wishes.borrow_and_update();
+                    if let Some(pause) = wish {
                         self.pause(pause);
                     }
                 }
@@ -363,6 +417,11 @@ impl Driver {
     /// Makes everything since the last time durable, then tells the observers.
     async fn persist(&mut self) -> Result<(), DriveError> {
         self.compute_outputs();
+        let ready = self.machine.queued();
+        if self.queued != ready {
+            self.queued = ready;
+            self.updates.push(Update::Queued { ready });
+        }
         if self.append.events.is_empty() {
             self.landed.clear();
             self.tell();
@@ -371,6 +430,7 @@ impl Driver {
         let mut append = std::mem::take(&mut self.append);
         append.run = self.run.clone();
         append.expected_seq = self.seq;
+        append.epoch = self.term.epoch();
         append.at = now() as i64;
         let state = self.state();
         let first = self.seq == 0;
@@ -390,7 +450,8 @@ impl Driver {
                 summary: state.has_ended().then(|| self.summary()),
             });
         }
-        self.seq = self.engine.store.append(append).await?;
+        let span = tracing::debug_span!(target: "swath::store", "append to the journal", swath.events = append.events.len() as i64);
+        self.seq = self.engine.store.append(append).instrument(span).await?;
         self.landed.clear();
         self.paused.send_if_modified(|paused| std::mem::replace(paused, state == RunState::Paused) != *paused);
         if state.has_ended() {

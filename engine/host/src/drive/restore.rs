@@ -4,7 +4,6 @@ use std::collections::HashMap;
 
 use serde_json::Value;
 use swath_run::StepState;
-use swath_store::Store;
 
 use super::{DriveError, Driver};
 use crate::program::Items;

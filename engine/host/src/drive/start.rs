@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use serde_json::Value;
@@ -12,12 +13,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{BATCH, Claimed, DriveError, Driver, Live, Prepared, Report, SCHEDULING_PROBLEM};
 use crate::attempt::{self, Attempt, AttemptEnd, AttemptError};
-use crate::observe::{AttemptId, Update};
+use crate::isolate::{self, Apart};
+use crate::observe::{AttemptId, Figures, Update};
 use crate::program::{Action, Items};
 use crate::reuse::{self, Reuse};
 use crate::slots::{Beyond, Missing};
 use crate::sub_flow::{self, SubFlow};
-use crate::{lock, now};
+use crate::{TRACE, lock, now, steady};
 
 /// How many entries of the ready queue are looked at before waiting for slots.
 const WINDOW: usize = 256;
@@ -115,6 +117,10 @@ impl Driver {
                 Ok(prepared) => prepared,
                 Err(fault) => return Ok(Tried::of(self.offer(Input::Refused { step, index, fault }))),
             };
+            if prepared.reuse.as_ref().is_some_and(|reuse| reuse.look_up) {
+                let task = self.program.task(step as usize).to_owned();
+                self.updates.push(Update::LookedUp { task, found: found.is_some() });
+            }
             if let (Some(found), Some(reuse)) = (found, &prepared.reuse) {
                 let parts = reuse.parts.clone();
                 self.reuse(step, index, found, parts);
@@ -132,6 +138,8 @@ impl Driver {
             if let Some(found) = reuse.find(&self.engine, now() as i64).await? {
                 self.prepared.remove(&(step, index));
                 self.note_missing(step, None);
+                let task = self.program.task(step as usize).to_owned();
+                self.updates.push(Update::LookedUp { task, found: true });
                 self.reuse(step, index, found, parts);
                 return Ok(Tried::Moved);
             }
@@ -184,6 +192,7 @@ impl Driver {
 
     /// Takes an earlier result. The entry stays as it is: of the run that made the result, and of that age.
     fn reuse(&mut self, step: u32, index: u32, (run, outputs): Found, parts: KeyParts) {
+        self.trace_reuse(step, index, &run);
         if self.offer(Input::Reused { step, index }) {
             self.succeeded(step, index, 0, outputs, Some(parts), CacheTerms::Off, Some(run), 0);
         }
@@ -207,6 +216,12 @@ impl Driver {
         }
     }
 
+    /// How long a ready instance has waited.
+    fn waited(&mut self, step: u32, index: u32) -> Duration {
+        let since = self.again.remove(&(step, index)).unwrap_or(0).max(self.opened[step as usize]);
+        Duration::from_millis(steady().saturating_sub(since))
+    }
+
     /// Binds an instance, and looks for an earlier result of it.
     async fn prepare(&self, step: u32, index: u32) -> Result<Result<(Prepared, Option<Found>), Fault>, DriveError> {
         let item = match self.items.get(&step).and_then(|items| items.get(index as usize)) {
@@ -217,10 +232,17 @@ impl Driver {
             }
             item => item.map(|item| (item, u64::from(index))),
         };
-        let bound = match guarded(|| self.program.bind(step as usize, item, &self.outputs)) {
+        let mut bound = match guarded(|| self.program.bind(step as usize, item, &self.outputs)) {
             Ok(bound) => bound,
             Err(fault) => return Ok(Err(fault)),
         };
+        let apart = match isolate::applies(self.engine.isolation.as_ref(), bound.isolate, bound.native) {
+            Ok(apart) => apart && !bound.is_flow(),
+            Err(fault) => return Ok(Err(Fault::new(fault.code, fault.message, fault.help))),
+        };
+        if apart {
+            bound.needs.cpu = bound.needs.cpu.max(isolate::LEAST_CPU);
+        }
         if let Err(beyond) = lock(&self.engine.slots).possible(&bound.needs) {
             let message = format!("`{}` needs more {beyond} than there is for all steps together", self.path(step));
             let help = match beyond {
@@ -246,7 +268,7 @@ impl Driver {
             Some(reuse) => reuse.find(&self.engine, now() as i64).await?,
             None => None,
         };
-        Ok(Ok((Prepared { bound, reuse, waited: false }, found)))
+        Ok(Ok((Prepared { bound, reuse, waited: false, apart }, found)))
     }
 
     /// Starts what was claimed, now that the claim is durable.
@@ -260,16 +282,35 @@ impl Driver {
         for Claimed { step, index, prepared, held, flight } in std::mem::take(&mut self.claimed) {
             let Some(&(attempt, epoch, started)) = running.get(&(step, index)) else { continue };
             let at = AttemptId { step: self.path(step), instance: self.instance(step, index), attempt };
-            self.engine.observer.update(&self.run, &Update::AttemptStarted { at: at.clone() });
+            let (task, waited) = (self.program.task(step as usize).to_owned(), self.waited(step, index));
             let cancel = CancellationToken::new();
-            let Prepared { bound, reuse, .. } = prepared;
+            let Prepared { bound, reuse, apart, .. } = prepared;
             let gpus = held.gpus();
+            let apart = match &bound.action {
+                Action::Task { name, version, .. } if apart => Some(Apart {
+                    task: name.clone(),
+                    version: *version,
+                    needed: bound.needs.memory,
+                    gpus: gpus.clone(),
+                }),
+                _ => None,
+            };
             let (cpus, watched) = (held.cpus(), reuse.as_ref().map(|reuse| reuse.watched.clone()).unwrap_or_default());
+            let step_id = self.machine.graph().steps[step as usize].id.clone();
+            let span = (self.engine.span)(&self.run, &step_id, &at.instance, attempt);
+            span.record("swath.task", task.as_str());
+            if !waited.is_zero() {
+                let waited = waited.as_millis() as i64;
+                tracing::debug!(target: TRACE, parent: &span, { swath.wait_ms = waited }, "waited to start");
+            }
+            self.engine.observer.update(&self.run, &Update::AttemptStarted { at: at.clone(), task, waited });
             let live = Live {
                 cancel: cancel.clone(),
                 reuse,
                 flight,
                 at: at.clone(),
+                span: span.clone(),
+                began: Instant::now(),
                 started,
                 is_flow: bound.is_flow(),
                 _held: held,
@@ -279,14 +320,13 @@ impl Driver {
             let engine = self.engine.clone();
             let run = self.run.clone();
             let paused = self.paused.subscribe();
-            let step_id = self.machine.graph().steps[step as usize].id.clone();
-            let span = (engine.span)(&self.run, &step_id, &at.instance, attempt);
             let work = async move {
                 let attempt = async {
                     match bound.action {
                         Action::Task { task, .. } => {
                             let timeout = bound.timeout;
-                            let attempt = Attempt { id: at, run, inputs: bound.inputs, cpus, gpus, timeout, cancel };
+                            let inputs = bound.inputs;
+                            let attempt = Attempt { id: at, run, inputs, cpus, gpus, timeout, cancel, apart };
                             attempt::run(&engine, task, attempt).await
                         }
                         Action::Flow(program) => {
@@ -299,7 +339,7 @@ impl Driver {
                 let end = AssertUnwindSafe(attempt).catch_unwind().await;
                 let end = end.unwrap_or_else(|panic| {
                     let error = AttemptError::Task(swath_task::panic_fault(panic).permanent());
-                    AttemptEnd { result: Err(error), metrics: Vec::new(), below: None }
+                    AttemptEnd { result: Err(error), figures: Figures::default(), below: None }
                 });
                 if let Err(error) = &end.result {
                     // The name that `swath_telemetry::FAULTS` has.

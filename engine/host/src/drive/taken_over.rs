@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
 use swath_run::Input;
-use swath_store::{CacheTerms, KeyParts, Store};
+use swath_store::{CacheTerms, KeyParts};
 
 use super::{DriveError, Driver};
 use crate::reuse::artifacts_in;
@@ -61,6 +61,7 @@ impl Driver {
         let taking = self.offer(Input::Reused { step, index });
         if taking {
             let Taken { run, outputs, parts } = taken;
+            self.trace_reuse(step, index, &run);
             self.succeeded(step, index, 0, outputs, parts, CacheTerms::Off, Some(run), 0);
         }
         taking

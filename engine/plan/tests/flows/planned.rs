@@ -63,11 +63,13 @@ outputs:
 }
 
 #[test]
-fn a_step_that_runs_a_flow_has_no_needs() {
+fn a_step_that_runs_a_flow_has_no_needs_and_no_process() {
     let text = std::fs::read_to_string(root().join("flows/valid/sub-flow-defaults.yaml")).unwrap();
     let plan = plan_text(&text, &[]).unwrap();
     assert_eq!(plan.step("lake").unwrap().needs, swath_plan::NeedsOverride::default());
     assert_eq!(plan.step("keep").unwrap().needs.cpu, Some(2.0));
+    assert_eq!(plan.step("lake").unwrap().isolate, None);
+    assert_eq!(plan.step("keep").unwrap().isolate, Some(swath_plan::Isolate::Process));
 }
 
 #[test]
@@ -93,6 +95,7 @@ steps: { a: { task: run.command, with: { command: [\"${params.area}\", \"${param
     let plan = plan(
         &reading.flow.unwrap(),
         PlanInput {
+            fire: None,
             catalogue: &catalogue,
             params: &[],
             params_folder: Path::new("/home/user"),
@@ -161,6 +164,7 @@ fn a_run_below_another_has_an_id_that_the_store_takes() {
             Ok(if deep > 12 { last.clone() } else { text.replace("next.yaml", "in/next.yaml").into_bytes() })
         };
         let input = PlanInput {
+            fire: None,
             catalogue: &catalogue,
             params: &[],
             params_folder: Path::new("/"),
@@ -194,4 +198,37 @@ fn drawings_show_steps_edges_and_conditions() {
         }
     "#]]
     .assert_eq(&dot(&plan));
+}
+
+#[test]
+fn a_flow_reads_the_interval_that_its_run_covers() {
+    let text = |deployment: &str| {
+        format!(
+            "flow: scan\n{deployment}steps:\n  a:\n    each: [x]\n    task: run.command\n    with: \
+             {{ command: [$schedule.start, \"${{item}} to ${{schedule.end}}\"] }}\n"
+        )
+    };
+    let scheduled = text("deployment: { schedule: { cron: '0 6 * * *' } }\n");
+    let command = |plan: &swath_plan::Plan| {
+        let scope = Scope { params: borrowed(&plan.params), item: Some((&json!("x"), 0)), ..Scope::default() };
+        plan.steps[0].bind_params(&scope).unwrap()["command"].clone()
+    };
+    // Somebody starts it at 10:20:30: it covers the time since it was last due.
+    let plan = plan_text(&scheduled, &[]).unwrap();
+    assert_eq!(command(&plan), json!(["2024-08-15T06:00:00Z", "x to 2024-08-15T10:20:30Z"]));
+    assert_eq!(plan.params["schedule"]["start"], "2024-08-15T06:00:00Z");
+    assert_eq!(plan_text(&text(""), &[]).unwrap_err().matches("error[F207]").count(), 2);
+    // Checking does not need it: a deployment may bring the schedule.
+    let reading = swath_flow::read("scan.yaml", text("").as_bytes());
+    let catalogue = Catalogue::new(&[fixture::TASKS]);
+    let problems = crate::support::with_input(&catalogue, &[], |input| check(reading.flow.as_ref().unwrap(), input));
+    assert!(problems.is_empty(), "{}", render_all(&problems, false));
+    let fire = swath_schedule::Fire {
+        since: "2024-05-01T00:00:00Z".parse().unwrap(),
+        at: "2024-05-02T00:00:00Z".parse().unwrap(),
+    };
+    let given = crate::support::with_input(&catalogue, &[], |input| {
+        swath_plan::plan(reading.flow.as_ref().unwrap(), PlanInput { fire: Some(fire), ..input })
+    });
+    assert_eq!(command(&given.unwrap()), json!(["2024-05-01T00:00:00Z", "x to 2024-05-02T00:00:00Z"]));
 }

@@ -31,6 +31,7 @@ pub fn within<T>(
         std::fs::read(path).map_err(|_| "it does not exist".to_owned())
     };
     work(PlanInput {
+        fire: None,
         catalogue,
         params,
         params_folder: Path::new("/home/user"),

@@ -7,7 +7,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, Sq
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row, SqlitePool};
 
 use crate::error::Error;
-use crate::lease::StoreLock;
+use crate::locks::StoreLock;
 
 /// The first SQLite without the WAL-reset corruption.
 const LEAST_SQLITE: (u32, u32, u32) = (3, 51, 3);
@@ -17,7 +17,8 @@ const BUSY_SECONDS: u64 = 30;
 /// `SWTH`: marks a database as ours.
 const APPLICATION_ID: i64 = 0x5357_5448;
 /// `MIGRATIONS[n]` brings schema `n` to `n + 1`.
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001.sql")];
+const MIGRATIONS: &[&str] =
+    &[include_str!("migrations/0001.sql"), include_str!("migrations/0002.sql"), include_str!("migrations/0003.sql")];
 
 fn known_schema() -> i64 {
     MIGRATIONS.len() as i64
@@ -108,9 +109,38 @@ async fn migrate(connection: &mut SqliteConnection, path: &Path) -> Result<(), E
     for step in MIGRATIONS.iter().skip(usize::try_from(found).unwrap_or(0)) {
         sqlx::raw_sql(*step).execute(&mut *transaction).await.map_err(failed)?;
     }
+    if found == 1 {
+        import_marks(&mut transaction, path).await?;
+    }
     let mark = format!("PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {}", known_schema());
     sqlx::raw_sql(AssertSqlSafe(mark)).execute(&mut *transaction).await.map_err(failed)?;
     transaction.commit().await.map_err(failed)
+}
+
+/// Until schema 1, what is known of a run beside its journal was in files beside its lock. They stay until the runs go.
+async fn import_marks(connection: &mut SqliteConnection, path: &Path) -> Result<(), Error> {
+    let runs = path.with_file_name("runs");
+    let Ok(listed) = std::fs::read_dir(&runs) else { return Ok(()) };
+    for entry in listed {
+        let file = entry.map_err(|error| Error::io("read", &runs, &error))?.path();
+        let ending = file.extension().and_then(std::ffi::OsStr::to_str);
+        let (Some(run), Some(ending)) = (file.file_stem().and_then(std::ffi::OsStr::to_str), ending) else { continue };
+        let column = match ending {
+            "served" => "served",
+            "out" => "outputs",
+            _ => continue,
+        };
+        let content = std::fs::read(&file).map_err(|error| Error::io("read", &file, &error))?;
+        let text =
+            format!("INSERT INTO claim (run, {column}) VALUES (?1, ?2) ON CONFLICT (run) DO UPDATE SET {column} = ?2");
+        let query = sqlx::query(AssertSqlSafe(text)).bind(run);
+        let query = match column {
+            "served" => query.bind(String::from_utf8_lossy(&content).into_owned()),
+            _ => query.bind(content),
+        };
+        query.execute(&mut *connection).await.map_err(|error| database(path, error))?;
+    }
+    Ok(())
 }
 
 /// The schema version: 0 for an empty database.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use swath_store::{Access, Artifacts, Error, Home, SqliteStore};
+use swath_store::{Access, Artifacts, Error, Home, SqliteStore, Store};
 use swath_task::{ArtifactRecord, Digest};
 
 struct Bench {
@@ -265,8 +265,8 @@ async fn scratch_folders_are_fresh_and_those_of_dead_runs_go() {
     assert_eq!(folders.len(), names.len(), "no two steps share a folder: {folders:?}");
     assert_eq!(home.scratch("../x", "a", "", 1).unwrap_err().code(), "E108");
     home.scratch("dead", "../../evil", "", 1).unwrap();
-    let _lease = store.lease_run("live").unwrap();
-    assert_eq!(home.clean_scratch().unwrap(), ["dead"]);
+    let _lease = store.lease_run("live").await.unwrap();
+    assert_eq!(home.clean_scratch(&store).await.unwrap(), ["dead"]);
     assert!(scratch.exists());
     home.discard_scratch(&scratch).unwrap();
     assert!(!scratch.exists());

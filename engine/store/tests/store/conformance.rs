@@ -2,11 +2,13 @@
 //! `conformance!` below.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::support::{all_events, append, key, new_run, record, result};
+use crate::sharing::*;
+use crate::support::{POSTGRES, all_events, append, key, new_run, record, result};
 use swath_store::{
-    Access, Append, CacheFilter, CacheTerms, Error, LONGEST_TEXT, LogBatch, LogFilter, LogLine, Metric, NewEvent,
-    Retention, RunFilter, RunUpdate, SqliteStore, Store,
+    Access, Append, CacheFilter, CacheTerms, Error, LEASE, LONGEST_TEXT, LogBatch, LogFilter, LogLine, Metric,
+    NewEvent, PostgresStore, Retention, RunFilter, RunUpdate, SqliteStore, Store, Vocabulary,
 };
 use swath_task::Digest;
 
@@ -21,6 +23,18 @@ macro_rules! conformance {
                 async fn $check() {
                     let home = tempfile::tempdir().unwrap();
                     let store = SqliteStore::open(home.path(), Access::Exclusive).await.unwrap();
+                    super::$check(Arc::new(store)).await;
+                }
+            )*
+        }
+
+        mod postgres {
+            use super::*;
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $check() {
+                    let database = POSTGRES.create_database();
+                    let store = PostgresStore::open(&database, Access::Exclusive, LEASE).await.unwrap();
                     super::$check(Arc::new(store)).await;
                 }
             )*
@@ -50,6 +64,13 @@ conformance! {
     a_thousand_results_in_one_append
     unknown_runs_are_told
     a_closed_store_says_so
+    a_run_has_one_lease_and_its_epoch_rises
+    what_is_written_by_an_older_lease_is_refused_and_counted
+    sixty_four_leased_writers_lose_and_double_nothing
+    a_wish_to_cancel_or_pause_reaches_who_drives_the_run_then
+    what_is_noted_beside_a_run_is_found_again
+    pages_of_runs_stay_in_place_whatever_comes_between
+    an_audit_finds_nothing_where_nothing_is_wrong
 }
 
 async fn a_run_is_pinned_and_read_back(store: Shared) {
@@ -247,7 +268,7 @@ async fn a_dropped_append_leaves_the_journal_whole(store: Shared) {
     let mut seq = 0;
     for round in 0..40 {
         let attempt = append("r", seq, 3);
-        let waited = tokio::time::timeout(std::time::Duration::from_micros(round * 20), store.append(attempt)).await;
+        let waited = tokio::time::timeout(Duration::from_micros(round * 20), store.append(attempt)).await;
         if waited.is_err() {
             // It may or may not have been committed; the store says which.
             store.append(append("r", u64::MAX >> 2, 0)).await.unwrap_err();
@@ -354,7 +375,7 @@ async fn the_cache_gives_what_is_valid(store: Shared) {
     // Made again (refresh): the newer result is the entry.
     store.create_run(new_run("q")).await.unwrap();
     let newer = swath_store::NewResult { outputs: r#"{"new":1}"#.into(), ..kept };
-    store.append(Append { results: vec![newer], ..append("q", 0, 1) }).await.unwrap();
+    store.append(Append { results: vec![newer], at: 2_500, ..append("q", 0, 1) }).await.unwrap();
     let entry = store.cache_get(&one, 0).await.unwrap().unwrap();
     assert_eq!((entry.run.as_str(), entry.outputs.as_str()), ("q", r#"{"new":1}"#));
     let listed = |filter: CacheFilter| {
@@ -515,6 +536,14 @@ async fn collection_keeps_what_is_referenced(store: Shared) {
     assert_eq!(dry.referenced, Some(due));
     assert!(matches!(store.load_events("old", 0, 10).await, Err(Error::NoRun(_))));
     assert!(matches!(store.append(append("old", 2, 1)).await, Err(Error::NoRun(_))));
+    let nothing = Vocabulary {
+        ended_states: vec!["completed".into()],
+        result_kinds: vec!["none".into()],
+        begin_kinds: Vec::new(),
+        end_kinds: Vec::new(),
+    };
+    let left_behind = store.audit(&nothing).await.unwrap();
+    assert!(left_behind.iter().all(|broken| broken.rule != "references"), "{left_behind:?}");
     assert_eq!(store.append(append("live", 2, 1)).await.unwrap(), 3);
     // Its id is free again, and nothing of the old run shows through.
     store.create_run(new_run("old")).await.unwrap();

@@ -1,14 +1,13 @@
-//! kill -9 in the middle of appends, and two processes on one store. The child is this test binary, started again with
-//! `SWATH_STORE_CHILD` set.
+//! kill -9 in the middle of appends, two processes on one store, and one that is suspended while another takes over. The
+//! child is this test binary, started again with `SWATH_STORE_CHILD` set.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::support::{all_events, append, new_run, result};
-use swath_store::{Access, Append, Error, RunUpdate, SqliteStore, Store};
+use crate::support::{POSTGRES, all_events, append, new_run, result};
+use swath_store::{Access, Address, Append, Error, RunUpdate, SqliteStore, Store};
 
 const ROLE: &str = "SWATH_STORE_CHILD";
 const HOME: &str = "SWATH_STORE_HOME";
@@ -18,14 +17,14 @@ const HOME: &str = "SWATH_STORE_HOME";
 async fn child_process() {
     let Ok(role) = std::env::var(ROLE) else { return };
     let home = std::env::var(HOME).unwrap();
-    let store = Arc::new(SqliteStore::open(home, Access::Write).await.unwrap());
+    let store = open(&home).await;
     match role.split_once(':').unwrap() {
         ("append", runs) => {
             // Appends to several runs at once for ever, telling what was acknowledged.
             let drivers: Vec<_> = runs
                 .split(',')
                 .map(|run| (run.to_owned(), store.clone()))
-                .map(|(run, store)| tokio::spawn(async move { append_for_ever(&run, &store).await }))
+                .map(|(run, store)| tokio::spawn(async move { append_for_ever(&run, store.as_ref()).await }))
                 .collect();
             for driver in drivers {
                 driver.await.unwrap();
@@ -44,15 +43,29 @@ async fn child_process() {
             tell(&format!("conflicts {conflicts}"));
         }
         ("hold", run) => {
-            let _lease = store.lease_run(run).unwrap();
+            let _lease = store.lease_run(run).await.unwrap();
             tell("held");
             std::thread::sleep(Duration::from_secs(600));
+        }
+        ("drive", run) => {
+            // Goes on writing by its lease, deaf to its loss, until a write is refused.
+            let lease = store.lease_run(run).await.unwrap();
+            let mut seq = store.run_row(run).await.unwrap().seq;
+            let error = loop {
+                match store.append(Append { epoch: lease.epoch(), ..append(run, seq, 1) }).await {
+                    Ok(next) => seq = next,
+                    Err(error) => break error,
+                }
+                tell(&format!("at {seq}"));
+            };
+            lease.term().lost().await;
+            tell(&format!("refused {} {}", error.code(), seq));
         }
         other => panic!("{other:?}"),
     }
 }
 
-async fn append_for_ever(run: &str, store: &SqliteStore) {
+async fn append_for_ever(run: &str, store: &dyn Store) {
     let mut seq = store.get_run(run).await.unwrap().row.seq;
     loop {
         let next = seq + 3;
@@ -73,7 +86,7 @@ fn tell(line: &str) {
     out.flush().unwrap();
 }
 
-fn child(home: &Path, role: &str) -> Child {
+fn child(home: &str, role: &str) -> Child {
     Command::new(std::env::current_exe().unwrap())
         .args(["crash::child_process", "--exact", "--nocapture", "--test-threads=1"])
         .env(ROLE, role)
@@ -88,15 +101,30 @@ fn told(line: &str) -> Option<&str> {
     line.split_once("@@").map(|(_, told)| told)
 }
 
-async fn open(home: &Path) -> SqliteStore {
-    SqliteStore::open(home, Access::Write).await.unwrap()
+/// How long a run on PostgreSQL stays with a process that is no longer heard of, here.
+const LEASE: Duration = Duration::from_millis(1500);
+
+/// The store in a folder, or at the address of a database.
+async fn open(place: &str) -> Arc<dyn Store> {
+    let database = place.starts_with("postgres://").then(|| place.to_owned());
+    let address = Address { home: place.into(), database, lease: LEASE };
+    address.open(Access::Write).await.unwrap()
 }
 
 #[tokio::test]
 async fn a_killed_writer_leaves_a_dense_journal_with_all_that_was_acknowledged() {
     let home = tempfile::tempdir().unwrap();
+    killed_while_writing(home.path().to_str().unwrap()).await;
+}
+
+#[tokio::test]
+async fn a_killed_writer_on_postgresql_leaves_a_dense_journal_with_all_that_was_acknowledged() {
+    killed_while_writing(&POSTGRES.create_database()).await;
+}
+
+async fn killed_while_writing(place: &str) {
     let runs = ["a", "b", "c"];
-    let store = open(home.path()).await;
+    let store = open(place).await;
     for run in runs {
         store.create_run(new_run(run)).await.unwrap();
     }
@@ -107,7 +135,7 @@ async fn a_killed_writer_leaves_a_dense_journal_with_all_that_was_acknowledged()
         if round >= 40 && interrupted > 0 {
             break;
         }
-        let mut process = child(home.path(), &format!("append:{}", runs.join(",")));
+        let mut process = child(place, &format!("append:{}", runs.join(",")));
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
         // Killed after a different number of acknowledged appends each time, at any point of the next one.
         let mut acknowledged = std::collections::HashMap::new();
@@ -131,7 +159,7 @@ async fn a_killed_writer_leaves_a_dense_journal_with_all_that_was_acknowledged()
             }
         }
         process.wait().unwrap();
-        let store = open(home.path()).await;
+        let store = open(place).await;
         for run in runs {
             let row = store.get_run(run).await.unwrap().row;
             let due = acknowledged.get(run).copied().unwrap_or(0);
@@ -139,7 +167,7 @@ async fn a_killed_writer_leaves_a_dense_journal_with_all_that_was_acknowledged()
             assert!(row.seq >= due, "{run}: {} < {due}", row.seq);
             interrupted += u32::from(row.seq > due);
             assert_eq!(row.seq % 3, 0);
-            let events = all_events(&store, run).await;
+            let events = all_events(store.as_ref(), run).await;
             assert_eq!(events.len() as u64, row.seq);
             if row.seq > 0 {
                 assert_eq!(row.state, format!("at {}", row.seq));
@@ -159,9 +187,18 @@ async fn a_killed_writer_leaves_a_dense_journal_with_all_that_was_acknowledged()
 #[tokio::test]
 async fn two_processes_on_one_run_take_turns_by_compare_and_set() {
     let home = tempfile::tempdir().unwrap();
-    let store = open(home.path()).await;
+    compete(home.path().to_str().unwrap()).await;
+}
+
+#[tokio::test]
+async fn two_processes_on_one_run_on_postgresql_take_turns_by_compare_and_set() {
+    compete(&POSTGRES.create_database()).await;
+}
+
+async fn compete(place: &str) {
+    let store = open(place).await;
     store.create_run(new_run("shared")).await.unwrap();
-    let children: Vec<Child> = (0..2).map(|_| child(home.path(), "compete:200")).collect();
+    let children: Vec<Child> = (0..2).map(|_| child(place, "compete:200")).collect();
     let mut conflicts = 0;
     for process in children {
         let output = tokio::task::spawn_blocking(|| process.wait_with_output().unwrap()).await.unwrap();
@@ -170,40 +207,110 @@ async fn two_processes_on_one_run_take_turns_by_compare_and_set() {
         let count = said.lines().find_map(told).and_then(|text| text.strip_prefix("conflicts ")).unwrap();
         conflicts += count.parse::<u64>().unwrap();
     }
-    assert_eq!(all_events(&store, "shared").await.len(), 800);
+    assert_eq!(all_events(store.as_ref(), "shared").await.len(), 800);
     assert!(conflicts > 0, "the processes never met");
 }
 
 #[tokio::test]
 async fn a_run_is_driven_by_one_process_and_free_when_it_is_killed() {
     let home = tempfile::tempdir().unwrap();
-    let store = open(home.path()).await;
-    assert_eq!(store.run_holder("r").unwrap(), None);
-    let mut process = child(home.path(), "hold:r");
+    let store = open(home.path().to_str().unwrap()).await;
+    assert_eq!(store.run_holder("r").await.unwrap(), None);
+    let mut process = child(home.path().to_str().unwrap(), "hold:r");
     let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
     assert!(lines.any(|line| told(&line.unwrap()) == Some("held")));
-    let refused = store.lease_run("r").unwrap_err();
+    let refused = store.lease_run("r").await.unwrap_err();
     let pid = format!("process {}", process.id());
     assert!(refused.to_string().contains(&pid), "{refused}");
     assert_eq!((refused.code(), matches!(&refused, Error::RunHeld { run, .. } if run == "r")), ("E101", true));
-    assert!(store.run_holder("r").unwrap().unwrap().contains(&pid));
+    assert!(store.run_holder("r").await.unwrap().unwrap().contains(&pid));
     // Another run is nobody's, readers are welcome, and who wants the store alone has to wait.
-    let other = store.lease_run("q").unwrap();
+    let other = store.lease_run("q").await.unwrap();
     SqliteStore::open(home.path(), Access::Read).await.unwrap();
     let alone = SqliteStore::open(home.path(), Access::Exclusive).await.err().unwrap();
     assert!(matches!(&alone, Error::StoreHeld { .. }) && alone.code() == "E101", "{alone:?}");
     process.kill().unwrap();
     process.wait().unwrap();
-    let lease = store.lease_run("r").unwrap();
+    let lease = store.lease_run("r").await.unwrap();
     assert_eq!(lease.run(), "r");
     // In the same process, too, a run has one driver.
-    assert!(matches!(store.lease_run("r"), Err(Error::RunHeld { .. })));
+    assert!(matches!(store.lease_run("r").await, Err(Error::RunHeld { .. })));
     drop((lease, other));
-    store.lease_run("r").unwrap();
+    store.lease_run("r").await.unwrap();
     store.close().await;
     drop(store);
     let alone = SqliteStore::open(home.path(), Access::Exclusive).await.unwrap();
     let second = SqliteStore::open(home.path(), Access::Write).await.err().unwrap();
     assert!(matches!(second, Error::StoreHeld { .. }), "{second:?}");
     alone.close().await;
+}
+
+/// Lines that a child tells, until one begins with `word`.
+fn await_word(lines: &mut std::io::Lines<BufReader<std::process::ChildStdout>>, word: &str) -> String {
+    let line = lines.map_while(Result::ok).find(|line| told(line).is_some_and(|told| told.starts_with(word)));
+    told(&line.unwrap_or_else(|| panic!("it never told `{word}`"))).unwrap().to_owned()
+}
+
+fn signal(process: &Child, name: &str) {
+    let sent = Command::new("kill").args([&format!("-{name}"), &process.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+}
+
+#[tokio::test]
+async fn a_run_of_a_killed_process_is_free_when_its_lease_has_ended_and_not_before() {
+    let place = POSTGRES.create_database();
+    let store = open(&place).await;
+    let mut process = child(&place, "hold:r");
+    let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+    await_word(&mut lines, "held");
+    let holder = store.run_holder("r").await.unwrap().unwrap();
+    assert!(holder.contains(&format!("process {}", process.id())), "{holder}");
+    assert!(!holder.contains("postgres://postgres:"), "{holder}");
+    // Longer than a lease: it is renewed.
+    tokio::time::sleep(LEASE * 2).await;
+    assert!(matches!(store.lease_run("r").await, Err(Error::RunHeld { .. })));
+    process.kill().unwrap();
+    process.wait().unwrap();
+    let killed = std::time::Instant::now();
+    let lease = loop {
+        match store.lease_run("r").await {
+            Ok(lease) => break lease,
+            Err(Error::RunHeld { .. }) => tokio::time::sleep(Duration::from_millis(20)).await,
+            Err(error) => panic!("{error:?}"),
+        }
+    };
+    let waited = killed.elapsed();
+    assert!(waited > LEASE / 3 && waited < LEASE + Duration::from_secs(1), "{waited:?}");
+    assert_eq!(lease.epoch(), 2);
+}
+
+#[tokio::test]
+async fn a_process_that_was_suspended_past_its_lease_is_refused_when_it_goes_on() {
+    let place = POSTGRES.create_database();
+    let store = open(&place).await;
+    store.create_run(new_run("r")).await.unwrap();
+    let mut process = child(&place, "drive:r");
+    let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+    await_word(&mut lines, "at 20");
+    signal(&process, "STOP");
+    let lease = loop {
+        match store.lease_run("r").await {
+            Ok(lease) => break lease,
+            Err(Error::RunHeld { .. }) => tokio::time::sleep(Duration::from_millis(50)).await,
+            Err(error) => panic!("{error:?}"),
+        }
+    };
+    let seq = store.run_row("r").await.unwrap().seq;
+    let ours = store.append(Append { epoch: lease.epoch(), ..append("r", seq, 5) }).await.unwrap();
+    signal(&process, "CONT");
+    let said = await_word(&mut lines, "refused");
+    assert!(said.starts_with("refused E123 "), "{said}");
+    assert!(process.wait().unwrap().success());
+    // Nothing of it was taken, and it was counted.
+    assert_eq!(
+        (store.run_row("r").await.unwrap().seq, all_events(store.as_ref(), "r").await.len() as u64),
+        (ours, ours)
+    );
+    assert_eq!(store.refused("r").await.unwrap(), 1);
+    assert!(!lease.term().is_lost());
 }

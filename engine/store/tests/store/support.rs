@@ -1,9 +1,14 @@
 //! What the tests of this crate share: runs, appends and results with sensible contents.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use swath_store::{Append, CacheTerms, KeyParts, NewEvent, NewResult, NewRun, Store, StoredEvent};
 use swath_task::{ArtifactRecord, Digest};
+
+/// One server for all tests, which take a database each.
+pub static POSTGRES: LazyLock<swath_testkit::postgres::Postgres> =
+    LazyLock::new(|| swath_testkit::postgres::Postgres::start(false));
 
 pub fn new_run(id: &str) -> NewRun {
     NewRun {

@@ -315,6 +315,7 @@ impl<T: Pixel> CogWriter<T> {
 
     /// Completes the file and gives it its name.
     pub fn finish(self) -> Result<()> {
+        let _span = traced!("write a COG", swath.raster = %self.path.display());
         let statistics = self.band_statistics();
         let tags = template::tags(&self.grid, T::TYPE, &self.options, &statistics)?;
         let mut levels = Vec::new();

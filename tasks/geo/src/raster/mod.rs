@@ -14,6 +14,7 @@ use std::cell::Cell;
 use std::ffi::{CString, c_int, c_void};
 
 use gdal_sys::{CPLErr, GDALDatasetH, GDALRIOResampleAlg, GDALRWFlag, GDALRasterBandH};
+use tracing::span::EnteredSpan;
 
 use crate::direct::Direct;
 use crate::error::{ErrorKind, GeoError, Result};
@@ -154,6 +155,7 @@ impl Raster {
     pub fn read<T: Pixel>(&self, band: usize, window: &PixelWindow, buffer: &mut [T]) -> Result<()> {
         self.check_request(band, window, window.len(), buffer.len())?;
         if let Some(direct) = self.direct.as_ref().filter(|direct| direct.gives::<T>()) {
+            let _span = self.trace_read(band, window);
             return direct.read(&self.info.name, band, window, buffer);
         }
         self.read_resampled(band, window, (window.width, window.height), Resampling::Nearest, buffer)
@@ -183,6 +185,7 @@ impl Raster {
         buffer: &mut [T],
     ) -> Result<()> {
         self.check_request(band, window, width * height, buffer.len())?;
+        let _span = self.trace_read(band, window);
         self.reopen()?;
         let mut extra = gdal_sys::GDALRasterIOExtraArg {
             nVersion: 1,
@@ -231,6 +234,7 @@ impl Raster {
             let message = format!("band {} of `{}` is not {}", band + 1, info.name, T::TYPE.name());
             return Err(GeoError::new(ErrorKind::Request, message));
         }
+        let _span = self.trace_read(band, &window);
         self.reopen()?;
         // SAFETY: the block exists (its window was checked) and `buffer` holds a full block of the band's own type.
         let (status, messages) = watched(|| unsafe {
@@ -242,6 +246,16 @@ impl Raster {
             )
         });
         self.verdict(status, &messages, band, &window)
+    }
+
+    /// The span of the reading of a window.
+    fn trace_read(&self, band: usize, window: &PixelWindow) -> EnteredSpan {
+        traced!(
+            "read a raster",
+            swath.raster = %self.info.name,
+            swath.band = band as i64 + 1,
+            swath.pixels = window.len() as i64,
+        )
     }
 
     fn verdict(&self, status: CPLErr::Type, messages: &[Message], band: usize, window: &PixelWindow) -> Result<()> {

@@ -77,6 +77,7 @@ impl Raster {
     }
 
     fn open_as(name: String, path: &str, origin: Origin, options: &OpenOptions) -> Result<Self> {
+        let _span = traced!("open a raster", swath.raster = %name);
         let c_path = cstring(path)?;
         let (handle, messages) = open_dataset(&c_path)?;
         if handle.is_null() {

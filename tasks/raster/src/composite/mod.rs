@@ -188,6 +188,7 @@ impl Task for Composite {
     const NAME: &'static str = "raster.composite";
     const VERSION: u32 = 2;
     const PURITY: Purity = Purity::Pure;
+    const NATIVE: bool = true;
     type Inputs = Inputs;
     type Outputs = Outputs;
 

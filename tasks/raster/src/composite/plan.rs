@@ -254,9 +254,11 @@ fn open_all(wanted: &[Wanted], names: &[String], sources: &Sources) -> Result<Ve
     let next = AtomicUsize::new(0);
     let results: Mutex<Vec<Option<RasterInfo>>> = Mutex::new(vec![None; jobs.len()]);
     let failure: Mutex<Option<TaskError>> = Mutex::new(None);
+    let span = tracing::Span::current();
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
+                let _attempt = span.enter();
                 let mut reader = Reader::new(sources, 1);
                 loop {
                     let index = next.fetch_add(1, Ordering::Relaxed);

@@ -65,9 +65,11 @@ pub fn run(plan: &Plan, path: &Path, ctx: &Context) -> Result<Made, TaskError> {
             ctx.progress(done.fetch_add(1, Ordering::Relaxed) + 1, units.len() as u64, "windows");
         }
     };
+    let span = tracing::Span::current();
     std::thread::scope(|scope| {
         for _ in 0..sizes.threads {
             scope.spawn(|| {
+                let _attempt = span.enter();
                 if let Err(error) = work() {
                     next.store(units.len(), Ordering::Relaxed);
                     failure.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).get_or_insert(error);

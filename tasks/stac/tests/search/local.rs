@@ -229,3 +229,49 @@ fn wrong_parameters_are_told_before_anything_runs() {
         assert_eq!(problems.iter().map(|problem| problem.at.as_str()).collect::<Vec<_>>(), [at], "{params}");
     }
 }
+
+#[tokio::test]
+async fn of_intervals_that_meet_each_scene_is_new_in_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut items = Vec::new();
+    // Acquired on the days, and in the catalogue two days later: at midnight, within a second, and by either name.
+    for (id, day, property, came) in [
+        ("a", "01", "created", "2024-06-03T00:00:00Z"),
+        ("b", "02", "published", "2024-06-04T00:00:00.5Z"),
+        ("c", "03", "created", "2024-06-05T02:00:00+02:00"),
+        ("d", "04", "created", "2024-06-06T23:59:59.999Z"),
+    ] {
+        let mut item = item(id, &format!("2024-06-{day}T00:00:00Z"), [10.0, 50.0, 11.0, 51.0]);
+        item["properties"][property] = json!(came);
+        items.push(item);
+    }
+    let path = folder.path().join("items.json");
+    write_json(&path, &json!({"type": "FeatureCollection", "features": items}));
+    let day = |day: u32| format!("2024-06-{day:02}T00:00:00Z");
+    for (by, want) in [("published", ["", "a", "", "b c", "", "d"]), ("acquired", ["b", "c", "d", "", "", ""])] {
+        for (offset, want) in want.into_iter().enumerate() {
+            let (after, up_to) = (day(offset as u32 + 1), day(offset as u32 + 2));
+            let found = search(json!({"catalog": &path, "allow_empty": true,
+                "new": {"after": after, "up_to": up_to, "by": by}}))
+            .await;
+            let ids: Vec<&str> = found.scenes.iter().map(|scene| scene.id.as_str()).collect();
+            assert_eq!(ids.join(" "), want, "{by}: after {after}, up to {up_to}");
+        }
+    }
+    // What does not tell is neither lost nor guessed.
+    items[2]["properties"].as_object_mut().unwrap().remove("created");
+    write_json(&path, &json!({"type": "FeatureCollection", "features": items}));
+    let new = json!({"after": day(1), "up_to": day(9)});
+    let fault = search_error(json!({"catalog": &path, "allow_empty": true, "new": new})).await;
+    assert_eq!(fault.code, "S133");
+    assert!(fault.message.starts_with("1 of 4 items"), "{}", fault.message);
+    // Those that the rest of the search does not want need not tell.
+    let found = search(json!({"catalog": &path, "period": "2024-06-01/2024-06-02", "new": new})).await;
+    assert_eq!(found.scenes.len(), 2);
+    assert!(
+        Search::check(
+            &serde_json::from_value(json!({"catalog": "c", "new": {"after": "x", "up_to": day(1)}})).unwrap()
+        )
+        .is_err()
+    );
+}

@@ -1,10 +1,8 @@
-//! The rows of a group of transitions, and the one text of statements that writes them.
+//! The rows of a group of transitions, as both databases write them in one commit.
 
 use std::collections::HashMap;
 
 use serde_json::json;
-use sqlx::Arguments;
-use sqlx::sqlite::SqliteArguments;
 
 use crate::error::Error;
 use crate::record::{Append, CacheTerms, LogBatch};
@@ -12,25 +10,24 @@ use crate::redact::{LONGEST_TEXT, redact, storable};
 
 /// Stands for structured fields that are too long: cut in the middle they would not be JSON.
 const CUT_FIELDS: &str = r#"{"swath":"fields too long"}"#;
-/// Rows of one statement: SQLite binds at most 32,766 values to one.
-const ROWS: usize = 1000;
-
 /// The new place of a run's head, and what changes on its row.
-struct Head {
-    expected: u64,
-    next: u64,
-    at: i64,
-    state: Option<String>,
-    started_at: Option<i64>,
-    ended_at: Option<i64>,
-    error: Option<String>,
-    summary: Option<String>,
+pub(crate) struct Head {
+    pub expected: u64,
+    pub epoch: u64,
+    pub next: u64,
+    pub at: i64,
+    pub state: Option<String>,
+    pub started_at: Option<i64>,
+    pub ended_at: Option<i64>,
+    pub error: Option<String>,
+    pub summary: Option<String>,
 }
 
 /// The rows of a group.
 #[derive(Default)]
-pub(super) struct Rows {
-    heads: Vec<(i64, Head)>,
+pub(crate) struct Rows {
+    /// By the number of the run.
+    pub heads: Vec<(i64, Head)>,
     place: HashMap<i64, usize>,
     events: Vec<Cell>,
     results: Vec<Cell>,
@@ -41,7 +38,7 @@ pub(super) struct Rows {
 }
 
 /// A value of a row.
-enum Cell {
+pub(crate) enum Cell {
     Null,
     Integer(i64),
     Real(f64),
@@ -98,45 +95,138 @@ impl<T: Into<Cell>> From<Option<T>> for Cell {
     }
 }
 
-/// A table that a group writes: how its rows are inserted.
-struct Target {
-    insert: &'static str,
-    columns: usize,
+/// What a column holds.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Holds {
+    Integer,
+    Real,
+    Text,
 }
 
-const EVENTS: Target =
-    Target { insert: "INSERT INTO event (run, seq, at, kind, step, payload, transition) VALUES ", columns: 7 };
-const RESULTS: Target = Target {
-    insert: "INSERT INTO result (run, step, instance, attempt, at, outputs, key, parts, reused_from) VALUES ",
-    columns: 9,
-};
-const LINEAGE: Target = Target {
-    insert: "INSERT OR IGNORE INTO lineage (digest, name, run, step, instance, attempt, at, record) VALUES ",
-    columns: 8,
-};
-const CACHE: Target = Target {
-    insert: "INSERT OR REPLACE INTO cache (key, run, step, instance, outputs, artifacts, created_at, used_at, expires_at) \
-             VALUES ",
-    columns: 9,
-};
-const METRICS: Target =
-    Target { insert: "INSERT INTO metric (run, step, instance, attempt, name, value) VALUES ", columns: 6 };
-const LOGS: Target = Target {
-    insert: "INSERT INTO log (run, step, instance, attempt, at, level, target, message, fields, dropped) VALUES ",
-    columns: 10,
-};
+/// What becomes of a row whose key is there already.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Repeated {
+    /// The group is refused.
+    Refused,
+    /// The stored one stays.
+    Ignored,
+    /// The new one takes its place.
+    Replaces,
+}
+
+/// A table that a group writes.
+pub(crate) struct Table {
+    pub name: &'static str,
+    pub columns: &'static [(&'static str, Holds)],
+    pub repeated: Repeated,
+}
+
+use Holds::{Integer, Real, Text};
+
+/// The tables of a group, in the order of [`Rows::tables`].
+pub(crate) const TABLES: [Table; 6] = [
+    Table {
+        name: "event",
+        columns: &[
+            ("run", Integer),
+            ("seq", Integer),
+            ("at", Integer),
+            ("kind", Text),
+            ("step", Text),
+            ("payload", Text),
+            ("transition", Text),
+        ],
+        repeated: Repeated::Refused,
+    },
+    Table {
+        name: "result",
+        columns: &[
+            ("run", Integer),
+            ("step", Text),
+            ("instance", Text),
+            ("attempt", Integer),
+            ("at", Integer),
+            ("outputs", Text),
+            ("key", Text),
+            ("parts", Text),
+            ("reused_from", Text),
+        ],
+        repeated: Repeated::Refused,
+    },
+    Table {
+        name: "lineage",
+        columns: &[
+            ("digest", Text),
+            ("name", Text),
+            ("run", Integer),
+            ("step", Text),
+            ("instance", Text),
+            ("attempt", Integer),
+            ("at", Integer),
+            ("record", Text),
+        ],
+        repeated: Repeated::Ignored,
+    },
+    Table {
+        name: "cache",
+        columns: &[
+            ("key", Text),
+            ("run", Text),
+            ("step", Text),
+            ("instance", Text),
+            ("outputs", Text),
+            ("artifacts", Text),
+            ("created_at", Integer),
+            ("used_at", Integer),
+            ("expires_at", Integer),
+        ],
+        repeated: Repeated::Replaces,
+    },
+    Table {
+        name: "metric",
+        columns: &[
+            ("run", Integer),
+            ("step", Text),
+            ("instance", Text),
+            ("attempt", Integer),
+            ("name", Text),
+            ("value", Real),
+        ],
+        repeated: Repeated::Refused,
+    },
+    Table {
+        name: "log",
+        columns: &[
+            ("run", Integer),
+            ("step", Text),
+            ("instance", Text),
+            ("attempt", Integer),
+            ("at", Integer),
+            ("level", Text),
+            ("target", Text),
+            ("message", Text),
+            ("fields", Text),
+            ("dropped", Integer),
+        ],
+        repeated: Repeated::Refused,
+    },
+];
 
 impl Rows {
     /// Whether an append follows what the group has of its run.
-    pub(super) fn accepts(&self, number: i64, append: &Append) -> bool {
-        self.place.get(&number).is_none_or(|place| self.heads[*place].1.next == append.expected_seq)
+    pub(crate) fn accepts(&self, number: i64, append: &Append) -> bool {
+        self.place.get(&number).is_none_or(|place| {
+            let head = &self.heads[*place].1;
+            (head.next, head.epoch) == (append.expected_seq, append.epoch)
+        })
     }
 
-    pub(super) fn add(&mut self, number: i64, append: &Append) -> Result<u64, Error> {
+    pub(crate) fn add(&mut self, number: i64, append: &Append) -> Result<u64, Error> {
         check(append)?;
         let place = *self.place.entry(number).or_insert_with(|| {
             let head = Head {
                 expected: append.expected_seq,
+                epoch: append.epoch,
                 next: append.expected_seq,
                 at: append.at,
                 state: None,
@@ -234,7 +324,7 @@ impl Rows {
         Ok(next)
     }
 
-    pub(super) fn add_logs(&mut self, number: i64, batch: &LogBatch) {
+    pub(crate) fn add_logs(&mut self, number: i64, batch: &LogBatch) {
         let mut dropped = batch.dropped;
         let empty = batch.lines.is_empty() && dropped > 0;
         // Lines that were dropped at the end still have to be told.
@@ -266,71 +356,19 @@ impl Rows {
         }
     }
 
+    /// The cells of each of [`TABLES`], row after row.
+    pub(crate) fn tables(self) -> (Vec<(i64, Head)>, [Vec<Cell>; 6]) {
+        (self.heads, [self.events, self.results, self.lineage, self.cache, self.metrics, self.logs])
+    }
+
     /// Whether another group will soon have the same number of rows in each table.
-    pub(super) fn is_small(&self) -> bool {
+    pub(crate) fn is_small(&self) -> bool {
         const FEW: usize = 8;
         let tables = [&self.results, &self.lineage, &self.cache, &self.metrics, &self.logs];
         self.heads.len() <= 1
-            && self.events.len() <= FEW * EVENTS.columns
-            && tables.iter().map(|cells| cells.len()).sum::<usize>() <= 2 * FEW * RESULTS.columns
+            && self.events.len() <= FEW * TABLES[0].columns.len()
+            && tables.iter().map(|cells| cells.len()).sum::<usize>() <= 2 * FEW * TABLES[1].columns.len()
     }
-
-    /// The text of the transaction, and what its parameters stand for, in order.
-    pub(super) fn statements(self) -> Result<(String, SqliteArguments), sqlx::error::BoxDynError> {
-        let mut text = String::from("BEGIN IMMEDIATE;");
-        let mut arguments = SqliteArguments::default();
-        for (number, h) in self.heads {
-            text.push_str("UPDATE run SET seq = iif(seq = ?, ?, NULL), updated_at = ?");
-            let mut cells: Vec<Cell> = vec![h.expected.into(), h.next.into(), h.at.into()];
-            if let Some(state) = h.state {
-                text.push_str(", state = ?, ended_at = ?, error = ?");
-                cells.extend([state.into(), h.ended_at.into(), h.error.into()]);
-            }
-            if h.started_at.is_some() || h.summary.is_some() {
-                text.push_str(", started_at = coalesce(started_at, ?), summary = coalesce(?, summary)");
-                cells.extend([h.started_at.into(), h.summary.into()]);
-            }
-            text.push_str(" WHERE n = ?;");
-            cells.push(number.into());
-            bind(&mut arguments, cells)?;
-        }
-        for (target, cells) in [
-            (EVENTS, self.events),
-            (RESULTS, self.results),
-            (LINEAGE, self.lineage),
-            (CACHE, self.cache),
-            (METRICS, self.metrics),
-            (LOGS, self.logs),
-        ] {
-            let mut rows = cells.len() / target.columns;
-            while rows > 0 {
-                let here = rows.min(ROWS);
-                rows -= here;
-                text.push_str(target.insert);
-                for row in 0..here {
-                    text.push_str(if row == 0 { "(?" } else { ",(?" });
-                    (1..target.columns).for_each(|_| text.push_str(",?"));
-                    text.push(')');
-                }
-                text.push(';');
-            }
-            bind(&mut arguments, cells)?;
-        }
-        text.push_str("COMMIT");
-        Ok((text, arguments))
-    }
-}
-
-fn bind(arguments: &mut SqliteArguments, cells: Vec<Cell>) -> Result<(), sqlx::error::BoxDynError> {
-    for cell in cells {
-        match cell {
-            Cell::Null => arguments.add(None::<i64>)?,
-            Cell::Integer(value) => arguments.add(value)?,
-            Cell::Real(value) => arguments.add(value)?,
-            Cell::Text(value) => arguments.add(value)?,
-        }
-    }
-    Ok(())
 }
 
 /// What a database would store otherwise than it was given.

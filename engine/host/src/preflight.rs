@@ -8,19 +8,22 @@ use swath_flow::{ParameterType, Scope};
 use swath_plan::{Action, Catalogue, Plan, PlannedStep, borrowed};
 use swath_task::Purity;
 
-use crate::failure::Failure;
-
 /// Looks for the model folders and area files among the parameters of a plan and of its sub-flows, and for what its steps
 /// read, as far as no step before them could make it.
-pub(crate) fn check(plan: &Plan, catalogue: &Catalogue) -> Result<(), Failure> {
+pub fn check(plan: &Plan, catalogue: &Catalogue) -> Result<(), MissingFiles> {
     let mut missing = Vec::new();
     gather(plan, "", &mut missing);
     if missing.is_empty() {
         read_by_steps(plan, catalogue, &mut missing);
     }
     missing.dedup();
-    if missing.is_empty() { Ok(()) } else { Err(Failure::Usage(format!("{}; nothing has run", missing.join("; ")))) }
+    if missing.is_empty() { Ok(()) } else { Err(MissingFiles(missing)) }
 }
+
+/// Files that are not there: a sentence each.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}; nothing has run", .0.join("; "))]
+pub struct MissingFiles(pub Vec<String>);
 
 /// Files that steps read by parameters which are known now.
 fn read_by_steps(plan: &Plan, catalogue: &Catalogue, missing: &mut Vec<String>) {

@@ -1,93 +1,17 @@
-//! `store.geopackage` and `store.geojson`: what lands in the files, read back by SQLite alone.
+//! `store.geopackage` and `store.geojson`: what is particular to files, read back by SQLite alone.
 
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 
 use serde_json::{Value, json};
-use swath_kinds::Detections;
-use swath_stores::{GeoJson, GeoPackageOutputs, Inputs, Store};
-use swath_task::local::LocalHost;
-use swath_task::{Fault, Task, TaskError};
+use swath_stores::{GeoJson, GeoPackageOutputs, Store};
+use swath_task::{Task, TaskError};
 
-fn python() -> PathBuf {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let python = std::env::var_os("SWATH_PYTHON").map(PathBuf::from);
-    let python = python.unwrap_or_else(|| workspace.join(".tools/py/bin/python"));
-    assert!(python.exists(), "no Python at `{}`: run `make setup`", python.display());
-    python
-}
-
-fn script() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/look.py")
-}
-
-fn look(path: &Path, layer: &str) -> Value {
-    let output = Command::new(python()).arg(script()).arg(path).arg(layer).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
-/// A square detection of 0.01 degrees at a longitude.
-fn detection(id: &str, west: f64, score: f64) -> Value {
-    let east = west + 0.01;
-    json!({
-        "type": "Feature",
-        "id": id,
-        "properties": {
-            "class": "lake", "score": score, "mean_probability": 0.75, "max_probability": 1, "area_m2": 850_000.5,
-            "perimeter_m": 3700.25, "compactness": 0.785, "pixels": 8500, "longitude": west + 0.005, "latitude": 47.005,
-            "merged": 2
-        },
-        "geometry": { "type": "Polygon", "coordinates":
-            [[[west, 47.0], [east, 47.0], [east, 47.01], [west, 47.01], [west, 47.0]]] }
-    })
-}
-
-struct Bench {
-    folder: tempfile::TempDir,
-    host: Arc<LocalHost>,
-}
-
-impl Bench {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let host = LocalHost::new(folder.path().join("host")).unwrap();
-        Self { folder, host }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn inputs(&self, features: &[Value]) -> Inputs {
-        self.inputs_of(&json!({ "type": "FeatureCollection", "features": features }).to_string())
-    }
-
-    fn inputs_of(&self, text: &str) -> Inputs {
-        let folder = tempfile::tempdir_in(self.folder.path()).unwrap();
-        let file = folder.path().join("detections.geojson");
-        std::fs::write(&file, text).unwrap();
-        Inputs { detections: self.host.import::<Detections>(&file).unwrap() }
-    }
-
-    async fn store(&self, parameters: Value, inputs: Inputs) -> Result<GeoPackageOutputs, TaskError> {
-        let task: Store = serde_json::from_value(parameters).unwrap();
-        task.check().unwrap();
-        task.run(inputs, &self.host.context(1)).await
-    }
-}
+use crate::support::{Bench, detection, fault, look, python, script};
 
 fn counts(outputs: &GeoPackageOutputs) -> (u64, u64, u64) {
     (outputs.rows_total, outputs.rows_added, outputs.rows_updated)
-}
-
-fn fault(error: TaskError) -> Fault {
-    match error {
-        TaskError::Permanent(fault) | TaskError::Transient { fault, .. } => fault,
-        TaskError::Cancelled => panic!("cancelled"),
-    }
 }
 
 #[tokio::test]
@@ -250,60 +174,6 @@ fn all_columns() -> Vec<swath_geo::Field> {
 }
 
 #[tokio::test]
-async fn what_are_no_detections_is_told_and_makes_no_file() {
-    let bench = Bench::new();
-    let path = bench.path("found.gpkg");
-    let mut nameless = detection("a", 10.0, 0.9);
-    nameless.as_object_mut().unwrap().remove("id");
-    let mut placeless = detection("a", 10.0, 0.9);
-    placeless["geometry"] = Value::Null;
-    let mut metres = detection("a", 10.0, 0.9);
-    metres["geometry"]["coordinates"] = json!([[[5e5, 5e6], [5.1e5, 5e6], [5.1e5, 5.1e6], [5e5, 5e6]]]);
-    let mut open = detection("a", 10.0, 0.9);
-    open["geometry"]["coordinates"] = json!([[[1, 1], [2, 1], [2, 2], [1, 2]]]);
-    let mut point = detection("a", 10.0, 0.9);
-    point["geometry"] = json!({ "type": "Point", "coordinates": [1, 1] });
-    let mut odd = detection("a", 10.0, 0.9);
-    odd["properties"]["pixels"] = json!("many");
-    let collection = |features: Value| json!({ "type": "FeatureCollection", "features": features }).to_string();
-    for (text, word) in [
-        ("".to_owned(), "EOF"),
-        ("{\"features\":[".to_owned(), "EOF"),
-        ("[]".to_owned(), "FeatureCollection"),
-        ("{}".to_owned(), "features"),
-        (collection(json!([nameless])), "no id"),
-        (collection(json!([placeless])), "no geometry"),
-        (collection(json!([metres])), "degrees"),
-        (collection(json!([open])), "closed"),
-        (collection(json!([point])), "MultiPolygon"),
-        (collection(json!([odd])), "pixels"),
-        (collection(json!([detection("a", 1.0, 0.1), detection("a", 2.0, 0.1)])), "two features"),
-    ] {
-        let told = fault(bench.store(json!({ "path": path }), bench.inputs_of(&text)).await.unwrap_err());
-        assert_eq!(told.code, "D111", "{told}");
-        assert!(told.message.contains(word), "{told}");
-        assert!(!path.exists());
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn writers_at_the_same_time_take_turns() {
-    let bench = Bench::new();
-    let path = bench.path("shared.gpkg");
-    let mut runs = tokio::task::JoinSet::new();
-    for writer in 0..8 {
-        let features: Vec<_> = (0..5).map(|n| detection(&format!("{writer}-{n}"), f64::from(n), 0.5)).collect();
-        let (inputs, context) = (bench.inputs(&features), bench.host.context(1));
-        let task: Store = serde_json::from_value(json!({ "path": path })).unwrap();
-        runs.spawn(async move { task.run(inputs, &context).await });
-    }
-    while let Some(run) = runs.join_next().await {
-        assert_eq!(run.unwrap().unwrap().rows_added, 5);
-    }
-    assert_eq!(look(&path, "detections")["rows"].as_array().unwrap().len(), 40);
-}
-
-#[tokio::test]
 async fn a_file_that_another_program_writes_is_a_failure_that_may_pass() {
     let bench = Bench::new();
     let path = bench.path("found.gpkg");
@@ -338,19 +208,6 @@ async fn geojson_is_placed_whole_beside_it() {
     let broken = task.run(bench.inputs_of("{}"), &bench.host.context(1)).await.unwrap_err();
     assert_eq!(fault(broken).code, "D111");
     assert!(path.exists(), "the old file stays");
-}
-
-#[tokio::test]
-async fn a_cancelled_store_makes_nothing() {
-    let bench = Bench::new();
-    let path = bench.path("found.gpkg");
-    let cancel = tokio_util::sync::CancellationToken::new();
-    cancel.cancel();
-    let context = bench.host.cancellable(1, cancel);
-    let task: Store = serde_json::from_value(json!({ "path": path })).unwrap();
-    let result = task.run(bench.inputs(&[detection("a", 10.0, 0.9)]), &context).await;
-    assert!(matches!(result, Err(TaskError::Cancelled)), "{result:?}");
-    assert!(!path.exists());
 }
 
 #[test]
