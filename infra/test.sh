@@ -25,7 +25,8 @@ set -e
 say "generated reference and flows"
 cargo build --quiet --package swath
 target/debug/swath schema --reference docs/reference --check || status=1
-target/debug/swath validate flows/*.yaml || status=1
+find flows -maxdepth 1 -name '*.yaml' ! -name '*.test.yaml' -exec target/debug/swath validate {} + || status=1
+target/debug/swath test flows/*.test.yaml || status=1
 
 awk '/^test result:/ { passed += $4; failed += $6; ignored += $8; programs += 1 }
      END { printf "\ntest result: %d passed; %d failed; %d ignored; in %d test programs\n", passed, failed, ignored, programs }' "$log"

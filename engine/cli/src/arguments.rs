@@ -51,15 +51,28 @@ impl Global {
 pub(crate) enum Command {
     /// Run a flow.
     Run(Run),
-    /// Go on with a run that was cut off, interrupted, cancelled or failed; what had finished is not run again.
+    /// Go on with a run that was paused, cut off, interrupted or cancelled, or try again what failed of one that failed.
+    ///
+    /// What had finished is not run again.
+    #[command(visible_alias = "retry")]
     Resume(Resume),
+    /// Run what a run is pinned to again, as a new run that takes results of the old one over.
+    ///
+    /// The steps named by --from, and what reads them or comes after them, run again whatever has been kept of earlier runs.
+    /// The others take their results from the run, also where their task is not reused in other runs, unless a changed
+    /// parameter reaches them.
+    Rerun(Rerun),
     /// Tell everything that is wrong with flows, without running anything.
     Validate(Validate),
+    /// Run the tests beside flows: `detect.test.yaml` holds those of `detect.yaml`.
+    ///
+    /// Each runs on the real engine, with a store of its own that is not kept; steps that a test fakes run nothing.
+    Test(Test),
     /// Draw the steps of a flow.
     Graph(Graph),
     /// List the tasks, or show one with its parameters.
     Tasks(Tasks),
-    /// Explain an error code, or why each step of a run ran or was reused.
+    /// Explain an error code, or why each step of a run ran, was reused, or is not running now.
     Explain(Explain),
     /// Write the JSON Schema of a flow, for editors, or the task reference.
     Schema(Schema),
@@ -85,8 +98,12 @@ pub(crate) enum Command {
     Show(Show),
     /// Print the logs of a run.
     Logs(Logs),
+    /// Pause a run: it starts nothing new until `swath resume`; what runs may end.
+    Pause(Pause),
     /// Cancel a run.
     Cancel(Cancel),
+    /// List the results that may be reused, or drop some.
+    Cache(Cache),
     /// Remove old runs, unused cache entries and what nothing refers to.
     ///
     /// Artifacts that nothing refers to are kept for an hour after they were made.
@@ -409,12 +426,43 @@ pub(crate) struct Resume {
     /// Id of the run, or its beginning.
     pub run: String,
     #[command(flatten)]
+    pub at: At,
+    #[command(flatten)]
     pub slots: Slots,
     #[command(flatten)]
     pub isolate: Isolate,
     /// Where to put the flow's outputs [default: where the run was to put them]
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, value_name = "FOLDER", conflicts_with = "server")]
     pub out: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(crate) struct Rerun {
+    /// Id of the run, or its beginning.
+    pub run: String,
+    /// Run this step again, and what comes after it; may be repeated [default: every step]
+    #[arg(long, value_name = "STEP")]
+    pub from: Vec<String>,
+    /// A parameter of the flow that changes; may be repeated. The others stay as they were.
+    #[arg(long = "param", short, value_name = "NAME=VALUE", value_parser = pair)]
+    pub params: Vec<(String, String)>,
+    #[command(flatten)]
+    pub at: At,
+    #[command(flatten)]
+    pub slots: Slots,
+    #[command(flatten)]
+    pub isolate: Isolate,
+    /// Where to put the flow's outputs [default: where the run was to put them]
+    #[arg(long, value_name = "FOLDER", conflicts_with = "server")]
+    pub out: Option<PathBuf>,
+}
+
+/// Where the runs are.
+#[derive(Args)]
+pub(crate) struct At {
+    /// Ask the server at this address, `http://127.0.0.1:7475` for example, by the whole id of the run.
+    #[arg(long, value_name = "URL")]
+    pub server: Option<String>,
 }
 
 #[derive(Args)]
@@ -425,6 +473,16 @@ pub(crate) struct Validate {
     /// A parameter, checked against its type; may be repeated.
     #[arg(long = "param", short, value_name = "NAME=VALUE", value_parser = pair)]
     pub params: Vec<(String, String)>,
+}
+
+#[derive(Args)]
+pub(crate) struct Test {
+    /// The flows, or their files of tests.
+    #[arg(required = true)]
+    pub flows: Vec<PathBuf>,
+    /// Only tests whose name contains this.
+    #[arg(long, value_name = "TEXT")]
+    pub only: Option<String>,
 }
 
 #[derive(Args)]
@@ -458,6 +516,9 @@ pub(crate) struct Explain {
     pub what: String,
     /// Only this step of the run.
     pub step: Option<String>,
+    /// Ask the server at this address what a step waits for: it knows what its steps lack to start.
+    #[arg(long, value_name = "URL", requires = "step")]
+    pub server: Option<String>,
 }
 
 #[derive(Args)]
@@ -471,7 +532,8 @@ pub(crate) struct Schema {
 }
 
 /// States of runs as they are shown.
-const STATES: [&str; 7] = ["pending", "running", "interrupted", "cancelling", "completed", "failed", "cancelled"];
+const STATES: [&str; 8] =
+    ["pending", "running", "paused", "interrupted", "cancelling", "completed", "failed", "cancelled"];
 
 #[derive(Args)]
 pub(crate) struct Runs {
@@ -501,16 +563,83 @@ pub(crate) struct Logs {
     pub run: String,
     /// Only of this step.
     pub step: Option<String>,
+    /// Print the lines to come, too, until the run has ended.
+    #[arg(long, short)]
+    pub follow: bool,
+    #[command(flatten)]
+    pub at: At,
+}
+
+#[derive(Args)]
+pub(crate) struct Pause {
+    /// Id of the run, or its beginning.
+    pub run: String,
+    #[command(flatten)]
+    pub at: At,
 }
 
 #[derive(Args)]
 pub(crate) struct Cancel {
     /// Id of the run, or its beginning.
     pub run: String,
+    #[command(flatten)]
+    pub at: At,
+}
+
+#[derive(Args)]
+pub(crate) struct Cache {
+    #[command(subcommand)]
+    pub command: CacheCommand,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum CacheCommand {
+    /// List results, newest first.
+    List {
+        #[command(flatten)]
+        choice: CacheChoice,
+        /// At most so many.
+        #[arg(long, default_value = "50")]
+        limit: usize,
+    },
+    /// Drop results: steps that would have reused them run.
+    Drop {
+        #[command(flatten)]
+        choice: CacheChoice,
+        /// Only the result with this key, or its beginning; may be repeated.
+        #[arg(long = "key", value_name = "KEY")]
+        keys: Vec<String>,
+        /// Every result.
+        #[arg(long)]
+        all: bool,
+        /// Drop nothing, and say what would be.
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+/// Which results.
+#[derive(Args)]
+pub(crate) struct CacheChoice {
+    /// Only results of this task.
+    #[arg(long, value_name = "NAME")]
+    pub task: Option<String>,
+    /// Only results of steps of this id.
+    #[arg(long, value_name = "STEP")]
+    pub step: Option<String>,
+    /// Only results that this run made, by its whole id.
+    #[arg(long, value_name = "RUN")]
+    pub run: Option<String>,
+    /// Only results that are older than this, `30d` for example.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub older: Option<std::time::Duration>,
 }
 
 #[derive(Args)]
 pub(crate) struct Gc {
+    /// Remove nothing, and say what would be.
+    #[arg(long)]
+    pub dry_run: bool,
     /// Remove runs that ended before so many days.
     #[arg(long, default_value = "30", value_name = "DAYS")]
     pub older_than: f64,

@@ -29,8 +29,10 @@ mod flows;
 mod outputs;
 mod pages;
 mod progress;
+mod runs_at;
 mod server;
 mod style;
+mod test_file;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -68,7 +70,9 @@ fn run(arguments: Arguments, catalogue: Arc<Catalogue>) -> Result<ExitCode, Fail
     match command {
         Command::Run(command) => commands::run::run(&global, command, catalogue),
         Command::Resume(command) => commands::resume::run(&global, command, catalogue),
+        Command::Rerun(command) => commands::rerun::run(&global, command, catalogue),
         Command::Validate(command) => commands::validate::run(&global, command, &catalogue),
+        Command::Test(command) => commands::test::run(&global, command, catalogue),
         Command::Graph(command) => commands::graph::run(&global, command, &catalogue),
         Command::Tasks(command) => commands::tasks::run(&global, command, &catalogue),
         Command::Explain(command) => commands::explain::run(&global, command),
@@ -81,7 +85,9 @@ fn run(arguments: Arguments, catalogue: Arc<Catalogue>) -> Result<ExitCode, Fail
         Command::Runs(command) => commands::runs::run(&global, command),
         Command::Show(command) => commands::show::run(&global, command),
         Command::Logs(command) => commands::logs::run(&global, command),
+        Command::Pause(command) => commands::pause::run(&global, command),
         Command::Cancel(command) => commands::cancel::run(&global, command),
+        Command::Cache(command) => commands::cache::run(&global, command),
         Command::Gc(command) => commands::gc::run(&global, command),
         Command::Sample(command) => commands::sample::run(&global, command),
         Command::Doctor => commands::doctor::run(&global),

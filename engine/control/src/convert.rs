@@ -1,6 +1,7 @@
 //! Between what is stored and the messages of `swath.v1`.
 
 use prost_types::Timestamp;
+use swath_host::ask::Refusal;
 use swath_store::{Error, RunRow, StoredEvent};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
@@ -10,13 +11,18 @@ use crate::v1;
 /// The domain of `google.rpc.ErrorInfo`.
 const DOMAIN: &str = "swath";
 
+/// A timestamp of a message as milliseconds since 1970.
+pub fn millis(time: Option<&Timestamp>) -> Option<i64> {
+    time.map(|time| time.seconds.saturating_mul(1000).saturating_add(i64::from(time.nanos) / 1_000_000))
+}
+
 /// Milliseconds since 1970 as a timestamp.
 pub fn time(millis: i64) -> Timestamp {
     Timestamp { seconds: millis.div_euclid(1000), nanos: (millis.rem_euclid(1000) * 1_000_000) as i32 }
 }
 
 /// Names in the store of the states of a run that has not ended.
-pub const LIVE: [&str; 3] = ["pending", "running", "cancelling"];
+pub const LIVE: [&str; 4] = ["pending", "running", "paused", "cancelling"];
 
 /// Whether a run has not ended by its journal.
 pub fn is_live(row: &RunRow) -> bool {
@@ -28,6 +34,7 @@ pub fn run_state(name: &str) -> v1::RunState {
     match name {
         "pending" => v1::RunState::Pending,
         "running" => v1::RunState::Running,
+        "paused" => v1::RunState::Paused,
         "cancelling" => v1::RunState::Cancelling,
         "completed" => v1::RunState::Completed,
         "failed" => v1::RunState::Failed,
@@ -39,6 +46,8 @@ pub fn run_state(name: &str) -> v1::RunState {
 /// A run as it stands. `driven`: whether somebody drives it on.
 pub fn run(row: RunRow, driven: bool) -> v1::Run {
     let state = match row.state.as_str() {
+        // Paused, whether or not somebody waits for its end.
+        "paused" => v1::RunState::Paused,
         _ if is_live(&row) && !driven => v1::RunState::Interrupted,
         state => run_state(state),
     };
@@ -60,6 +69,7 @@ pub fn stored_states(state: v1::RunState) -> Result<&'static [&'static str], Sta
     Ok(match state {
         v1::RunState::Pending => &["pending"],
         v1::RunState::Running => &["running"],
+        v1::RunState::Paused => &["paused"],
         v1::RunState::Cancelling => &["cancelling"],
         v1::RunState::Completed => &["completed"],
         v1::RunState::Failed => &["failed"],
@@ -106,6 +116,14 @@ pub fn refused(error: Error) -> Status {
         details.set_localized_message("en", help.to_string());
     }
     Status::with_error_details(code, fault.message.clone(), details)
+}
+
+/// What a run cannot be asked for.
+pub fn declined(refusal: Refusal) -> Status {
+    match refusal {
+        Refusal::Store(error) => refused(error),
+        refusal => not_now(refusal.reason(), refusal.to_string()),
+    }
 }
 
 /// A precondition that does not hold.

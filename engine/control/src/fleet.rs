@@ -1,20 +1,24 @@
 //! The runs that this process drives.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use swath_host::{Engine, PlannedFlow, end_idle, launch, preflight};
-use swath_plan::{Catalogue, Plan};
+use swath_host::again::{self, AgainError, Wish};
+use swath_host::ask::{self, Refusal, Resume};
+use swath_host::standing::{self, Standing};
+use swath_host::{Engine, PlannedFlow, launch, preflight};
+use swath_plan::{Catalogue, Plan, RerunProblem};
 use swath_store::{Error, RunFilter, RunLease, RunRow, Store};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::convert::{LIVE, is_live, not_now, refused, wrong};
+use crate::convert::{LIVE, declined, is_live, not_now, refused, wrong};
 use crate::flows::{Text, refuse};
 use crate::watch::Changes;
 
@@ -194,7 +198,7 @@ impl Fleet {
         }
         // Its server was killed before it drove the run.
         if is_live(&row) && self.0.store.run_holder(id).await.map_err(refused)?.is_none() {
-            return self.resume(id).await.map(Some);
+            return self.take_up(id, false).await.map(Some);
         }
         Ok(Some(row))
     }
@@ -208,18 +212,37 @@ impl Fleet {
         }
     }
 
-    /// Goes on with a run from where its journal ends.
+    /// Goes on with a run that was paused, cut off or cancelled, or that failed.
     pub async fn resume(&self, id: &str) -> Result<RunRow, Status> {
         self.admits()?;
+        match ask::resume(self.0.store.as_ref(), id).await.map_err(declined)? {
+            Resume::Asked => self.0.store.run_row(id).await.map_err(refused),
+            Resume::Drive => {
+                let before = self.take_up(id, true).await?;
+                self.begun_again(before).await
+            }
+        }
+    }
+
+    /// Waits until a run that had ended, and is driven again, says so: who watches it from now on would see its end.
+    async fn begun_again(&self, before: RunRow) -> Result<RunRow, Status> {
+        let mut changes = self.0.changes.subscribe(&before.id);
+        let deadline = tokio::time::Instant::now() + PINNING;
+        loop {
+            let row = self.0.store.run_row(&before.id).await.map_err(refused)?;
+            if is_live(&before) || row.seq > before.seq || tokio::time::Instant::now() > deadline {
+                return Ok(row);
+            }
+            // A change between the look and the wait is seen a moment later.
+            let _ = tokio::time::timeout(Duration::from_millis(50), changes.changed()).await;
+        }
+    }
+
+    /// Drives a run from where its journal ends. One that is paused stays so unless it is to `unpause`.
+    async fn take_up(&self, id: &str, unpause: bool) -> Result<RunRow, Status> {
         let stored = self.0.store.get_run(id).await.map_err(refused)?;
         if stored.row.state == "completed" {
-            return Err(not_now("RUN_COMPLETED", format!("run `{id}` has completed: nothing is left to do")));
-        }
-        if stored.plan.is_empty() {
-            return Err(not_now(
-                "RUN_OF_SUB_FLOW",
-                format!("`{id}` is the run of a sub-flow: resume the run above it"),
-            ));
+            return Err(declined(Refusal::Ended { run: id.to_owned(), state: stored.row.state }));
         }
         let plan: Plan = serde_json::from_str(&stored.plan).map_err(|error| {
             let why = format!("run `{id}` was planned by another version of swath ({error}): start a new run");
@@ -230,6 +253,9 @@ impl Fleet {
         if self.0.store.served_by(id).await.map_err(refused)?.is_none() {
             self.0.store.mark_served(id, "").await.map_err(refused)?;
         }
+        if unpause {
+            self.0.store.ask_to_pause(id, false).await.map_err(refused)?;
+        }
         // Its next end counts for those who wait for it.
         self.0.store.unsettle(id).await.map_err(refused)?;
         self.0.engine.learn_secrets(secrets);
@@ -238,21 +264,65 @@ impl Fleet {
         Ok(stored.row)
     }
 
+    /// Where a step of a run stands, and what it waits for.
+    pub async fn standing(&self, id: &str, step: &str) -> Result<Standing, Status> {
+        let missing = |at: u32| self.0.engine.missing(id, at);
+        let all = standing::of_run(self.0.store.as_ref(), id, &missing).await.map_err(refused)?;
+        let known: Vec<String> = all.iter().map(|one| one.step.clone()).collect();
+        let found = all.into_iter().find(|one| one.step == step);
+        found.ok_or_else(|| wrong("step", format!("run `{id}` has no step `{step}`; it has {}", known.join(", "))))
+    }
+
+    /// Starts a new run of what run `id` is pinned to, which takes results of that one over. `caller` as in [`Self::start`].
+    pub async fn rerun(
+        &self,
+        id: &str,
+        wish: Wish,
+        params_folder: &str,
+        caller: Option<String>,
+    ) -> Result<RunRow, Status> {
+        self.admits()?;
+        let stored = self.0.store.run_row(id).await.map_err(refused)?;
+        let folder = match (params_folder, Path::new(&stored.source).parent()) {
+            ("", Some(folder)) => folder.to_owned(),
+            (folder, _) if Path::new(folder).is_absolute() => folder.into(),
+            _ => return Err(wrong("parameter_folder", "an absolute path is needed")),
+        };
+        let planned = again::plan(self.0.store.as_ref(), &self.0.catalogue, id, &wish, &folder).await;
+        let (plan, stored) = planned.map_err(|error| match error {
+            AgainError::Refused(refusal) => declined(refusal),
+            AgainError::Flow(problems) => refuse(&problems),
+            AgainError::Problem(problem @ RerunProblem::Step { .. }) => wrong("from", problem.to_string()),
+            AgainError::Problem(problem) => not_now("RERUN_NOT_POSSIBLE", problem.to_string()),
+        })?;
+        self.look_for_files(&plan).await?;
+        let secrets = launch::secrets(&plan).map_err(|missing| not_now("SECRET_MISSING", missing.to_string()))?;
+        let now = Timestamp::now();
+        let (id, text, request) = (launch::run_id(&plan.name, now), stored.text, String::new());
+        let beginning = Beginning { id, plan, text, request, keyed: false, secrets, caller };
+        self.begin(beginning, now).await.map(|(row, _)| row)
+    }
+
     /// Asks whoever drives a run to end it soon; one that nobody drives ends at once.
     pub async fn cancel(&self, id: &str) -> Result<RunRow, Status> {
-        let row = self.0.store.run_row(id).await.map_err(refused)?;
-        if !is_live(&row) {
-            return Ok(row);
-        }
-        match self.0.store.lease_run(id).await {
-            Ok(lease) => end_idle(self.0.store.as_ref(), &lease).await.map_err(refused)?,
-            Err(Error::RunHeld { .. }) => self.0.store.ask_to_cancel(id).await.map_err(refused)?,
-            Err(error) => return Err(refused(error)),
+        match ask::cancel(self.0.store.as_ref(), id).await {
+            // What was asked for has come about.
+            Ok(()) | Err(Refusal::Ended { .. }) => {}
+            Err(refusal) => return Err(declined(refusal)),
         }
         self.0.changes.happened(id);
         self.0.store.run_row(id).await.map_err(refused)
     }
 
+    /// Asks whoever drives a run to start nothing new in it; one that nobody drives is paused at once.
+    pub async fn pause(&self, id: &str) -> Result<RunRow, Status> {
+        ask::pause(self.0.store.as_ref(), id).await.map_err(declined)?;
+        self.0.changes.happened(id);
+        self.0.store.run_row(id).await.map_err(refused)
+    }
+
+    /// Goes on with the runs that an earlier server left, and with those that this one could not drive on. Returns how
+    /// many.
     /// Goes on with the runs that other servers left, and with those that this one could not drive on. Returns how many.
     pub async fn adopt(&self) -> Result<usize, Error> {
         let states = LIVE.map(str::to_owned).to_vec();
@@ -275,7 +345,7 @@ impl Fleet {
             if tries > MOST_TRIES {
                 continue;
             }
-            match self.resume(&row.id).await {
+            match self.take_up(&row.id, false).await {
                 Ok(_) => adopted += 1,
                 // Another server was faster.
                 Err(status) if self.is_driven(&row.id).await => tracing::debug!("{}", status.message()),

@@ -27,6 +27,7 @@ pub mod v1 {
     pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/swath.bin"));
 }
 
+pub use convert::millis;
 pub use deployments::{Backfilled, DeployError, Deployable, DeploymentService, Registry, Scheduler};
 pub use door::{Scope, new_token};
 pub use fleet::Fleet;

@@ -7,6 +7,8 @@ use std::time::Duration;
 use futures::Stream;
 use jiff::Timestamp;
 use serde_json::Value;
+use swath_host::again::Wish;
+use swath_host::standing::Wait;
 use swath_store::{LogFilter, RunCursor, RunFilter, RunRow};
 use tokio::sync::mpsc;
 use tonic::{Request, Response, Status};
@@ -55,10 +57,15 @@ impl RunService {
     }
 }
 
+/// The `traceparent` of whoever asks, where that is traced.
+fn caller_of<T>(request: &Request<T>) -> Option<String> {
+    request.metadata().get("traceparent").and_then(|place| place.to_str().ok()).map(str::to_owned)
+}
+
 #[tonic::async_trait]
 impl v1::run_service_server::RunService for RunService {
     async fn start_run(&self, request: Request<v1::StartRunRequest>) -> Result<Response<v1::StartRunResponse>, Status> {
-        let caller = request.metadata().get("traceparent").and_then(|place| place.to_str().ok()).map(str::to_owned);
+        let caller = caller_of(&request);
         let v1::StartRunRequest { flow_text, source, parameters, idempotency_key, parameter_folder, interval } =
             request.into_inner();
         let text = Text::new(flow_text, source, parameters)?.with_params_from(parameter_folder)?;
@@ -154,12 +161,46 @@ impl v1::run_service_server::RunService for RunService {
         Ok(Response::new(v1::CancelRunResponse { run: Some(self.run(row).await?) }))
     }
 
+    async fn pause_run(&self, request: Request<v1::PauseRunRequest>) -> Result<Response<v1::PauseRunResponse>, Status> {
+        let row = self.fleet.pause(&id_of("id", request.into_inner().id)?).await?;
+        Ok(Response::new(v1::PauseRunResponse { run: Some(self.run(row).await?) }))
+    }
+
     async fn resume_run(
         &self,
         request: Request<v1::ResumeRunRequest>,
     ) -> Result<Response<v1::ResumeRunResponse>, Status> {
         let row = self.fleet.resume(&id_of("id", request.into_inner().id)?).await?;
         Ok(Response::new(v1::ResumeRunResponse { run: Some(self.run(row).await?) }))
+    }
+
+    async fn rerun_run(&self, request: Request<v1::RerunRunRequest>) -> Result<Response<v1::RerunRunResponse>, Status> {
+        let caller = caller_of(&request);
+        let v1::RerunRunRequest { id, from, parameters, parameter_folder } = request.into_inner();
+        let mut params: Vec<(String, String)> = parameters.into_iter().collect();
+        params.sort_unstable();
+        let row = self.fleet.rerun(&id_of("id", id)?, Wish { from, params }, &parameter_folder, caller).await?;
+        Ok(Response::new(v1::RerunRunResponse { run: Some(self.run(row).await?) }))
+    }
+
+    async fn explain_step(
+        &self,
+        request: Request<v1::ExplainStepRequest>,
+    ) -> Result<Response<v1::ExplainStepResponse>, Status> {
+        let v1::ExplainStepRequest { run_id, step } = request.into_inner();
+        let standing = self.fleet.standing(&id_of("run_id", run_id)?, &step).await?;
+        let wait = |wait: Wait| v1::StepWait {
+            kind: wait.kind.name().to_owned(),
+            words: swath_store::redact(&wait.words()).into_owned(),
+            since: Some(time(wait.since)),
+            until: wait.until.map(time),
+        };
+        Ok(Response::new(v1::ExplainStepResponse {
+            state: standing.state.to_owned(),
+            instances_ended: standing.done.0,
+            instances: standing.done.1,
+            waits_for: standing.waits_for.into_iter().map(wait).collect(),
+        }))
     }
 
     type ReadLogsStream = Answers<v1::ReadLogsResponse>;

@@ -60,6 +60,8 @@ pub struct Step {
     pub isolate: Option<Isolate>,
     /// What its failure means for the rest of the run.
     pub on_failure: Option<OnFailure>,
+    /// How many instances of a lifted step may fail. `None` for a step that is not lifted.
+    pub tolerate: Option<Tolerance>,
 }
 
 /// What a step runs.
@@ -210,6 +212,18 @@ pub enum OnFailure {
     /// Nothing new starts and the run fails.
     #[default]
     Stop,
-    /// Independent steps go on.
+    /// Independent steps go on, and the run fails in the end.
+    Collect,
+    /// Independent steps go on, and the run does not fail because of it.
     Continue,
+}
+
+/// How many instances of a lifted step may fail without the step failing.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tolerance {
+    /// So many.
+    Count(u32),
+    /// So many of a hundred, 0 to 100; rounded down.
+    Percent(f64),
 }

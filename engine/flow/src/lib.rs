@@ -20,7 +20,8 @@ pub use diagnostic::{Diagnostic, Diagnostics, Label, Report, ReportLabel, render
 pub use duration::parse_duration;
 pub use expression::{Expression, ExpressionError, FUNCTIONS, Reference, SCHEDULE, Scope, Yields, as_text};
 pub use flow::{
-    Action, Backoff, Cache, Edge, EdgeSource, FailureClass, Flow, Isolate, Needs, OnFailure, Retry, Step, read_edge,
+    Action, Backoff, Cache, Edge, EdgeSource, FailureClass, Flow, Isolate, Needs, OnFailure, Retry, Step, Tolerance,
+    read_edge,
 };
 pub use nearest::{did_you_mean, list, nearest};
 pub use parameter::{Parameter, ParameterSpec, ParameterType, Refusal, Surroundings, TYPES, absolute, is_remote};
@@ -28,4 +29,4 @@ pub use period::resolve_period;
 pub use read::{MAX_STEPS, Reading, read};
 pub use source::{Source, Span, Spanned};
 pub use written::{Part, Unwritten, Written, read_string};
-pub use yaml::{Data, MAX_DEPTH, MAX_NODES, MAX_SCALAR, MAX_TEXT, Node, to_json};
+pub use yaml::{Data, MAX_DEPTH, MAX_NODES, MAX_SCALAR, MAX_TEXT, Node, read_tree, to_json};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::diagnostic::Diagnostics;
 use crate::flow::{
-    Action, Backoff, Cache, Edge, FailureClass, Flow, Isolate, Needs, OnFailure, Retry, Step, read_edge,
+    Action, Backoff, Cache, Edge, FailureClass, Flow, Isolate, Needs, OnFailure, Retry, Step, Tolerance, read_edge,
 };
 use crate::nearest::{did_you_mean, list};
 use crate::parameter::{Parameter, ParameterSpec, ParameterType, TYPES, brief, is_variable};
@@ -33,8 +33,9 @@ const STEP_FIELDS: &[&str] = &[
     "needs",
     "isolate",
     "on_failure",
+    "tolerate",
 ];
-const DEFAULT_FIELDS: &[&str] = &["retry", "timeout", "cache", "needs", "isolate", "on_failure"];
+const DEFAULT_FIELDS: &[&str] = &["retry", "timeout", "cache", "needs", "isolate", "on_failure", "tolerate"];
 const RETRY_FIELDS: &[&str] = &["times", "wait", "backoff", "max_wait", "jitter", "on"];
 const NEEDS_FIELDS: &[&str] = &["cpu", "memory", "gpu", "limits"];
 
@@ -83,6 +84,7 @@ struct Settings {
     needs: Needs,
     isolate: Option<Isolate>,
     on_failure: Option<OnFailure>,
+    tolerate: Option<Tolerance>,
 }
 
 impl Reader {
@@ -301,6 +303,7 @@ impl Reader {
                 needs: Needs::default(),
                 isolate: None,
                 on_failure: None,
+                tolerate: None,
             };
         };
         let action = match (node.get("task"), node.get("flow")) {
@@ -357,6 +360,17 @@ impl Reader {
                 );
             }
         }
+        if node.get("each").is_none() {
+            settings.tolerate = None;
+            if let Some((key, _)) = entries.iter().find(|(key, _)| key.value == "tolerate") {
+                self.wrong(
+                    "F116",
+                    key.span,
+                    format!("the step `{}` is not lifted: it has no instances of which some may fail", brief(id)),
+                    Some("write `on_failure: continue` to go on without it, or lift it with `each`".to_owned()),
+                );
+            }
+        }
         Step {
             about: self.about(node),
             action: action.unwrap_or(Action::Missing(id.span)),
@@ -371,6 +385,7 @@ impl Reader {
             needs: settings.needs,
             isolate: settings.isolate,
             on_failure: settings.on_failure,
+            tolerate: settings.tolerate,
             id: id.clone(),
         }
     }
@@ -428,10 +443,32 @@ impl Reader {
             settings.isolate = self.word(node, "`isolate`", &words);
         }
         if let Some(node) = node.get("on_failure") {
-            let words = [("stop", OnFailure::Stop), ("continue", OnFailure::Continue)];
+            let words = [("stop", OnFailure::Stop), ("collect", OnFailure::Collect), ("continue", OnFailure::Continue)];
             settings.on_failure = self.word(node, "`on_failure`", &words);
         }
+        if let Some(node) = node.get("tolerate") {
+            settings.tolerate = self.tolerance(node);
+        }
         settings
+    }
+
+    /// `5`, or `5%`.
+    fn tolerance(&mut self, node: &Node) -> Option<Tolerance> {
+        let Data::String(text) = &node.data else {
+            return self.count(node, "`tolerate`", u32::MAX).map(Tolerance::Count);
+        };
+        let percent = text.trim().strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
+        let percent = percent.filter(|percent| (0.0..=100.0).contains(percent));
+        if percent.is_none() {
+            let message = format!("`tolerate` is a count of instances or a share of them, not `{}`", brief(text));
+            self.wrong(
+                "F108",
+                node.span,
+                message,
+                Some("write `tolerate: 5`, or `tolerate: 5%` up to 100%".to_owned()),
+            );
+        }
+        percent.map(Tolerance::Percent)
     }
 
     fn retry(&mut self, node: &Node, defaults: Option<Retry>) -> Option<Retry> {

@@ -151,6 +151,20 @@ pub fn to_json(source: &Arc<Source>) -> Option<Value> {
     parse(source, &mut diagnostics).filter(|_| diagnostics.is_empty()).map(|node| node.to_json())
 }
 
+/// The tree of a file that is no flow, or everything that is wrong with its text.
+pub fn read_tree(name: &str, bytes: &[u8]) -> Result<(Arc<Source>, Node), Vec<Diagnostic>> {
+    let (source, problems) = source_of(name, bytes);
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    let mut diagnostics = Diagnostics::default();
+    match parse(&source, &mut diagnostics) {
+        Some(root) if diagnostics.is_empty() => Ok((source, root)),
+        _ if diagnostics.is_empty() => Err(vec![Diagnostic::about("F012", &source, "the file is empty")]),
+        _ => Err(diagnostics.into_vec()),
+    }
+}
+
 /// Makes a source of what was read from a file, and says what is wrong with its bytes.
 pub fn source_of(name: &str, bytes: &[u8]) -> (Arc<Source>, Vec<Diagnostic>) {
     if bytes.len() > MAX_TEXT {

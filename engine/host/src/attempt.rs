@@ -29,6 +29,7 @@ pub(crate) struct Attempt {
     pub run: String,
     pub inputs: Value,
     pub cpus: usize,
+    pub gpus: Vec<u32>,
     pub timeout: Option<Duration>,
     pub cancel: CancellationToken,
     /// Where it runs in a process of its own.
@@ -94,6 +95,7 @@ pub(crate) async fn run(engine: &Arc<Engine>, task: Arc<dyn ErasedTask>, attempt
         }
         _ => {
             let context = Context::new(host.clone(), stop.clone(), attempt.cpus, host.idempotency_key());
+            let context = context.with_gpus(attempt.gpus);
             Either::Right(task.run(attempt.inputs, context).map(|result| result.map_err(AttemptError::Task)))
         }
     };

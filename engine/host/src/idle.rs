@@ -1,4 +1,4 @@
-//! Runs that nobody drives: what shape they have, and how they are ended.
+//! Runs that nobody drives: what shape they have, and how they are ended or paused.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use swath_store::{Append, Error, NewEvent, RunLease, RunUpdate, Store};
 
 use crate::{PlannedFlow, Program};
 
-fn unreadable(what: &str, reason: impl std::fmt::Display) -> Error {
+pub(crate) fn unreadable(what: &str, reason: impl std::fmt::Display) -> Error {
     Error::Record { what: what.to_owned(), reason: reason.to_string() }
 }
 
@@ -30,29 +30,43 @@ pub async fn graph_of(store: &dyn Store, run: &str) -> Result<Graph, Error> {
 }
 
 /// Cancels a run whose attempts died with its process.
-pub async fn end_idle(store: &dyn Store, lease: &RunLease) -> Result<(), Error> {
+pub(crate) async fn cancel(store: &dyn Store, lease: &RunLease) -> Result<(), Error> {
+    let now = crate::now();
+    offer(store, lease, now, &[Input::Cancel { deadline: now }, Input::Recovered]).await
+}
+
+/// Pauses a run that nobody drives.
+pub(crate) async fn pause(store: &dyn Store, lease: &RunLease) -> Result<(), Error> {
+    // One that has not begun begins, and starts nothing.
+    offer(store, lease, crate::now(), &[Input::Begin, Input::Pause]).await
+}
+
+async fn offer(store: &dyn Store, lease: &RunLease, now: u64, inputs: &[Input]) -> Result<(), Error> {
     let run = lease.run();
     let stored = store.load_events(run, 0, u32::MAX).await?;
     let events: Result<Vec<Event>, _> = stored.iter().map(|event| Event::decode(&event.payload)).collect();
     let events = events.map_err(|error| unreadable("event", error))?;
     let mut machine =
         Machine::restore(graph_of(store, run).await?, &events).map_err(|error| unreadable("journal", error))?;
-    let now = crate::now();
-    let mut made = machine.offer(Input::Cancel { deadline: now }, now);
-    made.extend(machine.offer(Input::Recovered, now));
+    let made: Vec<Event> = inputs.iter().flat_map(|input| machine.offer(input.clone(), now)).collect();
+    if made.is_empty() {
+        return Ok(());
+    }
     let step = |event: &Event| event.step().map(|s| machine.graph().steps[s as usize].id.clone());
-    let events =
-        made.iter().map(|e| NewEvent { kind: e.kind().to_owned(), step: step(e), payload: e.encode() }).collect();
+    let new = |e: &Event| NewEvent { kind: e.kind().to_owned(), step: step(e), payload: e.encode() };
     let at = i64::try_from(now).unwrap_or(i64::MAX);
-    let update =
-        RunUpdate { state: Some(machine.state().name().to_owned()), ended_at: Some(at), ..RunUpdate::default() };
     let append = Append {
         run: run.to_owned(),
         expected_seq: stored.len() as u64,
         epoch: lease.epoch(),
         at,
-        events,
-        update: Some(update),
+        events: made.iter().map(new).collect(),
+        update: Some(RunUpdate {
+            state: Some(machine.state().name().to_owned()),
+            started_at: made.contains(&Event::Begun).then_some(at),
+            ended_at: machine.state().has_ended().then_some(at),
+            ..RunUpdate::default()
+        }),
         ..Append::default()
     };
     store.append(append).await.map(|_| ())

@@ -4,10 +4,14 @@
 //! ends to where it ends. The loop acts only on what is durable: inputs -> events -> one append -> starts.
 //! What may happen next is decided by `swath-run`; what a step needs of the flow comes from a [`Program`].
 
+pub mod again;
+pub mod ask;
 mod attempt;
 mod check;
 mod drive;
+mod faked;
 mod files;
+mod flights;
 mod idle;
 mod isolate;
 pub mod launch;
@@ -18,11 +22,12 @@ pub mod preflight;
 mod program;
 mod reuse;
 mod slots;
+pub mod standing;
 mod sub_flow;
 mod text;
 pub mod worker;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -32,7 +37,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use check::{check_run, check_store, vocabulary};
 pub use drive::{DriveError, Ending, FailedStep, OUTPUTS, SCHEDULING_PROBLEM};
-pub use idle::{end_idle, graph_of};
+pub use faked::{Fake, Faked};
+pub use idle::graph_of;
 pub use isolate::{Isolated, Isolation};
 pub use observe::{AttemptId, AttemptState, Ended, FLOW, Figures, Observer, Unobserved, Update};
 pub use planned::PlannedFlow;
@@ -47,6 +53,10 @@ pub struct Engine {
     pub(crate) home: Home,
     pub(crate) slots: Mutex<Slots>,
     pub(crate) freed: tokio::sync::Notify,
+    /// What is being computed, by cache key.
+    pub(crate) flights: Mutex<flights::Flights>,
+    /// What steps that are ready lack to start, by run and step.
+    pub(crate) missing: Mutex<HashMap<(String, u32), Missing>>,
     /// How many steps of one run may run another flow at a time. Each level of flows has its own, so that those above
     /// never keep those below from starting.
     pub(crate) most_sub_flows: usize,
@@ -94,6 +104,8 @@ impl Engine {
             most_sub_flows: (4.0 * capacity.cpu).max(16.0) as usize,
             slots: Mutex::new(Slots::new(capacity)),
             freed: tokio::sync::Notify::new(),
+            missing: Mutex::default(),
+            flights: Mutex::default(),
             files: Arc::default(),
             observer,
             secrets: Mutex::default(),
@@ -140,6 +152,12 @@ impl Engine {
         lock(&self.slots).take(needs).map(|held| Holding { engine: self.clone(), held: Some(held) })
     }
 
+    /// What the step at position `step` of a run lacks to start; `None` when it lacks nothing, or this engine does not
+    /// drive the run.
+    pub fn missing(&self, run: &str, step: u32) -> Option<Missing> {
+        lock(&self.missing).get(&(run.to_owned(), step)).cloned()
+    }
+
     /// Makes values of secrets known, by the environment variables they are in. Runs of one process share its environment.
     pub fn learn_secrets(&self, secrets: BTreeMap<String, String>) {
         lock(&self.secrets).extend(secrets);
@@ -161,6 +179,11 @@ impl Holding {
     /// Threads the attempt may keep busy.
     pub fn cpus(&self) -> usize {
         self.held.as_ref().map_or(1, |held| held.cpus)
+    }
+
+    /// GPUs the attempt may use, by index.
+    pub fn gpus(&self) -> Vec<u32> {
+        self.held.as_ref().map_or_else(Vec::new, Held::gpus)
     }
 }
 

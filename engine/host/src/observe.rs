@@ -36,6 +36,10 @@ pub enum Update {
     },
     /// The run was told to stop, and is about to.
     Cancelling,
+    /// Nothing new starts in the run until it is gone on with.
+    Paused,
+    /// The pause is over.
+    Unpaused,
     /// So many instances could start if there were slots for them.
     Queued {
         /// Instances.

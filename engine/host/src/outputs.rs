@@ -38,9 +38,13 @@ impl StepOutputs {
         }
     }
 
-    /// A lifted step succeeded: its outputs become lists, in the order of its instances. `ports` names the outputs, so
-    /// that a step without instances has empty lists.
+    /// A lifted step succeeded: its outputs become lists, in the order of its instances, without those that failed and
+    /// are tolerated. `ports` names the outputs, so that a step without instances has empty lists.
     pub fn close(&mut self, step: usize, ports: &[String]) {
+        // Several of its instances may have ended at once.
+        if self.steps[step].whole.is_some() {
+            return;
+        }
         let instances = std::mem::take(&mut self.steps[step].instances);
         let mut lists: Map<String, Value> = ports.iter().map(|port| (port.clone(), Value::Array(Vec::new()))).collect();
         for outputs in instances.into_iter().flatten() {

@@ -7,7 +7,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 use swath_flow::Scope;
-use swath_plan::{Backoff, Cache, Catalogue, Each, InputSource, OnFailure, OutputSource, Plan, PlannedStep, borrowed};
+use swath_plan::{
+    Again, Backoff, Cache, Catalogue, Each, InputSource, OnFailure, OutputSource, Plan, PlannedStep, Tolerance,
+    borrowed,
+};
 use swath_run::{Fault, FaultClass, Graph, Retry, StepSpec};
 use swath_task::{Needs, Problem};
 
@@ -23,8 +26,9 @@ pub struct PlannedFlow {
 
 impl PlannedFlow {
     /// A plan whose parameters all have values. `now` is what relative periods of sub-flows start from: the moment the
-    /// run was created, so that a resumed run sees the same.
+    /// run was created, so that a resumed run sees the same; of a re-run, the moment of the first.
     pub fn new(plan: Plan, catalogue: Arc<Catalogue>, now: Timestamp) -> Self {
+        let now = plan.rerun.as_ref().map_or(now, |rerun| rerun.now);
         let params = plan.params.clone();
         Self { plan, params, catalogue, now }
     }
@@ -89,7 +93,13 @@ impl Program for PlannedFlow {
             retry: retry(&step.retry),
             on_failure: match step.on_failure {
                 OnFailure::Stop => swath_run::OnFailure::Stop,
+                OnFailure::Collect => swath_run::OnFailure::Collect,
                 OnFailure::Continue => swath_run::OnFailure::Continue,
+            },
+            tolerate: match step.tolerate {
+                None => swath_run::Tolerance::default(),
+                Some(Tolerance::Count(count)) => swath_run::Tolerance::Count(count),
+                Some(Tolerance::Percent(percent)) => swath_run::Tolerance::Percent(percent),
             },
         });
         Graph { steps: steps.collect() }
@@ -132,6 +142,11 @@ impl Program for PlannedFlow {
                 Err(self.fault(step, "each", &format!("it yields {found}, which is no list")))
             }
         }
+    }
+
+    fn taken_over(&self, step: usize) -> Option<&str> {
+        let rerun = self.plan.rerun.as_ref()?;
+        (rerun.steps.get(step) == Some(&Again::TakenOver)).then_some(rerun.of.as_str())
     }
 
     fn bind(&self, step: usize, item: Option<(&Value, u64)>, done: &dyn Outputs) -> Result<Bound, Fault> {

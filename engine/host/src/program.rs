@@ -26,6 +26,10 @@ pub trait Program: Send + Sync {
     fn ports(&self, step: usize) -> Vec<String>;
     /// Condition and list of a step. `Ok(None)`: it is skipped. `Ok(Some(Items))`: what its instances are given.
     fn evaluate(&self, step: usize, done: &dyn Outputs) -> Result<Option<Items>, Fault>;
+    /// The run whose results of this step are taken over, when this is a re-run.
+    fn taken_over(&self, _step: usize) -> Option<&str> {
+        None
+    }
     /// Binds an instance of a step to its inputs and parameters.
     fn bind(&self, step: usize, item: Option<(&Value, u64)>, done: &dyn Outputs) -> Result<Bound, Fault>;
     /// The flow's outputs, when all steps are final.

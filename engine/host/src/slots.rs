@@ -56,6 +56,15 @@ pub struct Held {
     needs: Needs,
     /// Threads the attempt may keep busy.
     pub cpus: usize,
+    /// GPUs by index, and how much of each.
+    gpus: Vec<(usize, f32)>,
+}
+
+impl Held {
+    /// The GPUs it may use, by index.
+    pub fn gpus(&self) -> Vec<u32> {
+        self.gpus.iter().map(|(gpu, _)| *gpu as u32).collect()
+    }
 }
 
 /// The ledger.
@@ -64,7 +73,8 @@ pub struct Slots {
     capacity: Capacity,
     cpu: f32,
     memory: u64,
-    gpu: f32,
+    /// How much of each GPU is in use.
+    gpus: Vec<f32>,
     limits: BTreeMap<String, u32>,
     holders: usize,
 }
@@ -72,7 +82,28 @@ pub struct Slots {
 impl Slots {
     /// All free.
     pub fn new(capacity: Capacity) -> Self {
-        Self { capacity, cpu: 0.0, memory: 0, gpu: 0.0, limits: BTreeMap::new(), holders: 0 }
+        let gpus = vec![0.0; capacity.gpu.ceil().max(0.0) as usize];
+        Self { capacity, cpu: 0.0, memory: 0, gpus, limits: BTreeMap::new(), holders: 0 }
+    }
+
+    /// GPUs for a wish: as many whole ones as it holds, and for the rest the one that it fills best. An attempt never gets
+    /// parts of several: what is left of two is no whole.
+    fn choose_gpus(&self, wish: f32) -> Option<Vec<(usize, f32)>> {
+        const NEAR: f32 = 1e-4;
+        let room = |gpu: usize| (self.capacity.gpu - gpu as f32).min(1.0) - self.gpus[gpu];
+        let whole = (wish + NEAR).floor() as usize;
+        let rest = (wish - whole as f32).max(0.0);
+        let free = (0..self.gpus.len()).filter(|gpu| room(*gpu) > 1.0 - NEAR);
+        let mut chosen: Vec<(usize, f32)> = free.take(whole).map(|gpu| (gpu, 1.0)).collect();
+        if chosen.len() < whole {
+            return None;
+        }
+        if rest > NEAR {
+            let fits = |gpu: &usize| room(*gpu) > rest - NEAR && !chosen.iter().any(|(taken, _)| taken == gpu);
+            let best = (0..self.gpus.len()).filter(fits).min_by(|one, other| room(*one).total_cmp(&room(*other)))?;
+            chosen.push((best, rest));
+        }
+        Some(chosen)
     }
 
     /// Takes `needs` if they are free. `Err` names what is missing, for "why is it not running".
@@ -89,9 +120,7 @@ impl Slots {
         if needs.memory.0 > 0 && crowded && !alone {
             return Err(Missing::Memory);
         }
-        if self.gpu + needs.gpu > self.capacity.gpu + 1e-4 && needs.gpu > 0.0 {
-            return Err(Missing::Gpu);
-        }
+        let Some(gpus) = self.choose_gpus(needs.gpu) else { return Err(Missing::Gpu) };
         for (name, amount) in &needs.limits {
             let Some(limit) = self.capacity.limits.get(name) else { continue };
             if self.limits.get(name).copied().unwrap_or(0).saturating_add(*amount) > *limit {
@@ -100,12 +129,12 @@ impl Slots {
         }
         self.cpu += needs.cpu;
         self.memory = self.memory.saturating_add(needs.memory.0);
-        self.gpu += needs.gpu;
+        gpus.iter().for_each(|(gpu, part)| self.gpus[*gpu] += part);
         for (name, amount) in &needs.limits {
             *self.limits.entry(name.clone()).or_default() += amount;
         }
         self.holders += 1;
-        Ok(Held { cpus: (needs.cpu.round() as usize).max(1), needs })
+        Ok(Held { cpus: (needs.cpu.round() as usize).max(1), needs, gpus })
     }
 
     /// Whether `needs` can ever be met: a step that waits for a GPU on a machine without one never starts.
@@ -124,7 +153,7 @@ impl Slots {
     pub fn release(&mut self, held: Held) {
         self.cpu = (self.cpu - held.needs.cpu).max(0.0);
         self.memory = self.memory.saturating_sub(held.needs.memory.0);
-        self.gpu = (self.gpu - held.needs.gpu).max(0.0);
+        held.gpus.iter().for_each(|(gpu, part)| self.gpus[*gpu] = (self.gpus[*gpu] - part).max(0.0));
         for (name, amount) in &held.needs.limits {
             if let Some(used) = self.limits.get_mut(name) {
                 *used = used.saturating_sub(*amount);
@@ -133,7 +162,8 @@ impl Slots {
         self.holders -= 1;
         if self.holders == 0 {
             // Sums of floats drift; an empty ledger is exactly empty.
-            (self.cpu, self.gpu) = (0.0, 0.0);
+            self.cpu = 0.0;
+            self.gpus.fill(0.0);
         }
     }
 
@@ -147,7 +177,7 @@ impl Slots {
         let machine = [
             slot("cpu", f64::from(self.cpu), f64::from(self.capacity.cpu)),
             slot("memory", self.memory as f64, self.capacity.memory.0 as f64),
-            slot("gpu", f64::from(self.gpu), f64::from(self.capacity.gpu)),
+            slot("gpu", f64::from(self.gpus.iter().sum::<f32>()), f64::from(self.capacity.gpu)),
         ];
         machine.into_iter().chain(named).collect()
     }
@@ -180,6 +210,23 @@ pub enum Missing {
     Gpu,
     /// A named limit.
     Limit(String),
+    /// The end of another sub-flow of the run: so many may go on at a time.
+    SubFlow,
+    /// The end of equal work that this run does, whose result will be taken.
+    EqualWork(String),
+}
+
+impl std::fmt::Display for Missing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("CPU cores, which other attempts hold"),
+            Self::Memory => f.write_str("memory, which other attempts hold"),
+            Self::Gpu => f.write_str("a GPU, which other attempts hold"),
+            Self::Limit(name) => write!(f, "the limit `{name}`, which other attempts hold"),
+            Self::EqualWork(run) => write!(f, "the result of equal work, which run `{run}` does now"),
+            Self::SubFlow => f.write_str("another sub-flow of the run to end: as many run as may"),
+        }
+    }
 }
 
 /// What there is too little of, however long an attempt waits. A wish for more cores or memory than there are is met alone.
@@ -228,6 +275,30 @@ mod tests {
         assert_eq!(all.cpus, 4, "a wish beyond the machine is admitted alone, with all it has");
         assert!(slots.take(&Needs::default()).is_err());
         slots.take(&Needs::waiting()).unwrap();
+    }
+
+    #[test]
+    fn an_attempt_gets_whole_gpus_or_a_share_of_one_by_index() {
+        let needs = |gpu| Needs { gpu, ..Needs::waiting() };
+        let mut slots = Slots::new(Capacity { gpu: 3.0, ..slots().capacity });
+        let half = slots.take(&needs(0.5)).unwrap();
+        assert_eq!(slots.take(&needs(0.5)).unwrap().gpus(), half.gpus(), "two halves share one");
+        let two = slots.take(&needs(2.0)).unwrap();
+        assert_eq!((half.gpus(), two.gpus()), (vec![0], vec![1, 2]));
+        assert_eq!(slots.take(&needs(0.1)), Err(Missing::Gpu));
+        slots.release(two);
+        let most = slots.take(&needs(0.6)).unwrap();
+        let other = slots.take(&needs(0.6)).unwrap();
+        assert_ne!(most.gpus(), other.gpus());
+        assert_eq!(slots.take(&needs(0.6)), Err(Missing::Gpu), "what is left of two is no whole");
+        slots.release(half);
+        assert_eq!(slots.take(&needs(0.5)).unwrap().gpus(), [0]);
+        slots.release(most);
+        slots.release(other);
+        assert_eq!(slots.take(&needs(1.5)).unwrap().gpus(), [1, 2]);
+        let mut part = Slots::new(Capacity { gpu: 0.5, ..self::slots().capacity });
+        assert_eq!(part.take(&needs(0.6)), Err(Missing::Gpu));
+        assert_eq!(part.take(&needs(0.5)).unwrap().gpus(), [0]);
     }
 
     #[test]

@@ -10,10 +10,11 @@ use serde_json::Value;
 use swath_run::{FaultClass, RunState};
 use swath_store::{NewRun, RunLease};
 use swath_task::{Fault, TaskError};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::attempt::{AttemptEnd, AttemptError};
-use crate::drive::{DriveError, Ending};
+use crate::drive::{Above, DriveError, Ending};
 use crate::observe::{AttemptId, Figures};
 use crate::program::Program;
 use crate::{Engine, now};
@@ -30,6 +31,8 @@ pub(crate) struct SubFlow {
     pub program: Arc<dyn Program>,
     pub timeout: Option<Duration>,
     pub cancel: CancellationToken,
+    /// Whether the run above is paused.
+    pub paused: watch::Receiver<bool>,
 }
 
 /// Drives it to its end. Boxed, because a sub-flow may hold sub-flows.
@@ -109,7 +112,7 @@ async fn drive(
     }
     let instance = if flow.at.instance.is_empty() { String::new() } else { format!("[{}]", flow.at.instance) };
     let prefix = format!("{}{instance}/", flow.at.step);
-    let above = Some(flow.parent.clone());
+    let above = Some(Above { run: flow.parent.clone(), paused: flow.paused.clone() });
     let ending = match engine.drive_below(lease.term().clone(), flow.program.clone(), prefix, above, stop).await {
         Ok(ending) => ending,
         Err(DriveError::Store(error)) => return Err(store(error)),

@@ -179,7 +179,8 @@ impl Asking {
         let task = known.definition.bind(self.start.params.take()).map_err(refused)?;
         let inputs = self.start.inputs.take();
         let (cpus, key) = (self.start.cpus, self.start.idempotency_key.clone());
-        task.run(inputs, Context::new(Arc::new(self), cancel, cpus, key)).await
+        let gpus = std::mem::take(&mut self.start.gpus);
+        task.run(inputs, Context::new(Arc::new(self), cancel, cpus, key).with_gpus(gpus)).await
     }
 
     async fn ask(&self, question: Question) -> Result<Answer, TaskError> {

@@ -106,8 +106,23 @@ impl Bench {
         self.home.path().join(name)
     }
 
-    /// Drives run `id` of `text`, new or as its journal has it, on one core. `below` is the text of every sub-flow.
+    /// An engine with one core.
+    fn engine(&self) -> Arc<Engine> {
+        let capacity = Capacity { cpu: 1.0, memory: Bytes(1 << 30), gpu: 0.0, limits: BTreeMap::new() };
+        let artifacts = Arc::new(Artifacts::local(self.home.path()).unwrap());
+        let span = |_: &str, _: &str, _: &str, _: u32| tracing::Span::none();
+        let observer = Arc::new(Unobserved);
+        let home = Home::new(self.home.path());
+        Arc::new(Engine::new(self.store.clone(), home, artifacts, capacity, observer, self.stop.clone(), span))
+    }
+
+    /// Drives run `id` of `text`, new or as its journal has it, in an engine of its own. `below` is the text of every
+    /// sub-flow.
     async fn drive(&self, id: &str, text: &str, below: &str) -> Ending {
+        self.drive_in(self.engine(), id, text, below).await
+    }
+
+    async fn drive_in(&self, engine: Arc<Engine>, id: &str, text: &str, below: &str) -> Ending {
         let catalogue = Arc::new(Catalogue::new(&[TASKS]));
         let reading = swath_flow::read("flow.yaml", text.as_bytes());
         assert!(reading.diagnostics.is_empty(), "{:?}", reading.diagnostics);
@@ -135,20 +150,6 @@ impl Bench {
         };
         let lease = self.store.lease_run(id).await.unwrap();
         self.store.create_run(run).await.unwrap();
-        let capacity = Capacity { cpu: 1.0, memory: Bytes(1 << 30), gpu: 0.0, limits: BTreeMap::new() };
-        let artifacts = Arc::new(Artifacts::local(self.home.path()).unwrap());
-        let span = |_: &str, _: &str, _: &str, _: u32| tracing::Span::none();
-        let observer = Arc::new(Unobserved);
-        let engine = Engine::new(
-            self.store.clone(),
-            Home::new(self.home.path()),
-            artifacts,
-            capacity,
-            observer,
-            self.stop.clone(),
-            span,
-        );
-        let engine = Arc::new(engine);
         let drive = engine.drive(&lease, Arc::new(PlannedFlow::new(plan, catalogue, Timestamp::UNIX_EPOCH)));
         let ending = tokio::time::timeout(Duration::from_secs(60), drive).await.expect("the drive hangs").unwrap();
         drop(lease);
@@ -225,6 +226,39 @@ async fn a_wish_to_stop_or_cancel_is_heard_while_short_steps_come_and_go() {
     });
     let ending = bench.drive("busy", text, "").await;
     assert_eq!(ending.state, RunState::Running, "{} ran", ending.ran);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn equal_work_is_done_once_and_again_only_where_it_failed() {
+    let bench = Bench::new().await;
+    let engine = bench.engine();
+    let free = "needs: { cpu: 0 }";
+    let text = format!("flow: above\nsteps:\n  same: {{ task: toy.work, {free}, with: {{ millis: 400 }} }}\n");
+    let (one, other) = tokio::join!(
+        bench.drive_in(engine.clone(), "one", &text, ""),
+        bench.drive_in(engine.clone(), "other", &text, "")
+    );
+    assert!(completed(&one) && completed(&other));
+    assert_eq!((one.ran + other.ran, one.reused + other.reused), (1, 1));
+    // What waits for equal work keeps nobody behind it: the other members run meanwhile.
+    let text = format!(
+        "flow: above\nsteps:\n  many: {{ each: \"${{[300, 300, 300, 20, 30, 300]}}\", task: toy.work, {free}, \
+         with: {{ millis: \"${{item}}\" }} }}\n"
+    );
+    let started = std::time::Instant::now();
+    let ending = bench.drive_in(engine.clone(), "many", &text, "").await;
+    assert!(completed(&ending) && started.elapsed() < Duration::from_millis(1_100), "{:?}", started.elapsed());
+    assert_eq!((ending.ran, ending.reused), (3, 3));
+    // The one that waited for what failed does it itself.
+    let text = format!("flow: above\nsteps:\n  asks: {{ task: toy.work, {free}, with: {{ down_until: mark }} }}\n");
+    let (one, other) = tokio::join!(
+        bench.drive_in(engine.clone(), "first", &text, ""),
+        bench.drive_in(engine.clone(), "second", &text, "")
+    );
+    let mut states = [one.state, other.state].map(RunState::name);
+    states.sort_unstable();
+    assert_eq!(states, ["completed", "failed"]);
+    assert_eq!(one.ran + other.ran, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

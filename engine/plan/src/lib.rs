@@ -17,6 +17,7 @@ mod parameters;
 mod plan;
 mod planner;
 mod reference;
+mod rerun;
 mod schema;
 mod steps;
 mod sub_flow;
@@ -27,9 +28,10 @@ pub use deployment::deployment_of;
 pub use draw::{dot, mermaid, terminal};
 pub use plan::{
     Action, Backoff, Cache, Each, InputSource, Isolate, NeedsOverride, OnFailure, Output, OutputSource, Plan,
-    PlannedInput, PlannedOutput, PlannedStep, Retry, borrowed,
+    PlannedInput, PlannedOutput, PlannedStep, Retry, Tolerance, borrowed,
 };
 pub use planner::{Given, PlanInput, check, plan, sketch};
 pub use reference::reference_pages;
+pub use rerun::{Again, Rerun, RerunProblem};
 pub use schema::flow_schema;
 pub use template::{Template, TextPart};

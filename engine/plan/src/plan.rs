@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use swath_flow::{ExpressionError, ParameterSpec, Refusal, Scope, Surroundings};
 use swath_task::{Bytes, Digest, FaultClass, PortType};
 
+use crate::rerun::Rerun;
 use crate::template::Template;
 
 /// A checked flow: every name resolved, every known value filled in, steps in an order they can run in.
@@ -38,6 +39,9 @@ pub struct Plan {
     pub steps: Vec<PlannedStep>,
     /// What the flow yields.
     pub outputs: Vec<PlannedOutput>,
+    /// The run it is a re-run of, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rerun: Option<Rerun>,
 }
 
 /// A step of a plan.
@@ -74,11 +78,14 @@ pub struct PlannedStep {
     pub isolate: Option<Isolate>,
     /// What its failure means for the rest of the run.
     pub on_failure: OnFailure,
+    /// How many instances of a lifted step may fail.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tolerate: Option<Tolerance>,
     /// What it makes, as a reader of the step sees it.
     pub outputs: Vec<Output>,
 }
 
-pub use swath_flow::{Backoff, Cache, Isolate, OnFailure};
+pub use swath_flow::{Backoff, Cache, Isolate, OnFailure, Tolerance};
 
 /// What a step runs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -191,6 +191,7 @@ impl<'a> Planner<'a> {
             params: params.chain(interval).collect::<Map<_, _>>(),
             steps,
             outputs,
+            rerun: None,
         }
     }
 

@@ -62,7 +62,11 @@ pub fn flow_schema(catalogue: &Catalogue) -> Value {
         "cache": { "$ref": "#/$defs/cache", "description": "Whether results are reused." },
         "needs": { "$ref": "#/$defs/needs", "description": "Slots an attempt holds while it runs." },
         "isolate": { "enum": ["process", "none"], "description": "Whether an attempt runs in a process of its own." },
-        "on_failure": { "enum": ["stop", "continue"], "description": "What a failure means for the rest of the run." },
+        "on_failure": { "enum": ["stop", "collect", "continue"], "description": "What a failure means for the rest of the run." },
+        "tolerate": {
+            "description": "How many instances of a lifted step may fail: a count, or a share such as 5%.",
+            "anyOf": [{ "type": "integer", "minimum": 0 }, { "type": "string", "pattern": r"^\s*[0-9]+(\.[0-9]+)?\s*%\s*$" }],
+        },
     });
     let mut step = json!({
         "task": { "description": "The task to run.", "anyOf": tasks },

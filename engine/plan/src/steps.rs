@@ -394,6 +394,7 @@ impl Planner<'_> {
             needs: self.needs(step),
             isolate: step.isolate,
             on_failure: step.on_failure.unwrap_or_default(),
+            tolerate: step.tolerate,
             outputs: Vec::new(),
         }
     }

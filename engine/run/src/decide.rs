@@ -1,7 +1,9 @@
 //! Which events follow from what the world says, and from the state itself. Reads the state, never changes it.
 
+use std::collections::BTreeMap;
+
 use crate::event::{Event, Failure, Fault, Input, SkipReason};
-use crate::graph::FaultClass;
+use crate::graph::{FaultClass, OnFailure};
 use crate::machine::{InstanceState, Machine, RunState, StepState};
 
 impl Machine {
@@ -43,9 +45,13 @@ impl Machine {
             },
             Input::TimerDue => self.due_events(now),
             Input::Recovered => self.lost_events(now),
-            Input::Cancel { deadline } if matches!(self.state, RunState::Running | RunState::Pending) => {
+            Input::Cancel { deadline }
+                if matches!(self.state, RunState::Pending | RunState::Running | RunState::Paused) =>
+            {
                 vec![Event::CancelRequested { deadline }]
             }
+            Input::Pause if self.state == RunState::Running => vec![Event::Paused],
+            Input::Unpause if self.state == RunState::Paused => vec![Event::Unpaused],
             Input::Reopen if matches!(self.state, RunState::Failed | RunState::Cancelled) => vec![Event::Reopened],
             _ => Vec::new(),
         }
@@ -92,6 +98,9 @@ impl Machine {
             }
             return Vec::new();
         }
+        if self.state == RunState::Paused {
+            return Vec::new();
+        }
         self.due.iter().take_while(|(until, ..)| *until <= now).map(|&(_, s, i)| Event::Readied { s, i }).collect()
     }
 
@@ -105,7 +114,7 @@ impl Machine {
             self.finished(s, i, running.epoch, Err(failure), now)
         };
         let mut events: Vec<Event> = self.running.iter().map(lost).collect();
-        if let Some(fatal) = events.iter().position(|e| self.stops(e)) {
+        if let Some(fatal) = self.first_fatal(&events) {
             // What comes after the failure that stops the run may not wait for another attempt.
             for event in &mut events[fatal + 1..] {
                 if let Event::Retried { s, i, epoch, class, fault, .. } = event {
@@ -116,9 +125,17 @@ impl Machine {
         events
     }
 
-    fn stops(&self, event: &Event) -> bool {
-        let stop = |s: &u32| self.graph.steps[*s as usize].on_failure == crate::graph::OnFailure::Stop;
-        matches!(event, Event::Failed { s, .. } if stop(s))
+    /// The first of these events with which more instances of a step have failed than it tolerates, when that stops the
+    /// run.
+    fn first_fatal(&self, events: &[Event]) -> Option<usize> {
+        let mut failed: BTreeMap<u32, u32> = BTreeMap::new();
+        events.iter().position(|event| {
+            let Event::Failed { s, .. } = event else { return false };
+            let (spec, tally) = (&self.graph.steps[*s as usize], self.tally(*s));
+            let count = failed.entry(*s).or_insert(tally.failed);
+            *count += 1;
+            spec.on_failure == OnFailure::Stop && *count > spec.tolerate.of(tally.total)
+        })
     }
 
     /// One consequence of the state, if there is any left.
@@ -140,14 +157,7 @@ impl Machine {
             self.unblocked.remove(&s);
             self.evaluating.insert(s);
         }
-        (self.live_steps == 0).then(|| {
-            let state = match (self.state, self.failing) {
-                (RunState::Cancelling, _) => RunState::Cancelled,
-                (_, Some(_)) => RunState::Failed,
-                _ => RunState::Completed,
-            };
-            Event::Ended { state }
-        })
+        (self.live_steps == 0).then(|| Event::Ended { state: self.outcome() })
     }
 
     fn has_unstarted(&self, s: u32) -> bool {
@@ -182,7 +192,7 @@ impl Machine {
 
     /// After a replay: steps that wait for the host are known to wait again.
     pub(crate) fn note_evaluations(&mut self) {
-        if self.state != RunState::Running {
+        if !matches!(self.state, RunState::Running | RunState::Paused) {
             return;
         }
         let waiting: Vec<u32> = self.unblocked.iter().copied().filter(|s| self.unblock(*s).is_none()).collect();

@@ -107,6 +107,10 @@ pub enum Input {
         /// Milliseconds since 1970.
         deadline: u64,
     },
+    /// Start nothing new until told to go on: what runs may end, timers wait.
+    Pause,
+    /// Go on after a pause.
+    Unpause,
     /// Take up a failed or cancelled run again: what has succeeded stays, the rest gets new attempts.
     Reopen,
 }
@@ -251,6 +255,10 @@ pub enum Event {
         /// By when the run has ended.
         deadline: u64,
     },
+    /// Nothing new starts from here on.
+    Paused,
+    /// The pause is over.
+    Unpaused,
     /// The run ended.
     Ended {
         /// How.
@@ -294,6 +302,8 @@ impl Event {
             Self::Failed { .. } => "failed",
             Self::Cancelled { .. } => "cancelled",
             Self::CancelRequested { .. } => "cancel_requested",
+            Self::Paused => "paused",
+            Self::Unpaused => "unpaused",
             Self::Ended { .. } => "ended",
             Self::Reopened => "reopened",
         }
@@ -314,7 +324,12 @@ impl Event {
             | Self::Readied { s, .. }
             | Self::Failed { s, .. }
             | Self::Cancelled { s, .. } => Some(*s),
-            Self::Begun | Self::CancelRequested { .. } | Self::Ended { .. } | Self::Reopened => None,
+            Self::Begun
+            | Self::CancelRequested { .. }
+            | Self::Paused
+            | Self::Unpaused
+            | Self::Ended { .. }
+            | Self::Reopened => None,
         }
     }
 }

@@ -58,7 +58,9 @@ impl Machine {
             Event::Failed { s, i, epoch, .. } => {
                 self.note_ended(*s, *i, *epoch);
                 self.finish_instance(*s, *i, InstanceState::Failed);
-                self.note_failure(*s);
+                if self.too_many_failed(*s) {
+                    self.note_failure(*s);
+                }
             }
             Event::Cancelled { s, i, epoch } => {
                 self.note_ended(*s, *i, *epoch);
@@ -72,6 +74,8 @@ impl Machine {
                 self.deadline = Some(*deadline);
                 self.start_dropping();
             }
+            Event::Paused => self.state = RunState::Paused,
+            Event::Unpaused => self.state = RunState::Running,
             Event::Ended { state } => self.state = *state,
             Event::Reopened => self.reopen(),
         }
@@ -129,10 +133,10 @@ impl Machine {
         if tally.remaining == 0 {
             self.finish_step(
                 s,
-                match (tally.failed, tally.cancelled) {
-                    (0, 0) => StepState::Succeeded,
-                    (0, _) => StepState::Cancelled,
-                    _ => StepState::Failed,
+                match (self.too_many_failed(s), tally.cancelled) {
+                    (true, _) => StepState::Failed,
+                    (false, 0) => StepState::Succeeded,
+                    (false, _) => StepState::Cancelled,
                 },
             );
         }

@@ -24,6 +24,35 @@ pub struct StepSpec {
     pub retry: Retry,
     /// What a failure means for the rest of the run.
     pub on_failure: OnFailure,
+    /// How many instances may fail without the step failing.
+    #[serde(default)]
+    pub tolerate: Tolerance,
+}
+
+/// How many instances of a lifted step may fail without the step failing.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tolerance {
+    /// So many.
+    Count(u32),
+    /// So many of a hundred, 0 to 100; rounded down.
+    Percent(f64),
+}
+
+impl Default for Tolerance {
+    fn default() -> Self {
+        Self::Count(0)
+    }
+}
+
+impl Tolerance {
+    /// How many of `total` instances may fail.
+    pub fn of(self, total: u32) -> u32 {
+        match self {
+            Self::Count(count) => count,
+            Self::Percent(percent) => (f64::from(total) * percent / 100.0).floor() as u32,
+        }
+    }
 }
 
 /// What a failure of a step means for the rest of the run. Steps that read it never run either way.
@@ -33,6 +62,8 @@ pub enum OnFailure {
     /// What runs may finish, nothing new starts, the run fails.
     #[default]
     Stop,
+    /// Independent steps go on, and the run fails in the end.
+    Collect,
     /// Independent steps go on, and the run does not fail because of it.
     Continue,
 }

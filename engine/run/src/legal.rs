@@ -50,7 +50,7 @@ impl Machine {
     }
 
     fn allows(&self, event: &Event) -> Result<(), &'static str> {
-        let live = matches!(self.state, RunState::Running | RunState::Cancelling);
+        let live = matches!(self.state, RunState::Running | RunState::Paused | RunState::Cancelling);
         if let Some(s) = event.step() {
             only((s as usize) < self.steps.len(), "the flow has no such step")?;
             only(live, "the run is not going on")?;
@@ -86,12 +86,12 @@ impl Machine {
             }
             Event::Started { s, i, epoch, .. } => {
                 self.allows_in(*s, *i, InstanceState::Ready, "the instance was not ready")?;
-                only(!dropping, "nothing new may start")?;
+                only(!dropping && self.state != RunState::Paused, "nothing new may start")?;
                 only((self.next_epoch..u64::MAX).contains(epoch), "its epoch does not rise")
             }
             Event::Succeeded { s, i, epoch: 0 } | Event::Failed { s, i, epoch: 0, .. } => {
                 self.allows_in(*s, *i, InstanceState::Ready, "the instance was not ready")?;
-                only(!dropping, "nothing new may start")
+                only(!dropping && self.state != RunState::Paused, "nothing new may start")
             }
             Event::Succeeded { s, i, epoch } | Event::Failed { s, i, epoch, .. } => self.allows_end(*s, *i, *epoch),
             Event::Retried { s, i, epoch, .. } | Event::Released { s, i, epoch } => {
@@ -103,19 +103,18 @@ impl Machine {
                 self.allows_end(*s, *i, *epoch)
             }
             Event::Readied { s, i } => {
+                only(self.state != RunState::Paused, "the run was paused")?;
                 self.allows_in(*s, *i, InstanceState::Backoff, "the instance was not waiting for another attempt")
             }
             Event::CancelRequested { .. } => {
-                only(matches!(self.state, RunState::Pending | RunState::Running), "the run had ended or was stopping")
+                let stoppable = matches!(self.state, RunState::Pending | RunState::Running | RunState::Paused);
+                only(stoppable, "the run had ended or was stopping")
             }
+            Event::Paused => only(self.state == RunState::Running, "the run was not going on"),
+            Event::Unpaused => only(self.state == RunState::Paused, "the run was not paused"),
             Event::Ended { state } => {
                 only(live && self.live_steps == 0, "something of the run was alive")?;
-                let right = match self.state {
-                    RunState::Cancelling => RunState::Cancelled,
-                    _ if self.failing.is_some() => RunState::Failed,
-                    _ => RunState::Completed,
-                };
-                only(*state == right, "the run ended in another way")
+                only(*state == self.outcome(), "the run ended in another way")
             }
             Event::Reopened => {
                 only(matches!(self.state, RunState::Failed | RunState::Cancelled), "the run had not failed or stopped")

@@ -13,6 +13,7 @@
 //!            Running -> Backoff -> Ready          Ready -> Succeeded (reused)
 //!            Running -> Ready (its process shut down in good order)
 //! run:       Pending -> Running -> Completed | Failed      Running -> Cancelling -> Cancelled
+//!            Running <-> Paused -> Cancelling | Completed | Failed (by what still ran)
 //!            Failed | Cancelled -> Running (a new generation)
 //! ```
 //!
@@ -27,7 +28,8 @@
 //!   no event and is counted in [`Machine::refused`].
 //! - I7 A step is open only when all it reads has succeeded, and never before what it comes `after` is final.
 //! - I8 A run that has ended has no live instance.
-//! - I9 A live run has something to wait for: a ready or running instance, a due timer, or an evaluation.
+//! - I9 A live run has something to wait for: a ready or running instance, a due timer, an evaluation, or the end of a
+//!   pause.
 //! - I11 Attempts never pass their limit; losses of the worker are counted apart and have their own limit.
 //! - I13 A cancelled run ends by its deadline.
 //! - I20 A stored error is at most 64 KiB.
@@ -45,6 +47,6 @@ mod ready;
 mod exhaustive;
 
 pub use event::{Event, EventDecodeError, Failure, Fault, Input, SkipReason};
-pub use graph::{Backoff, FaultClass, Graph, OnFailure, Retry, StepSpec};
+pub use graph::{Backoff, FaultClass, Graph, OnFailure, Retry, StepSpec, Tolerance};
 pub use legal::IllegalEvent;
 pub use machine::{InstanceState, Machine, RunState, StepState, Tally};

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 use crate::event::{Event, Input, SkipReason};
-use crate::graph::Graph;
+use crate::graph::{Graph, OnFailure, StepSpec};
 use crate::ready::Ready;
 
 /// State of a run.
@@ -18,6 +18,8 @@ pub enum RunState {
     Pending,
     /// Going on.
     Running,
+    /// Nothing new starts until somebody says so; what ran may end.
+    Paused,
     /// Told to stop.
     Cancelling,
     /// Ended: every step that had to run did.
@@ -34,6 +36,7 @@ impl RunState {
         match self {
             Self::Pending => "pending",
             Self::Running => "running",
+            Self::Paused => "paused",
             Self::Cancelling => "cancelling",
             Self::Completed => "completed",
             Self::Failed => "failed",
@@ -55,9 +58,9 @@ pub enum StepState {
     Waiting,
     /// Has instances that are not final.
     Open,
-    /// Every instance succeeded (there may be none).
+    /// Every instance succeeded (there may be none), but for failures that it tolerates.
     Succeeded,
-    /// It could not be evaluated, or an instance failed.
+    /// It could not be evaluated, or more instances failed than it tolerates.
     Failed,
     /// Its condition was false, or something it reads was skipped.
     Skipped(SkipReason),
@@ -281,16 +284,40 @@ impl Machine {
 
     /// When [`Input::TimerDue`] should come next.
     pub fn next_due(&self) -> Option<u64> {
-        let wait = self.due.first().map(|(until, ..)| *until);
+        // A wait that is over during a pause ends with the pause.
+        let wait = self.due.first().map(|(until, ..)| *until).filter(|_| self.state != RunState::Paused);
         match (wait, self.deadline.filter(|_| self.state == RunState::Cancelling)) {
             (Some(wait), Some(deadline)) => Some(wait.min(deadline)),
             (wait, deadline) => wait.or(deadline),
         }
     }
 
+    /// When the first instance of a step that waits for another attempt may have it.
+    pub fn next_attempt(&self, step: u32) -> Option<u64> {
+        self.backoff.range((step, 0)..=(step, u32::MAX)).map(|(_, until)| *until).min()
+    }
+
     /// Answers from attempts that were no longer theirs to give (I5).
     pub fn refused(&self) -> u64 {
         self.refused
+    }
+
+    /// Whether more instances of a step failed than it tolerates.
+    pub(crate) fn too_many_failed(&self, step: u32) -> bool {
+        let tally = self.tally(step);
+        tally.failed > self.graph.steps[step as usize].tolerate.of(tally.total)
+    }
+
+    /// State of the run once none of its steps is live.
+    pub(crate) fn outcome(&self) -> RunState {
+        let collected = |(s, spec): (usize, &StepSpec)| {
+            spec.on_failure == OnFailure::Collect && self.step(s as u32) == StepState::Failed
+        };
+        match self.state {
+            RunState::Cancelling => RunState::Cancelled,
+            _ if self.failing.is_some() || self.graph.steps.iter().enumerate().any(collected) => RunState::Failed,
+            _ => RunState::Completed,
+        }
     }
 
     /// Whether nothing new may start: the run is failing or being cancelled.

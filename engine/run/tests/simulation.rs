@@ -5,7 +5,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use swath_run::{
     Backoff, Event, Failure, Fault, FaultClass, Graph, Input, InstanceState, Machine, OnFailure, Retry, RunState,
-    SkipReason, StepSpec, StepState,
+    SkipReason, StepSpec, StepState, Tolerance,
 };
 
 fn fault() -> Fault {
@@ -35,7 +35,16 @@ fn random_graph(rng: &mut SmallRng) -> Graph {
                 on: classes.into_iter().filter(|_| rng.random_bool(0.6)).collect(),
                 losses: rng.random_range(0..3),
             },
-            on_failure: if rng.random_bool(0.3) { OnFailure::Continue } else { OnFailure::Stop },
+            on_failure: match rng.random_range(0..10) {
+                0..2 => OnFailure::Continue,
+                2 => OnFailure::Collect,
+                _ => OnFailure::Stop,
+            },
+            tolerate: match rng.random_range(0..6) {
+                0 => Tolerance::Count(1),
+                1 => Tolerance::Percent(40.0),
+                _ => Tolerance::default(),
+            },
         }
     });
     Graph { steps: steps.collect() }
@@ -93,6 +102,7 @@ impl World {
                 Event::CancelRequested { deadline } => self.deadline = Some(*deadline),
                 Event::Reopened => self.deadline = None,
                 Event::Started { s, i, epoch, .. } => {
+                    assert!(self.follower.state() != RunState::Paused, "{s}/{i} started in a paused run");
                     assert!(!self.succeeded.contains(&(*s, *i)), "I7: {s}/{i} started after it succeeded");
                     assert!(self.epochs.last().is_none_or(|last| epoch > last), "I5: epoch {epoch} does not rise");
                     self.epochs.push(*epoch);
@@ -123,6 +133,9 @@ impl World {
         let bad = self.malice > 0.0 && self.rng.random_bool(self.malice);
         if bad {
             return self.misbehave();
+        }
+        if self.machine.state() == RunState::Paused && self.rng.random_bool(0.2) {
+            return self.offer(Input::Unpause);
         }
         let evaluation = self.machine.evaluations().next();
         let ready: Vec<(u32, u32)> = self.machine.ready().collect();
@@ -176,6 +189,7 @@ impl World {
                 let deadline = self.now + self.rng.random_range(0..200);
                 self.offer(Input::Cancel { deadline });
             }
+            1 => self.offer(Input::Pause),
             2 => self.now = self.now.saturating_sub(self.rng.random_range(0..3_600)),
             3 => self.now += self.rng.random_range(0..3_600),
             4 => self.offer(Input::Claim { step, index }),
@@ -234,7 +248,8 @@ fn simulate(seeds: std::ops::Range<u64>) -> Seen {
         *seen.ends.entry(state.name()).or_default() += 1;
         // Final is final.
         let before = world.machine.clone();
-        for input in [Input::Begin, Input::TimerDue, Input::Recovered, Input::Cancel { deadline: 0 }] {
+        let late = [Input::Begin, Input::TimerDue, Input::Recovered, Input::Cancel { deadline: 0 }];
+        for input in late.into_iter().chain([Input::Pause, Input::Unpause]) {
             world.offer(input);
         }
         assert_eq!(before, world.machine, "I2: seed {seed}");
@@ -323,6 +338,47 @@ fn continue_on_failure_completes_and_readers_never_run() {
 }
 
 #[test]
+fn a_collected_failure_lets_the_rest_run_and_fails_the_run_in_the_end() {
+    let mut graph = chain(&[(&[], &[]), (&[0], &[]), (&[], &[0])]);
+    graph.steps[0].on_failure = OnFailure::Collect;
+    let mut machine = Machine::new(graph);
+    machine.offer(Input::Begin, 0);
+    end(&mut machine, 0, 0, Some(FaultClass::Permanent));
+    assert_eq!((machine.step(1), machine.state()), (StepState::UpstreamFailed(0), RunState::Running));
+    end(&mut machine, 2, 0, None);
+    assert_eq!(machine.state(), RunState::Failed);
+    machine.offer(Input::Reopen, 0);
+    assert_eq!(machine.ready().collect::<Vec<_>>(), [(0, 0)]);
+}
+
+#[test]
+fn a_step_that_tolerates_failures_fails_with_the_first_one_too_many() {
+    let tolerances = [(Tolerance::Count(0), 0), (Tolerance::Count(2), 2), (Tolerance::Percent(34.0), 3)];
+    for (tolerate, most) in tolerances.into_iter().chain([(Tolerance::Percent(100.0), 10)]) {
+        let mut graph = chain(&[(&[], &[]), (&[0], &[])]);
+        (graph.steps[0].evaluated, graph.steps[0].tolerate) = (true, tolerate);
+        let mut machine = Machine::new(graph);
+        machine.offer(Input::Begin, 0);
+        machine.offer(Input::Evaluated { step: 0, outcome: Ok(Some(10)) }, 0);
+        let mut tolerant = machine.clone();
+        for index in 0..10 {
+            let class = (index < most).then_some(FaultClass::Permanent);
+            assert_eq!(tolerant.step(0), StepState::Open, "{tolerate:?} after {index}");
+            end(&mut tolerant, 0, index, class);
+        }
+        assert_eq!((tolerant.step(0), tolerant.tally(0).failed), (StepState::Succeeded, most), "{tolerate:?}");
+        if most < 10 {
+            // One more, and nothing else of it starts.
+            for index in 0..=most {
+                assert_eq!(machine.state(), RunState::Running, "{tolerate:?} after {index}");
+                end(&mut machine, 0, index, Some(FaultClass::Permanent));
+            }
+            assert_eq!((machine.step(0), machine.state()), (StepState::Failed, RunState::Failed), "{tolerate:?}");
+        }
+    }
+}
+
+#[test]
 fn an_answer_with_an_old_epoch_is_refused_and_counted() {
     let mut graph = chain(&[(&[], &[])]);
     graph.steps[0].retry.losses = 5;
@@ -363,6 +419,32 @@ fn cancelling_ends_by_its_deadline_whatever_the_workers_do() {
     assert_eq!((machine.state(), machine.next_due()), (RunState::Cancelling, Some(500)));
     assert!(machine.offer(Input::TimerDue, 499).is_empty());
     machine.offer(Input::TimerDue, 500);
+    assert_eq!(machine.state(), RunState::Cancelled);
+}
+
+#[test]
+fn a_paused_run_starts_nothing_lets_what_runs_end_and_holds_its_timers() {
+    let mut graph = chain(&[(&[], &[]), (&[], &[]), (&[0], &[])]);
+    graph.steps[1].retry = Retry { times: 1, wait: 100, ..Retry::default() };
+    let mut machine = Machine::new(graph);
+    machine.offer(Input::Begin, 0);
+    let first = start(&mut machine, 0, 0);
+    end(&mut machine, 1, 0, Some(FaultClass::Transient));
+    machine.offer(Input::Pause, 0);
+    assert_eq!((machine.state(), machine.next_due()), (RunState::Paused, None));
+    // A restart keeps it paused, and what was lost waits too.
+    machine.offer(Input::Recovered, 50);
+    assert!(machine.offer(Input::TimerDue, 500).is_empty());
+    assert!(machine.offer(Input::Finished { step: 0, index: 0, epoch: first, outcome: Ok(()) }, 500).is_empty());
+    machine.offer(Input::Unpause, 500);
+    assert_eq!(machine.offer(Input::TimerDue, 500).len(), 2);
+    let second = start(&mut machine, 0, 0);
+    machine.offer(Input::Pause, 500);
+    // What runs ends as ever, and what follows from it is ready, but does not start.
+    machine.offer(Input::Finished { step: 0, index: 0, epoch: second, outcome: Ok(()) }, 600);
+    assert_eq!(machine.ready().collect::<Vec<_>>(), [(1, 0), (2, 0)]);
+    assert!(machine.offer(Input::Claim { step: 2, index: 0 }, 600).is_empty());
+    machine.offer(Input::Cancel { deadline: 700 }, 600);
     assert_eq!(machine.state(), RunState::Cancelled);
 }
 
@@ -473,6 +555,7 @@ fn a_journal_that_no_run_could_have_written_is_refused_with_its_place() {
         (Event::UpstreamFailed { s: 1, of: 0 }, "the step waits for others"),
         (Event::Ended { state: RunState::Completed }, "something of the run was alive"),
         (Event::Reopened, "the run had not failed or stopped"),
+        (Event::Unpaused, "the run was not paused"),
     ] {
         assert!(refused(&event).ends_with(why), "{event:?}: {}", refused(&event));
     }

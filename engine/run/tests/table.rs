@@ -49,7 +49,7 @@ fn every_state_meets_every_input() {
     let cancel = Input::Cancel { deadline: 1_000 };
     let fresh = Machine::new(begun().graph().clone());
     let (transient, permanent, lost) = (FaultClass::Transient, FaultClass::Permanent, FaultClass::Lost);
-    let states: [(&str, Machine); 13] = [
+    let states: [(&str, Machine); 15] = [
         ("pending", fresh),
         ("evaluating", given([])),
         ("ready", given([open()])),
@@ -58,7 +58,9 @@ fn every_state_meets_every_input() {
         ("running, lost before", given([open(), claim(0), failed(0, 1, lost), Input::TimerDue, claim(0)])),
         ("running, the run failing", given([open(), claim(0), claim(2), failed(2, 2, permanent)])),
         ("running, the run cancelling", given([open(), claim(0), cancel.clone()])),
+        ("running, the run paused", given([open(), claim(0), Input::Pause])),
         ("backoff", given([open(), claim(0), failed(0, 1, transient)])),
+        ("backoff, the run paused", given([open(), claim(0), failed(0, 1, transient), Input::Pause])),
         ("succeeded", given([open(), claim(0), succeeded(0, 1)])),
         ("skipped", given([Input::Evaluated { step: 0, outcome: Ok(None) }])),
         ("failed", given([open(), claim(0), failed(0, 1, permanent)])),
@@ -94,6 +96,8 @@ fn every_state_meets_every_input() {
             ("timer, past the deadline", Input::TimerDue, 1_000),
             ("recovered", Input::Recovered, 0),
             ("cancel", cancel.clone(), 0),
+            ("pause", Input::Pause, 0),
+            ("unpause", Input::Unpause, 0),
             ("reopen", Input::Reopen, 0),
         ];
         table.push_str(&format!("{name}\n"));
@@ -123,20 +127,22 @@ fn every_state_meets_every_input() {
         pending
           begin -> begun opened(c), run running
           cancel -> cancel_requested dropped(a) dropped(b) dropped(c) ended, run cancelled
-          nothing: evaluated: one; evaluated: none; evaluated: condition false; evaluated: fault; claim; claim, no such instance; claim, no such step; reused; refused; finished: success; finished: success, other epoch; finished: transient; finished: timeout; finished: permanent; finished: permanent, other epoch; finished: lost; finished: cancelled; stopped; stopped, other epoch; timer, too early; timer, in time for a wait; timer, past the deadline; recovered; reopen
+          nothing: evaluated: one; evaluated: none; evaluated: condition false; evaluated: fault; claim; claim, no such instance; claim, no such step; reused; refused; finished: success; finished: success, other epoch; finished: transient; finished: timeout; finished: permanent; finished: permanent, other epoch; finished: lost; finished: cancelled; stopped; stopped, other epoch; timer, too early; timer, in time for a wait; timer, past the deadline; recovered; pause; unpause; reopen
         evaluating
           evaluated: one -> opened(a), run running
           evaluated: none -> opened(a) opened(b), run running
           evaluated: condition false -> skipped(a) skipped(b), run running
           evaluated: fault -> step_failed(a) dropped(c) upstream_failed(b) ended, run failed
           cancel -> cancel_requested dropped(a) dropped(c) dropped(b) ended, run cancelled
-          nothing: begin; claim; claim, no such instance; claim, no such step; reused; refused; finished: success; finished: success, other epoch; finished: transient; finished: timeout; finished: permanent; finished: permanent, other epoch; finished: lost; finished: cancelled; stopped; stopped, other epoch; timer, too early; timer, in time for a wait; timer, past the deadline; recovered; reopen
+          pause -> paused, run paused
+          nothing: begin; claim; claim, no such instance; claim, no such step; reused; refused; finished: success; finished: success, other epoch; finished: transient; finished: timeout; finished: permanent; finished: permanent, other epoch; finished: lost; finished: cancelled; stopped; stopped, other epoch; timer, too early; timer, in time for a wait; timer, past the deadline; recovered; unpause; reopen
         ready
           claim -> started(a), run running
           reused -> succeeded(a) opened(b), run running
           refused -> failed(a) dropped(c) upstream_failed(b) ended, run failed
           cancel -> cancel_requested dropped(a) dropped(c) dropped(b) ended, run cancelled
-          nothing: begin; evaluated: one; evaluated: none; evaluated: condition false; evaluated: fault; claim, no such instance; claim, no such step; finished: success; finished: success, other epoch; finished: transient; finished: timeout; finished: permanent; finished: permanent, other epoch; finished: lost; finished: cancelled; stopped; stopped, other epoch; timer, too early; timer, in time for a wait; timer, past the deadline; recovered; reopen
+          pause -> paused, run paused
+          nothing: begin; evaluated: one; evaluated: none; evaluated: condition false; evaluated: fault; claim, no such instance; claim, no such step; finished: success; finished: success, other epoch; finished: transient; finished: timeout; finished: permanent; finished: permanent, other epoch; finished: lost; finished: cancelled; stopped; stopped, other epoch; timer, too early; timer, in time for a wait; timer, past the deadline; recovered; unpause; reopen
         running
           finished: success -> succeeded(a) opened(b), run running
           finished: transient -> retried(a), run running
@@ -147,7 +153,8 @@ fn every_state_meets_every_input() {
           stopped -> released(a), run running
           recovered -> retried(a), run running
           cancel -> cancel_requested dropped(c), run cancelling
-          nothing: begin; evaluated: one; evaluated: none; evaluated: condition false; evaluated: fault; claim; claim, no such instance; claim, no such step; reused; refused; finished: success, other epoch; finished: permanent, other epoch; stopped, other epoch; timer, too early; timer, in time for a wait; timer, past the deadline; reopen
+          pause -> paused, run paused
+          nothing: begin; evaluated: one; evaluated: none; evaluated: condition false; evaluated: fault; claim; claim, no such instance; claim, no such step; reused; refused; finished: success, other epoch; finished: permanent, other epoch; stopped, other epoch; timer, too early; timer, in time for a wait; timer, past the deadline; unpause; reopen
         running, its last attempt
           finished: success -> succeeded(a) opened(b), run running
           finished: transient -> failed(a) dropped(c) upstream_failed(b) ended, run failed
@@ -158,7 +165,8 @@ fn every_state_meets_every_input() {
           stopped -> released(a), run running
           recovered -> retried(a), run running
           cancel -> cancel_requested dropped(c), run cancelling
-          nothing: begin; evaluated: one; evaluated: none; evaluated: condition false; evaluated: fault; claim; claim, no such instance; claim, no such step; reused; refused; finished: success, other epoch; finished: permanent, other epoch; stopped, other epoch; timer, too early; timer, in time for a wait; timer, past the deadline; reopen
+          pause -> paused, run paused
+          nothing: begin; evaluated: one; evaluated: none; evaluated: condition false; evaluated: fault; claim; claim, no such instance; claim, no such step; reused; refused; finished: success, other epoch; finished: permanent, other epoch; stopped, other epoch; timer, too early; timer, in time for a wait; timer, past the deadline; unpause; reopen
         running, lost before
           finished: success -> succeeded(a) opened(b), run running
           finished: transient -> retried(a), run running
@@ -169,7 +177,8 @@ fn every_state_meets_every_input() {
           stopped -> released(a), run running
           recovered -> failed(a) dropped(c) upstream_failed(b) ended, run failed
           cancel -> cancel_requested dropped(c), run cancelling
-          nothing: begin; evaluated: one; evaluated: none; evaluated: condition false; evaluated: fault; claim; claim, no such instance; claim, no such step; reused; refused; finished: success, other epoch; finished: permanent, other epoch; stopped, other epoch; timer, too early; timer, in time for a wait; timer, past the deadline; reopen
+          pause -> paused, run paused
+          nothing: begin; evaluated: one; evaluated: none; evaluated: condition false; evaluated: fault; claim; claim, no such instance; claim, no such step; reused; refused; finished: success, other epoch; finished: permanent, other epoch; stopped, other epoch; timer, too early; timer, in time for a wait; timer, past the deadline; unpause; reopen
         running, the run failing
           finished: success -> succeeded(a) dropped(b) ended, run failed
           finished: transient -> failed(a) upstream_failed(b) ended, run failed
@@ -180,7 +189,8 @@ fn every_state_meets_every_input() {
           stopped -> cancelled(a) dropped(b) ended, run failed
           recovered -> failed(a) upstream_failed(b) ended, run failed
           cancel -> cancel_requested, run cancelling
-          nothing: begin; evaluated: one; evaluated: none; evaluated: condition false; evaluated: fault; claim; claim, no such instance; claim, no such step; reused; refused; finished: success, other epoch; finished: permanent, other epoch; stopped, other epoch; timer, too early; timer, in time for a wait; timer, past the deadline; reopen
+          pause -> paused, run paused
+          nothing: begin; evaluated: one; evaluated: none; evaluated: condition false; evaluated: fault; claim; claim, no such instance; claim, no such step; reused; refused; finished: success, other epoch; finished: permanent, other epoch; stopped, other epoch; timer, too early; timer, in time for a wait; timer, past the deadline; unpause; reopen
         running, the run cancelling
           finished: success -> succeeded(a) dropped(b) ended, run cancelled
           finished: transient -> failed(a) upstream_failed(b) ended, run cancelled
@@ -191,23 +201,42 @@ fn every_state_meets_every_input() {
           stopped -> cancelled(a) dropped(b) ended, run cancelled
           timer, past the deadline -> cancelled(a) dropped(b) ended, run cancelled
           recovered -> cancelled(a) dropped(b) ended, run cancelled
-          nothing: begin; evaluated: one; evaluated: none; evaluated: condition false; evaluated: fault; claim; claim, no such instance; claim, no such step; reused; refused; finished: success, other epoch; finished: permanent, other epoch; stopped, other epoch; timer, too early; timer, in time for a wait; cancel; reopen
+          nothing: begin; evaluated: one; evaluated: none; evaluated: condition false; evaluated: fault; claim; claim, no such instance; claim, no such step; reused; refused; finished: success, other epoch; finished: permanent, other epoch; stopped, other epoch; timer, too early; timer, in time for a wait; cancel; pause; unpause; reopen
+        running, the run paused
+          finished: success -> succeeded(a) opened(b), run paused
+          finished: transient -> retried(a), run paused
+          finished: timeout -> retried(a), run paused
+          finished: permanent -> failed(a) dropped(c) upstream_failed(b) ended, run failed
+          finished: lost -> retried(a), run paused
+          finished: cancelled -> failed(a) dropped(c) upstream_failed(b) ended, run failed
+          stopped -> released(a), run paused
+          recovered -> retried(a), run paused
+          cancel -> cancel_requested dropped(c), run cancelling
+          unpause -> unpaused, run running
+          nothing: begin; evaluated: one; evaluated: none; evaluated: condition false; evaluated: fault; claim; claim, no such instance; claim, no such step; reused; refused; finished: success, other epoch; finished: permanent, other epoch; stopped, other epoch; timer, too early; timer, in time for a wait; timer, past the deadline; pause; reopen
         backoff
           timer, in time for a wait -> readied(a), run running
           timer, past the deadline -> readied(a), run running
           cancel -> cancel_requested dropped(a) dropped(c) dropped(b) ended, run cancelled
-          nothing: begin; evaluated: one; evaluated: none; evaluated: condition false; evaluated: fault; claim; claim, no such instance; claim, no such step; reused; refused; finished: success; finished: success, other epoch; finished: transient; finished: timeout; finished: permanent; finished: permanent, other epoch; finished: lost; finished: cancelled; stopped; stopped, other epoch; timer, too early; recovered; reopen
+          pause -> paused, run paused
+          nothing: begin; evaluated: one; evaluated: none; evaluated: condition false; evaluated: fault; claim; claim, no such instance; claim, no such step; reused; refused; finished: success; finished: success, other epoch; finished: transient; finished: timeout; finished: permanent; finished: permanent, other epoch; finished: lost; finished: cancelled; stopped; stopped, other epoch; timer, too early; recovered; unpause; reopen
+        backoff, the run paused
+          cancel -> cancel_requested dropped(a) dropped(c) dropped(b) ended, run cancelled
+          unpause -> unpaused, run running
+          nothing: begin; evaluated: one; evaluated: none; evaluated: condition false; evaluated: fault; claim; claim, no such instance; claim, no such step; reused; refused; finished: success; finished: success, other epoch; finished: transient; finished: timeout; finished: permanent; finished: permanent, other epoch; finished: lost; finished: cancelled; stopped; stopped, other epoch; timer, too early; timer, in time for a wait; timer, past the deadline; recovered; pause; reopen
         succeeded
           cancel -> cancel_requested dropped(b) dropped(c) ended, run cancelled
-          nothing: begin; evaluated: one; evaluated: none; evaluated: condition false; evaluated: fault; claim; claim, no such instance; claim, no such step; reused; refused; finished: success; finished: success, other epoch; finished: transient; finished: timeout; finished: permanent; finished: permanent, other epoch; finished: lost; finished: cancelled; stopped; stopped, other epoch; timer, too early; timer, in time for a wait; timer, past the deadline; recovered; reopen
+          pause -> paused, run paused
+          nothing: begin; evaluated: one; evaluated: none; evaluated: condition false; evaluated: fault; claim; claim, no such instance; claim, no such step; reused; refused; finished: success; finished: success, other epoch; finished: transient; finished: timeout; finished: permanent; finished: permanent, other epoch; finished: lost; finished: cancelled; stopped; stopped, other epoch; timer, too early; timer, in time for a wait; timer, past the deadline; recovered; unpause; reopen
         skipped
           cancel -> cancel_requested dropped(c) ended, run cancelled
-          nothing: begin; evaluated: one; evaluated: none; evaluated: condition false; evaluated: fault; claim; claim, no such instance; claim, no such step; reused; refused; finished: success; finished: success, other epoch; finished: transient; finished: timeout; finished: permanent; finished: permanent, other epoch; finished: lost; finished: cancelled; stopped; stopped, other epoch; timer, too early; timer, in time for a wait; timer, past the deadline; recovered; reopen
+          pause -> paused, run paused
+          nothing: begin; evaluated: one; evaluated: none; evaluated: condition false; evaluated: fault; claim; claim, no such instance; claim, no such step; reused; refused; finished: success; finished: success, other epoch; finished: transient; finished: timeout; finished: permanent; finished: permanent, other epoch; finished: lost; finished: cancelled; stopped; stopped, other epoch; timer, too early; timer, in time for a wait; timer, past the deadline; recovered; unpause; reopen
         failed
           reopen -> reopened, run running
-          nothing: begin; evaluated: one; evaluated: none; evaluated: condition false; evaluated: fault; claim; claim, no such instance; claim, no such step; reused; refused; finished: success; finished: success, other epoch; finished: transient; finished: timeout; finished: permanent; finished: permanent, other epoch; finished: lost; finished: cancelled; stopped; stopped, other epoch; timer, too early; timer, in time for a wait; timer, past the deadline; recovered; cancel
+          nothing: begin; evaluated: one; evaluated: none; evaluated: condition false; evaluated: fault; claim; claim, no such instance; claim, no such step; reused; refused; finished: success; finished: success, other epoch; finished: transient; finished: timeout; finished: permanent; finished: permanent, other epoch; finished: lost; finished: cancelled; stopped; stopped, other epoch; timer, too early; timer, in time for a wait; timer, past the deadline; recovered; cancel; pause; unpause
         cancelled
           reopen -> reopened, run running
-          nothing: begin; evaluated: one; evaluated: none; evaluated: condition false; evaluated: fault; claim; claim, no such instance; claim, no such step; reused; refused; finished: success; finished: success, other epoch; finished: transient; finished: timeout; finished: permanent; finished: permanent, other epoch; finished: lost; finished: cancelled; stopped; stopped, other epoch; timer, too early; timer, in time for a wait; timer, past the deadline; recovered; cancel
+          nothing: begin; evaluated: one; evaluated: none; evaluated: condition false; evaluated: fault; claim; claim, no such instance; claim, no such step; reused; refused; finished: success; finished: success, other epoch; finished: transient; finished: timeout; finished: permanent; finished: permanent, other epoch; finished: lost; finished: cancelled; stopped; stopped, other epoch; timer, too early; timer, in time for a wait; timer, past the deadline; recovered; cancel; pause; unpause
     "#]].assert_eq(&table);
 }

@@ -45,9 +45,9 @@ pub use key::{Difference, KeyParts, canonical_json};
 pub use lease::{RunLease, Term};
 pub use postgres::PostgresStore;
 pub use record::{
-    Append, Broken, CacheEntry, CacheTerms, Collected, Lineage, LogBatch, LogFilter, LogLine, Metric, NewEvent,
-    NewResult, NewRun, Retention, RunCursor, RunFilter, RunRow, RunUpdate, StoredEvent, StoredLogLine, StoredResult,
-    StoredRun, Vocabulary,
+    Append, Broken, CacheEntry, CacheFilter, CacheRow, CacheTerms, Collected, Lineage, LogBatch, LogFilter, LogLine,
+    Metric, NewEvent, NewResult, NewRun, Retention, RunCursor, RunFilter, RunRow, RunUpdate, StoredEvent,
+    StoredLogLine, StoredResult, StoredRun, Vocabulary,
 };
 pub use redact::{LONGEST_TEXT, REDACTED, bounded, redact, storable};
 pub use sqlite::SqliteStore;

@@ -12,8 +12,8 @@ use swath_task::Digest;
 use crate::error::Error;
 use crate::lease::Wish;
 use crate::record::{
-    CacheEntry, Lineage, LogFilter, LogLine, Metric, RunFilter, RunRow, StoredEvent, StoredLogLine, StoredResult,
-    StoredRun,
+    CacheEntry, CacheFilter, CacheRow, Lineage, LogFilter, LogLine, Metric, RunFilter, RunRow, StoredEvent,
+    StoredLogLine, StoredResult, StoredRun,
 };
 
 /// What a parameter `$1`, `$2`, ... of a statement stands for.
@@ -45,8 +45,10 @@ impl<'a> From<Option<&'a str>> for Value<'a> {
 pub(crate) trait Ask: Sync {
     /// A row of its answers.
     type Row: Columns + Send;
-    /// The digests of the artifacts of all cache entries.
-    const CACHED_DIGESTS: &'static str;
+    /// The artifacts of cache entries, as `a.value`.
+    const CACHED: &'static str;
+    /// The task in the parts of the key of a result `s`.
+    const TASK: &'static str;
 
     /// What stands after `IN` for the texts of a JSON array that is given as this parameter.
     fn list(parameter: usize) -> String;
@@ -292,6 +294,48 @@ pub(crate) async fn cache<D: Ask>(of: &D, key: &Digest, now: i64) -> Result<Opti
     }))
 }
 
+pub(crate) async fn cache_list<D: Ask>(of: &D, filter: &CacheFilter) -> Result<Vec<CacheRow>, Error> {
+    let (task, cached) = (D::TASK, D::CACHED);
+    let mut text = format!(
+        "SELECT cache.key, {task}, cache.run, cache.step, cache.instance, \
+         (SELECT CAST(coalesce(sum(CAST(a.value ->> 'size' AS BIGINT)), 0) AS BIGINT) FROM {cached}), \
+         cache.created_at, cache.used_at, cache.expires_at FROM cache LEFT JOIN run r ON r.id = cache.run \
+         LEFT JOIN result s ON s.run = r.n AND s.step = cache.step AND s.instance = cache.instance WHERE 1 = 1"
+    );
+    let of_task = |n| format!("{task} = ${n}");
+    let of_step = |n| format!("cache.step = ${n}");
+    let of_run = |n| format!("(cache.run = ${n} OR substr(cache.run, 1, length(${n}) + 1) = ${n} || '.')");
+    let made_before = |n| format!("cache.created_at < ${n}");
+    let wanted: [(Option<Value<'_>>, &(dyn Fn(usize) -> String + Sync)); 4] = [
+        (filter.task.as_deref().map(Value::from), &of_task),
+        (filter.step.as_deref().map(Value::from), &of_step),
+        (filter.run.as_deref().map(Value::from), &of_run),
+        (filter.made_before.map(Value::from), &made_before),
+    ];
+    let mut values = Vec::new();
+    for (value, condition) in wanted {
+        if let Some(value) = value {
+            values.push(value);
+            text.push_str(&format!(" AND {}", condition(values.len())));
+        }
+    }
+    text.push_str(" ORDER BY cache.created_at DESC, cache.key");
+    let read = |row: &D::Row| -> Result<CacheRow, Error> {
+        Ok(CacheRow {
+            key: parsed(&format!("blake3:{}", row.text(0)?))?,
+            task: row.text_or_none(1)?,
+            run: row.text(2)?,
+            step: row.text(3)?,
+            instance: row.text(4)?,
+            bytes: number_of(row.integer(5)?)?,
+            created_at: row.integer(6)?,
+            used_at: row.integer(7)?,
+            expires_at: row.integer_or_none(8)?,
+        })
+    };
+    of.ask(&text, &values).await?.iter().map(read).collect()
+}
+
 pub(crate) async fn lineage<D: Ask>(of: &D, digest: &Digest) -> Result<Vec<Lineage>, Error> {
     let text = "SELECT l.record, r.id, l.step, l.instance, l.attempt, l.at FROM lineage l JOIN run r ON r.n = l.run \
          WHERE l.digest = $1 ORDER BY l.at, r.n, l.step, l.instance";
@@ -309,8 +353,16 @@ pub(crate) async fn lineage<D: Ask>(of: &D, digest: &Digest) -> Result<Vec<Linea
 }
 
 pub(crate) async fn referenced<D: Ask>(of: &D) -> Result<HashSet<Digest>, Error> {
-    let text = format!("SELECT 'blake3:' || digest FROM lineage UNION {}", D::CACHED_DIGESTS);
-    of.ask(&text, &[]).await?.iter().map(|row| parsed(&row.text(0)?)).collect()
+    digests(&of.ask(&referenced_text::<D>(), &[]).await?)
+}
+
+/// Asks for the digests of the artifacts that results or cache entries refer to; [`digests`] reads the answer.
+pub(crate) fn referenced_text<D: Ask>() -> String {
+    format!("SELECT 'blake3:' || digest FROM lineage UNION SELECT a.value ->> 'digest' FROM cache, {}", D::CACHED)
+}
+
+pub(crate) fn digests(rows: &[impl Columns]) -> Result<HashSet<Digest>, Error> {
+    rows.iter().map(|row| parsed(&row.text(0)?)).collect()
 }
 
 /// The digest of the request by which a server took a run on.

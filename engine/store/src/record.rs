@@ -1,5 +1,7 @@
 //! The records a store keeps. Times are milliseconds since 1970 UTC, given by the caller.
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize};
 use swath_task::{ArtifactRecord, Digest};
 
@@ -264,6 +266,42 @@ pub struct CacheEntry {
     pub expires_at: Option<i64>,
 }
 
+/// Which results that may be reused to list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CacheFilter {
+    /// Only of this task.
+    pub task: Option<String>,
+    /// Only of a step of this id.
+    pub step: Option<String>,
+    /// Only made by this run, or by runs of its sub-flows.
+    pub run: Option<String>,
+    /// Only made before this.
+    pub made_before: Option<i64>,
+}
+
+/// A result that may be reused, without its outputs: a row of `swath cache list`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheRow {
+    /// The cache key.
+    pub key: Digest,
+    /// The task that made it; `None` when its run was collected.
+    pub task: Option<String>,
+    /// The run that made it.
+    pub run: String,
+    /// The step that made it.
+    pub step: String,
+    /// The instance that made it.
+    pub instance: String,
+    /// Bytes of its artifacts.
+    pub bytes: u64,
+    /// When it was made.
+    pub created_at: i64,
+    /// When it was last reused, to the hour.
+    pub used_at: i64,
+    /// When it ends to be valid.
+    pub expires_at: Option<i64>,
+}
+
 /// Who made an artifact, or which runs use it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lineage {
@@ -358,6 +396,8 @@ pub struct Retention {
     pub cache_used_before: i64,
     /// The present.
     pub now: i64,
+    /// Removes nothing, and tells what would be.
+    pub dry_run: bool,
 }
 
 /// What a collection removed from the database.
@@ -367,6 +407,8 @@ pub struct Collected {
     pub runs: Vec<String>,
     /// Cache entries.
     pub cache_entries: u64,
+    /// Of a dry run: the artifacts that results or cache entries would still refer to.
+    pub referenced: Option<HashSet<Digest>>,
 }
 
 /// What the names of kinds and states mean, which a store that looks for broken rows ([`crate::Store::audit`]) is told by

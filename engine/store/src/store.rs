@@ -11,8 +11,8 @@ use crate::deployments::Deployments;
 use crate::error::Error;
 use crate::lease::RunLease;
 use crate::record::{
-    Append, Broken, CacheEntry, Collected, Lineage, LogBatch, LogFilter, Metric, NewRun, Retention, RunFilter, RunRow,
-    StoredEvent, StoredLogLine, StoredResult, StoredRun, Vocabulary,
+    Append, Broken, CacheEntry, CacheFilter, CacheRow, Collected, Lineage, LogBatch, LogFilter, Metric, NewRun,
+    Retention, RunFilter, RunRow, StoredEvent, StoredLogLine, StoredResult, StoredRun, Vocabulary,
 };
 use crate::tokens::Tokens;
 
@@ -136,6 +136,9 @@ pub trait Store: Deployments + Tokens + Send + Sync + 'static {
     /// Forgets an entry whose artifacts turned out to be missing or damaged (I22).
     async fn cache_forget(&self, key: &Digest) -> Result<(), Error>;
 
+    /// Results that may be reused, newest first.
+    async fn cache_list(&self, filter: &CacheFilter) -> Result<Vec<CacheRow>, Error>;
+
     /// The newest results of the same step in earlier runs of flow `flow`, newest first:
     /// what [`crate::KeyParts::differences`] compares with to say why a step ran.
     async fn key_history(&self, flow: &str, step: &str, instance: &str, limit: u32)
@@ -144,7 +147,7 @@ pub trait Store: Deployments + Tokens + Send + Sync + 'static {
     /// Which results hold this artifact: the one with an attempt made it, the others reused it.
     async fn lineage(&self, digest: &Digest) -> Result<Vec<Lineage>, Error>;
 
-    /// Removes old runs and cache entries. Artifacts are collected afterwards, from [`Store::referenced`].
+    /// Removes old runs and cache entries, or tells what would be removed. Artifacts are collected afterwards, from [`Store::referenced`].
     async fn collect(&self, retention: &Retention) -> Result<Collected, Error>;
 
     /// Digests of the artifacts that results or cache entries refer to (I23).

@@ -47,6 +47,7 @@ pub struct Context {
     host: Arc<dyn Host>,
     cancel: CancellationToken,
     cpus: usize,
+    gpus: Arc<[u32]>,
     idempotency_key: Arc<str>,
 }
 
@@ -59,7 +60,12 @@ impl Context {
         cpus: usize,
         idempotency_key: impl Into<Arc<str>>,
     ) -> Self {
-        Self { host, cancel, cpus: cpus.max(1), idempotency_key: idempotency_key.into() }
+        Self { host, cancel, cpus: cpus.max(1), gpus: Arc::new([]), idempotency_key: idempotency_key.into() }
+    }
+
+    /// The same for an attempt that holds these GPUs, or shares of them.
+    pub fn with_gpus(self, gpus: impl Into<Arc<[u32]>>) -> Self {
+        Self { gpus: gpus.into(), ..self }
     }
 
     /// A local, read-only path of an artifact, whole and verified.
@@ -112,6 +118,11 @@ impl Context {
     /// How many threads this attempt may keep busy; at least 1.
     pub fn cpus(&self) -> usize {
         self.cpus
+    }
+
+    /// The GPUs that this attempt may use, by index from 0 among those that the process sees; none unless it needs some.
+    pub fn gpus(&self) -> &[u32] {
+        &self.gpus
     }
 
     /// Whether the attempt was told to stop. Long loops ask at least every second.

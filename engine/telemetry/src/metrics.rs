@@ -144,6 +144,8 @@ impl Observer for Metrics {
                 let live = Live { flow: flow.clone(), state: "running", ready: 0, below };
                 lock(&self.live).insert(run.to_owned(), live);
             }
+            Update::Paused => self.of_live(run, |live| live.state = "paused"),
+            Update::Unpaused => self.of_live(run, |live| live.state = "running"),
             Update::Cancelling => self.of_live(run, |live| live.state = "cancelling"),
             Update::Queued { ready } => self.of_live(run, |live| live.ready = *ready),
             Update::RunEnded { state } => self.of_live(run, |live| {

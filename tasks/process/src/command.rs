@@ -398,6 +398,13 @@ impl RunCommand {
             command.env(name.to_ascii_uppercase(), value);
         }
         command.env("LANG", "C.UTF-8").env("TMPDIR", fill.scratch).env("OMP_NUM_THREADS", ctx.cpus().to_string());
+        if !ctx.gpus().is_empty() {
+            // Of the GPUs that this process sees, the program sees those that the attempt holds.
+            let seen = std::env::var("CUDA_VISIBLE_DEVICES").unwrap_or_default();
+            let seen: Vec<&str> = seen.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
+            let name = |gpu: &u32| seen.get(*gpu as usize).map_or_else(|| gpu.to_string(), |name| (*name).to_owned());
+            command.env("CUDA_VISIBLE_DEVICES", ctx.gpus().iter().map(name).collect::<Vec<_>>().join(","));
+        }
         for (name, value) in &self.env {
             command.env(name, fill.text(value)?);
         }

@@ -3,58 +3,38 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use swath_host::end_idle;
-use swath_store::Access;
-
 use crate::arguments::{Cancel, Global};
 use crate::failure::Failure;
+use crate::runs_at::{RunsAt, has_ended, told};
 
-/// How often it is looked whether a run has ended, and how many times: longer than a cancelled run may take, and a lease.
-const LOOK: Duration = Duration::from_millis(200);
-const LOOKS: u32 = 120;
+/// Longer than a cancelled run may take, 15 s, and than a lease holds as a rule.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// State of a run that nobody drives any more.
+const INTERRUPTED: &str = "interrupted";
 
 pub(crate) fn run(global: &Global, command: Cancel) -> Result<ExitCode, Failure> {
     super::block_on(async move {
-        let store = super::existing(global, Access::Write).await?;
-        let row = super::find_run(store.as_ref(), &command.run).await?;
-        let state = super::shown_state(store.as_ref(), &row).await?;
-        if matches!(state.as_str(), "completed" | "failed" | "cancelled") {
-            return Err(Failure::Usage(format!("run `{}` has ended already: it is {state}", row.id)));
+        let mut runs = RunsAt::open(global, command.at.server.as_deref()).await?;
+        let run = runs.find(&command.run).await?;
+        let state = runs.state(&run).await?;
+        if has_ended(&state) {
+            return Err(Failure::Usage(format!("run `{run}` has ended already: it is {state}")));
         }
-        if store.run_holder(&row.id).await?.is_some() {
-            store.ask_to_cancel(&row.id).await?;
-            let mut looks = 0;
-            while store.run_holder(&row.id).await?.is_some() {
-                if looks == LOOKS {
-                    return Err(Failure::Usage(format!(
-                        "run `{}` was asked to stop and has not yet; look again with `swath show`",
-                        row.id
-                    )));
-                }
-                looks += 1;
-                tokio::time::sleep(LOOK).await;
-            }
-            let row = store.run_row(&row.id).await?;
-            let state = super::shown_state(store.as_ref(), &row).await?;
-            // A driver that has died meanwhile has not heard it.
-            if state != "interrupted" {
-                store.close().await;
-                return told(global, &row.id, &state);
-            }
+        runs.cancel(&run).await?;
+        let mut state = runs.wait(&run, PATIENCE, is_settled).await?;
+        if state == INTERRUPTED {
+            // Whoever drove it has died and not heard it.
+            runs.cancel(&run).await?;
+            state = runs.wait(&run, PATIENCE, has_ended).await?;
         }
-        let lease = store.lease_run(&row.id).await?;
-        end_idle(store.as_ref(), &lease).await?;
-        drop(lease);
-        store.close().await;
-        told(global, &row.id, "cancelled")
+        if !has_ended(&state) {
+            let message = format!("run `{run}` was asked to stop and has not yet; look again with `swath show`");
+            return Err(Failure::Usage(message));
+        }
+        told(global, &run, &state)
     })
 }
 
-fn told(global: &Global, run: &str, state: &str) -> Result<ExitCode, Failure> {
-    if global.json {
-        super::print_json(&serde_json::json!({ "run": run, "state": state }))?;
-    } else {
-        tell!("run {run} is {state}");
-    }
-    Ok(ExitCode::SUCCESS)
+fn is_settled(state: &str) -> bool {
+    has_ended(state) || state == INTERRUPTED
 }

@@ -6,18 +6,26 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 use serde_json::json;
+use swath_control::{millis, v1};
+use swath_host::standing::{self, Wait};
+use swath_plan::{Again, Plan, Rerun};
 use swath_store::{Lineage, RunFilter, Store, StoredResult};
 use swath_task::Bytes;
 
+use super::remote;
 use crate::arguments::{Explain, Global};
 use crate::failure::Failure;
-use crate::pages;
+use crate::server::refused;
+use crate::{pages, style};
 
 pub(crate) fn run(global: &Global, command: Explain) -> Result<ExitCode, Failure> {
     let is_code = matches!(command.what.as_bytes(), [letter, digits @ ..]
         if letter.is_ascii_alphabetic() && digits.len() == 3 && digits.iter().all(u8::is_ascii_digit));
     if is_code {
         return explain_code(global, &command);
+    }
+    if let Some(server) = &command.server {
+        return super::block_on(on_server(global, server, &command));
     }
     if Path::new(&command.what).exists() {
         return explain_file(global, &command);
@@ -27,18 +35,51 @@ pub(crate) fn run(global: &Global, command: Explain) -> Result<ExitCode, Failure
         let row = super::find_run(store.as_ref(), &command.what).await?;
         let step = command.step.as_deref();
         super::check_step(store.as_ref(), &row.id, step).await?;
-        let reasons = reasons(store.as_ref(), &row.id, step).await?;
-        if reasons.is_empty() {
-            let of = step.map(|step| format!("step `{step}` of ")).unwrap_or_default();
-            return Err(Failure::Usage(format!("{of}run `{}` has no result yet", row.id)));
+        let mut reasons = reasons(store.as_ref(), &row.id, step).await?;
+        // Another process may drive the run: what its steps lack to start is not in the store.
+        for standing in standing::of_run(store.as_ref(), &row.id, &|_| None).await? {
+            let told = step.is_none_or(|step| step == standing.step);
+            if told && (standing.state != "succeeded" || standing.done.1 == 0) {
+                reasons.extend(waits(&standing.step, standing.state, standing.waits_for.iter().map(wait)));
+            }
         }
-        if global.json {
-            super::print_json(&reasons)?
-        } else {
-            super::print(&text(&reasons))?
-        }
-        Ok(ExitCode::SUCCESS)
+        tell_reasons(global, &reasons)
     })
+}
+
+fn tell_reasons(global: &Global, reasons: &[Reason]) -> Result<ExitCode, Failure> {
+    if global.json {
+        super::print_json(&reasons)?
+    } else {
+        super::print(&text(reasons))?
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What a server says of a step that has not ended.
+async fn on_server(global: &Global, server: &str, command: &Explain) -> Result<ExitCode, Failure> {
+    let step = command.step.clone().unwrap_or_default();
+    let request = v1::ExplainStepRequest { run_id: command.what.clone(), step: step.clone() };
+    let answer = remote::runs(server).await?.explain_step(request).await.map_err(refused)?.into_inner();
+    let waits_for = answer.waits_for.iter();
+    let told =
+        waits_for.map(|one| (one.words.clone(), millis(one.since.as_ref()).unwrap_or(0), millis(one.until.as_ref())));
+    tell_reasons(global, &waits(&step, &answer.state, told))
+}
+
+fn wait(wait: &Wait) -> (String, i64, Option<i64>) {
+    (swath_store::redact(&wait.words()).into_owned(), wait.since, wait.until)
+}
+
+/// A line for each thing that a step waits for, or one that says how it ended.
+fn waits(step: &str, state: &str, waits_for: impl Iterator<Item = (String, i64, Option<i64>)>) -> Vec<Reason> {
+    let reason = |reason: String| Reason { step: step.to_owned(), reason };
+    let line = |(words, since, until): (String, i64, Option<i64>)| {
+        let until = until.map(|until| format!(", until {}", style::time(until))).unwrap_or_default();
+        reason(format!("{words} (since {}{until})", style::time(since)))
+    };
+    let lines: Vec<Reason> = waits_for.map(line).collect();
+    if lines.is_empty() { vec![reason(state.to_owned())] } else { lines }
 }
 
 fn explain_code(global: &Global, command: &Explain) -> Result<ExitCode, Failure> {
@@ -125,7 +166,9 @@ async fn explain(
     step: Option<&str>,
     found: &mut Vec<Reason>,
 ) -> Result<(), Failure> {
-    let flow = store.get_run(run).await?.row.flow;
+    let stored = store.get_run(run).await?;
+    let flow = stored.row.flow;
+    let plan: Option<Plan> = serde_json::from_str(&stored.plan).ok();
     let mut below: BTreeSet<(&str, &str)> = runs.iter().filter_map(|id| directly_below(id, run)).collect();
     below.retain(|(of, _)| step.is_none_or(|step| step == *of));
     for result in store.results(run, step).await? {
@@ -136,7 +179,11 @@ async fn explain(
             found.push(Reason { step: at.clone(), reason: "a sub-flow, told step by step".to_owned() });
             Box::pin(explain(store, runs, &child, &format!("{at}/"), None, found)).await?;
         } else {
-            let reason = reason(store, run, &flow, &result).await?;
+            let again = plan.as_ref().and_then(|plan| again(plan, &result.step));
+            let reason = match again {
+                Some((rerun, again)) => again_reason(store, rerun, again, &result).await?,
+                None => reason(store, run, &flow, &result).await?,
+            };
             found.push(Reason { step: at, reason });
         }
     }
@@ -164,6 +211,44 @@ fn directly_below<'a>(id: &'a str, run: &str) -> Option<(&'a str, &'a str)> {
     let rest = id.strip_prefix(run)?.strip_prefix('.')?;
     let (step, instance) = rest.split_once('.').unwrap_or((rest, ""));
     instance.bytes().all(|b| b.is_ascii_digit()).then_some((step, instance))
+}
+
+/// What the plan of a re-run says of a step.
+fn again<'a>(plan: &'a Plan, step: &str) -> Option<(&'a Rerun, Again)> {
+    let rerun = plan.rerun.as_ref()?;
+    let at = plan.steps.iter().position(|planned| planned.id == step)?;
+    Some((rerun, *rerun.steps.get(at)?))
+}
+
+/// Why a step of a re-run ran, or not.
+async fn again_reason(
+    store: &dyn Store,
+    rerun: &Rerun,
+    again: Again,
+    result: &StoredResult,
+) -> Result<String, Failure> {
+    let of = &rerun.of;
+    let earlier = store.results(of, Some(&result.step)).await?.into_iter().find(|one| one.instance == result.instance);
+    let changed = || {
+        let parts = result.parts.as_ref().zip(earlier.as_ref().and_then(|earlier| earlier.parts.as_ref()));
+        let words = parts.map(|(now, before)| now.differences(before)).unwrap_or_default();
+        let words: Vec<String> = words.iter().map(ToString::to_string).collect();
+        swath_store::redact(&words.join("; ")).into_owned()
+    };
+    Ok(match (again, result.reused_from.as_ref()) {
+        (Again::TakenOver, Some(from)) if from == of => format!("taken over from run {of}"),
+        (_, Some(from)) => format!("reused: task, version, parameters and inputs are those of run {from}"),
+        (Again::Asked, None) => {
+            let named = rerun.from.is_empty() || rerun.from.contains(&result.step);
+            let why = if named { String::new() } else { format!(": it comes after {}", rerun.from.join(", ")) };
+            format!("ran: it was to run again{why}")
+        }
+        (Again::TakenOver, None) => format!("ran: run {of} has no whole result of it, or of what it reads"),
+        (Again::Changed, None) => match changed() {
+            words if words.is_empty() => format!("ran: changed parameters may reach it, since run {of}"),
+            words => format!("ran: {words}"),
+        },
+    })
 }
 
 async fn reason(store: &dyn Store, run: &str, flow: &str, result: &StoredResult) -> Result<String, Failure> {

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use serde_json::json;
-use swath_store::{Access, Artifacts, Retention, RunFilter, Stored};
+use swath_store::{Access, Artifacts, Retention, RunFilter, Stored, Swept};
 use swath_task::Bytes;
 
 use crate::arguments::{Gc, Global};
@@ -27,28 +27,46 @@ pub(crate) fn run(global: &Global, command: Gc) -> Result<ExitCode, Failure> {
             keep_runs: Vec::new(),
             cache_used_before: before(command.unused_for),
             now,
+            dry_run: command.dry_run,
         };
         let collected = store.collect(&retention).await?;
         let artifacts = Artifacts::local(&global.home)?;
-        let referenced = store.referenced().await?;
-        let swept = artifacts.sweep(&referenced, SystemTime::now() - YOUNG).await?;
+        let referenced = match collected.referenced.clone() {
+            Some(left) => left,
+            None => store.referenced().await?,
+        };
+        let before = SystemTime::now() - YOUNG;
+        let swept = if command.dry_run { Swept::default() } else { artifacts.sweep(&referenced, before).await? };
         let unreferenced = |stored: &Stored| !referenced.contains(&stored.digest);
-        let young: Vec<Stored> = artifacts.list().await?.into_iter().filter(unreferenced).collect();
+        let left = artifacts.list().await?.into_iter().filter(unreferenced);
+        // Of what nothing refers to a collection leaves only what is young; a dry run leaves the rest, too.
+        let (old, young): (Vec<Stored>, Vec<Stored>) = left.partition(|stored| stored.committed_at < before);
+        let swept = match command.dry_run {
+            true => Swept {
+                bytes: old.iter().map(|stored| stored.size).sum(),
+                artifacts: old.iter().map(|stored| stored.digest).collect(),
+            },
+            false => swept,
+        };
         let young_bytes: u64 = young.iter().map(|stored| stored.size).sum();
-        let home = global.address().home();
-        let cleaned = home.clean_scratch(store.as_ref()).await?;
-        let left: std::collections::HashSet<String> =
-            store.list_runs(&RunFilter::default()).await?.into_iter().map(|row| row.id).collect();
-        home.clean_locks(|run| left.contains(run))?;
+        let mut cleaned = Vec::new();
+        if !command.dry_run {
+            let home = global.address().home();
+            cleaned = home.clean_scratch(store.as_ref()).await?;
+            let left: std::collections::HashSet<String> =
+                store.list_runs(&RunFilter::default()).await?.into_iter().map(|row| row.id).collect();
+            home.clean_locks(|run| left.contains(run))?;
+        }
         store.close().await;
         if global.json {
             super::print_json(
-                &json!({ "runs": collected.runs, "cache_entries": collected.cache_entries, "artifacts": swept.artifacts, "bytes": swept.bytes, "scratch": cleaned,
+                &json!({ "runs": collected.runs, "cache_entries": collected.cache_entries, "artifacts": swept.artifacts, "bytes": swept.bytes, "scratch": cleaned, "dry_run": command.dry_run,
                     "kept_young": { "artifacts": young.len(), "bytes": young_bytes } }),
             )?;
         } else {
             tell!(
-                "removed {} runs, {} cache entries, {} artifacts ({})",
+                "{} {} runs, {} cache entries, {} artifacts ({})",
+                if command.dry_run { "would remove" } else { "removed" },
                 collected.runs.len(),
                 collected.cache_entries,
                 swept.artifacts.len(),

@@ -1,6 +1,7 @@
 //! The commands, a file each.
 
 pub(crate) mod attempt_worker;
+pub(crate) mod cache;
 pub(crate) mod cancel;
 pub(crate) mod check;
 pub(crate) mod completions;
@@ -10,7 +11,9 @@ pub(crate) mod explain;
 pub(crate) mod gc;
 pub(crate) mod graph;
 pub(crate) mod logs;
+pub(crate) mod pause;
 pub(crate) mod remote;
+pub(crate) mod rerun;
 pub(crate) mod resume;
 pub(crate) mod run;
 pub(crate) mod runs;
@@ -19,6 +22,7 @@ pub(crate) mod schema;
 pub(crate) mod serve;
 pub(crate) mod show;
 pub(crate) mod tasks;
+pub(crate) mod test;
 pub(crate) mod token;
 pub(crate) mod validate;
 

@@ -10,7 +10,7 @@ use tonic::Request;
 
 use crate::arguments::Global;
 use crate::failure::Failure;
-use crate::server::{connect, refused};
+use crate::server::{Server, connect, refused};
 use crate::style;
 
 pub(crate) fn run(
@@ -35,36 +35,58 @@ pub(crate) fn run(
         request.metadata_mut().insert("traceparent", place);
     }
     super::block_on(async move {
-        let mut runs = RunServiceClient::new(connect(server).await?);
-        let answer = runs.start_run(request).await.map_err(refused)?.into_inner();
+        let mut client = runs(server).await?;
+        let answer = client.start_run(request).await.map_err(refused)?.into_inner();
         let id = answer.run.map(|run| run.id).unwrap_or_default();
-        if !global.quiet && !global.json {
-            tell!("run {id} on {server}; it goes on when this command ends");
-        }
-        let watch = v1::WatchRunRequest { id: id.clone(), after: 0 };
-        let mut events = runs.watch_run(watch).await.map_err(refused)?.into_inner();
-        while let Some(answer) = events.message().await.map_err(refused)? {
-            if let Some(event) = answer.event.filter(|_| !global.quiet && !global.json) {
-                tell(&event);
-            }
-        }
-        let told = runs.get_run(v1::GetRunRequest { id: id.clone() }).await.map_err(refused)?.into_inner();
-        let run = told.run.unwrap_or_default();
-        let state = run.state().as_str_name().trim_start_matches("RUN_STATE_").to_ascii_lowercase();
-        let outputs: Value = serde_json::from_str(&told.outputs_json).unwrap_or_default();
-        if global.json {
-            super::print_json(&json!({ "run": id, "state": state, "outputs": outputs, "error": run.error }))?;
-        } else if !global.quiet {
-            tell!("{id} {state}");
-            for (name, value) in outputs.as_object().into_iter().flatten() {
-                tell!("  {name:16} {}", value.as_str().map_or_else(|| value.to_string(), str::to_owned));
-            }
-        }
-        if !run.error.is_empty() && !global.json {
-            tell!("{}: {}", style::error("error", style::colour()), run.error);
-        }
-        Ok(if run.state() == v1::RunState::Completed { ExitCode::SUCCESS } else { ExitCode::from(1) })
+        follow(global, server, client, id, 0).await
     })
+}
+
+/// Follows a run on a server from event `after` on until it has ended, and says how.
+pub(crate) async fn follow(
+    global: &Global,
+    server: &str,
+    mut runs: RunServiceClient<Server>,
+    id: String,
+    after: u64,
+) -> Result<ExitCode, Failure> {
+    if !global.quiet && !global.json {
+        tell!("run {id} on {server}; it goes on when this command ends");
+    }
+    let watch = v1::WatchRunRequest { id: id.clone(), after };
+    let mut events = runs.watch_run(watch).await.map_err(refused)?.into_inner();
+    while let Some(answer) = events.message().await.map_err(refused)? {
+        if let Some(event) = answer.event.filter(|_| !global.quiet && !global.json) {
+            tell(&event);
+        }
+    }
+    let told = runs.get_run(v1::GetRunRequest { id: id.clone() }).await.map_err(refused)?.into_inner();
+    let run = told.run.unwrap_or_default();
+    let state = state(Some(&run));
+    let outputs: Value = serde_json::from_str(&told.outputs_json).unwrap_or_default();
+    if global.json {
+        super::print_json(&json!({ "run": id, "state": state, "outputs": outputs, "error": run.error }))?;
+    } else if !global.quiet {
+        tell!("{id} {state}");
+        for (name, value) in outputs.as_object().into_iter().flatten() {
+            tell!("  {name:16} {}", value.as_str().map_or_else(|| value.to_string(), str::to_owned));
+        }
+    }
+    if !run.error.is_empty() && !global.json {
+        tell!("{}: {}", style::error("error", style::colour()), run.error);
+    }
+    Ok(if run.state() == v1::RunState::Completed { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+/// State of a run, as it is shown.
+pub(crate) fn state(run: Option<&v1::Run>) -> String {
+    let name = run.map_or("", |run| run.state().as_str_name());
+    name.trim_start_matches("RUN_STATE_").to_ascii_lowercase()
+}
+
+/// The runs of a server.
+pub(crate) async fn runs(server: &str) -> Result<RunServiceClient<Server>, Failure> {
+    Ok(RunServiceClient::new(connect(server).await?))
 }
 
 /// A line for what happened to a step.

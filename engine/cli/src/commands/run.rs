@@ -56,7 +56,7 @@ pub(crate) fn run(global: &Global, command: Run, catalogue: Arc<Catalogue>) -> R
         preflight::check(&plan, &given.catalogue)?;
         let secrets = launch::secrets(&plan)?;
         let lease = match resumed {
-            Some(id) => session.store.lease_run(&id).await?,
+            Some(id) => session.take_up(&id).await?,
             None => {
                 let lease = session.store.lease_run(&launch::run_id(&plan.name, now)).await?;
                 let text = given.flow.source().text();
@@ -136,7 +136,7 @@ impl Session {
     /// The newest run of the flow that was cut off and was planned as what is given would have been planned then, sub-flows
     /// and versions of tasks included; with the plan it is pinned to.
     async fn unfinished(&self, given: &Given, flow: &str) -> Result<Option<(RunRow, Plan)>, Failure> {
-        let states = ["pending", "running", "cancelling", "failed", "cancelled"].map(str::to_owned).to_vec();
+        let states = ["pending", "running", "paused", "cancelling", "failed", "cancelled"].map(str::to_owned).to_vec();
         let filter = RunFilter {
             states,
             flow: Some(flow.to_owned()),
@@ -157,8 +157,15 @@ impl Session {
         Ok(None)
     }
 
+    /// Takes a run up that goes on from here, paused or not.
+    pub async fn take_up(&self, run: &str) -> Result<RunLease, Failure> {
+        let lease = self.store.lease_run(run).await?;
+        self.store.ask_to_pause(run, false).await?;
+        Ok(lease)
+    }
+
     /// Whether a person may have forgotten this run: it was cut off, and no run of the flow has completed since. One
-    /// that failed or was cancelled has said so, and how to go on with it.
+    /// that failed, was cancelled or paused has said so, and how to go on with it.
     async fn is_worth_a_note(&self, row: &RunRow) -> Result<bool, Failure> {
         let states = vec![RunState::Completed.name().to_owned()];
         let filter = RunFilter {
@@ -170,7 +177,7 @@ impl Session {
         };
         let completed = self.store.list_runs(&filter).await?;
         let since = |later: &RunRow| later.created_at > row.created_at;
-        let told = [RunState::Failed.name(), RunState::Cancelled.name()];
+        let told = [RunState::Failed, RunState::Cancelled, RunState::Paused].map(RunState::name);
         Ok(!told.contains(&row.state.as_str()) && !completed.iter().any(since))
     }
 

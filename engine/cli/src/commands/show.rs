@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 use swath_host::graph_of;
+use swath_plan::Plan;
 use swath_run::{Event, Machine, RunState, StepState};
 
 use crate::arguments::{Global, Show};
@@ -40,8 +41,14 @@ pub(crate) fn run(global: &Global, command: Show) -> Result<ExitCode, Failure> {
                     StepState::UpstreamFailed(_) => "not run".to_owned(),
                     StepState::Cancelled => "cancelled".to_owned(),
                 };
-                let count =
-                    if tally.total > 1 { format!("{} of {}", tally.succeeded, tally.total) } else { String::new() };
+                let tolerated = match machine.step(s) {
+                    StepState::Succeeded if tally.failed > 0 => format!(", {} failed and tolerated", tally.failed),
+                    _ => String::new(),
+                };
+                let count = match tally.total {
+                    2.. => format!("{} of {}{tolerated}", tally.succeeded, tally.total),
+                    _ => tolerated.trim_start_matches(", ").to_owned(),
+                };
                 (id, words, count)
             })
             .collect();
@@ -55,6 +62,8 @@ pub(crate) fn run(global: &Global, command: Show) -> Result<ExitCode, Failure> {
                 _ => None,
             })
             .collect();
+        let plan: Option<Plan> = serde_json::from_str(&stored.plan).ok();
+        let rerun_of = plan.and_then(|plan| plan.rerun).map(|rerun| rerun.of);
         let params = redacted(serde_json::from_str(&stored.params).unwrap_or(Value::Null));
         if global.json {
             let steps: Vec<_> = steps
@@ -69,7 +78,7 @@ pub(crate) fn run(global: &Global, command: Show) -> Result<ExitCode, Failure> {
                 })
                 .collect();
             super::print_json(
-                &json!({ "run": row, "shown_state": state, "params": params, "steps": steps, "results": results, "faults": faults, "refused_writes": refused }),
+                &json!({ "run": row, "shown_state": state, "rerun_of": rerun_of, "params": params, "steps": steps, "results": results, "faults": faults, "refused_writes": refused }),
             )?;
             return Ok(ExitCode::SUCCESS);
         }
@@ -82,6 +91,9 @@ pub(crate) fn run(global: &Global, command: Show) -> Result<ExitCode, Failure> {
         );
         if let Some((start, end)) = row.started_at.zip(row.ended_at) {
             text.push_str(&format!("took     {}\n", style::duration((end - start).max(0) as u64)));
+        }
+        if let Some(of) = &rerun_of {
+            text.push_str(&format!("re-run   of {of}\n"));
         }
         if refused > 0 {
             text.push_str(&format!("refused  {refused} writes of processes whose lease had ended\n"));

@@ -177,6 +177,11 @@ fn every_command_helps_and_speaks_json() {
     for command in [
         "run",
         "resume",
+        "retry",
+        "rerun",
+        "pause",
+        "cache",
+        "test",
         "validate",
         "graph",
         "tasks",
@@ -208,6 +213,9 @@ fn every_command_helps_and_speaks_json() {
         &["graph", "flow.yaml"],
         &["run", "flow.yaml", "--explain"],
         &["gc"],
+        &["gc", "--dry-run"],
+        &["cache", "list"],
+        &["cache", "drop", "--all", "--dry-run"],
         &["completions", "bash"],
     ] {
         assert_eq!(place.json(arguments).0, Some(0), "{arguments:?}");
@@ -586,4 +594,107 @@ fn a_file_tells_where_it_comes_from() {
     std::fs::write(place.path().join(file), "changed").unwrap();
     let (code, _, err) = place.run(&["explain", file]);
     assert!(code == Some(2) && err.contains("not the result of a step in this store"), "{err}");
+}
+
+#[test]
+fn a_lifted_step_goes_on_without_the_instances_that_it_may_lose() {
+    let place = Place::new("");
+    let run = |settings: &str| {
+        let steps = format!(
+            r#"  some:
+    task: run.command
+    each: "${{[1, 2, 3, 4]}}"
+    {settings}
+    with: {{ command: [sh, -c, "test ${{item}} != 2 && test ${{item}} != 4 && printf ${{item}} > {{outputs.text}}"], outputs: {{ text: {{ kind: artifact.file, name: text.txt }} }} }}
+  joined:
+    task: run.command
+    in: {{ texts: some.text }}
+    with: {{ command: [sh, -c, "out=$0; cat \"$@\" > \"$out\"", "{{outputs.text}}", "{{inputs.texts}}"], inputs: {{ texts: "artifact.file[]" }}, outputs: {{ text: {{ kind: artifact.file, name: all.txt }} }} }}
+  apart: {{ task: run.command, after: some, with: {{ command: ["true"] }} }}
+outputs: {{ text: joined.text }}
+"#
+        );
+        std::fs::write(place.path().join("flow.yaml"), flow(&steps)).unwrap();
+        let (code, ended) = place.json(&["run", "flow.yaml", "--cpus", "1"]);
+        let (_, shown) = place.json(&["show", ended["run"].as_str().unwrap()]);
+        let step = |id: &str| {
+            let steps = shown["steps"].as_array().unwrap().iter().find(|step| step["id"] == id).unwrap();
+            (steps["state"].as_str().unwrap().to_owned(), steps["instances"].as_str().unwrap().to_owned())
+        };
+        let state = ended["state"].as_str().unwrap().to_owned();
+        (code, state, step("some"), step("apart").0)
+    };
+    let tolerated = ("succeeded".to_owned(), "2 of 4, 2 failed and tolerated".to_owned());
+    for settings in ["tolerate: 2", "tolerate: 50%"] {
+        assert_eq!(run(settings), (Some(0), "completed".to_owned(), tolerated.clone(), "succeeded".to_owned()));
+        let text = std::fs::read_to_string(place.path().join("results/probe/text.txt")).unwrap();
+        assert_eq!(text, "13", "a reader sees the list without the failed ones");
+    }
+    let (code, state, some, apart) = run("tolerate: 1");
+    assert_eq!((code, state.as_str(), some.1.as_str(), apart.as_str()), (Some(1), "failed", "2 of 4", "cancelled"));
+    let (code, state, some, apart) = run("on_failure: collect");
+    assert_eq!((code, state.as_str(), some.1.as_str(), apart.as_str()), (Some(1), "failed", "2 of 4", "succeeded"));
+    // What a later process reads back is the same.
+    let (_, shown) = place.json(&["runs", "--flow", "probe"]);
+    let tolerant = shown.as_array().unwrap().last().unwrap()["run"]["id"].as_str().unwrap().to_owned();
+    let (code, ended) = place.json(&["resume", &tolerant]);
+    assert_eq!((code, &ended["state"], &ended["ran"]), (Some(0), &json!("completed"), &json!(0)), "{ended}");
+    assert!(ended["outputs"]["text"].is_object(), "{ended}");
+}
+
+#[test]
+fn kept_results_are_listed_and_dropped_by_choice() {
+    let place = Place::new(&flow(
+        r#"  one: { task: run.command, cache: { ttl: 1h }, with: { command: [sh, -c, "echo one > {outputs.text}"], outputs: { text: { kind: artifact.file, name: a.txt } } } }
+  two: { task: run.command, cache: { ttl: 1h }, with: { command: ["true"] } }
+"#,
+    ));
+    let ran = || place.json(&["run", "flow.yaml"]).1["ran"].as_u64();
+    let steps = |arguments: &[&str]| -> Vec<String> {
+        let (code, rows) = place.json(&[&["cache", "list"], arguments].concat());
+        assert_eq!(code, Some(0), "{rows}");
+        let mut steps: Vec<String> =
+            rows.as_array().unwrap().iter().map(|row| row["step"].as_str().unwrap().to_owned()).collect();
+        steps.sort_unstable();
+        steps
+    };
+    assert_eq!((ran(), ran()), (Some(2), Some(0)));
+    assert_eq!(steps(&[]), ["one", "two"]);
+    assert_eq!(steps(&["--task", "run.command", "--step", "two"]), ["two"]);
+    assert!(steps(&["--older", "1h"]).is_empty() && steps(&["--task", "stac.search"]).is_empty());
+    let (code, _, said) = place.run(&["cache", "drop"]);
+    assert!(code == Some(2) && said.contains("say which"), "{said}");
+    let (code, _, said) = place.run(&["cache", "drop", "--key", "nothing"]);
+    assert!(code == Some(2) && said.contains("`nothing`"), "{said}");
+    let (_, told) = place.json(&["cache", "drop", "--step", "one", "--dry-run"]);
+    assert_eq!((&told["bytes"], steps(&[]).len()), (&json!(4), 2), "{told}");
+    let (code, _, said) = place.run(&["cache", "drop", "--step", "one"]);
+    assert!(code == Some(0) && said.contains("dropped 1 results"), "{said}");
+    assert_eq!((ran(), steps(&[]).len()), (Some(1), 2), "only what was dropped runs");
+    // A collection that only looks leaves everything.
+    let (_, dry) = place.json(&["gc", "--dry-run", "--older-than", "0", "--unused-for", "0"]);
+    assert_eq!((dry["runs"].as_array().unwrap().len(), &dry["cache_entries"]), (3, &json!(2)), "{dry}");
+    assert_eq!((steps(&[]).len(), place.json(&["runs"]).1.as_array().unwrap().len()), (2, 3));
+    let (_, done) = place.json(&["gc", "--older-than", "0", "--unused-for", "0"]);
+    assert_eq!((&done["runs"], &done["cache_entries"]), (&dry["runs"], &dry["cache_entries"]), "{done}");
+}
+
+#[test]
+fn a_program_sees_the_gpus_of_its_attempt_alone() {
+    let place = Place::new(&flow(
+        r#"  each:
+    task: run.command
+    each: "${[1, 2]}"
+    needs: { gpu: 1, cpu: 0 }
+    with: { command: [sh, -c, "printf $CUDA_VISIBLE_DEVICES > gpu${item}; until test -e gpu1 -a -e gpu2; do sleep 0.02; done"], cwd: . }
+  none: { task: run.command, after: each, with: { command: [sh, -c, "printf $${CUDA_VISIBLE_DEVICES-all} > none"], cwd: . } }
+"#,
+    ));
+    let mut run = place.swath(&["run", "flow.yaml", "--gpus", "2"]);
+    let ended = run.env("CUDA_VISIBLE_DEVICES", "5,7").output().unwrap();
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    let read = |name: &str| std::fs::read_to_string(place.path().join(name)).unwrap();
+    let mut seen = [read("gpu1"), read("gpu2")];
+    seen.sort_unstable();
+    assert_eq!((seen, read("none").as_str()), (["5".to_owned(), "7".to_owned()], "all"));
 }

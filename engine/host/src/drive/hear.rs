@@ -69,7 +69,9 @@ impl Driver {
                 }
             }
         }
-        self.live.remove(&(step, index));
+        if let Some(mut live) = self.live.remove(&(step, index)) {
+            self.landed.extend(live.flight.take());
+        }
     }
 
     #[expect(clippy::too_many_arguments, reason = "one row of results, written in one place")]
@@ -84,6 +86,7 @@ impl Driver {
         reused_from: Option<String>,
         took: u64,
     ) {
+        self.note_whether_taken_over(step, reused_from.as_deref());
         let artifacts = artifacts_in(&outputs);
         let instance = self.instance(step, index);
         let how = match &reused_from {
@@ -116,6 +119,8 @@ impl Driver {
         }
         match event {
             Event::CancelRequested { .. } => self.updates.push(Update::Cancelling),
+            Event::Paused => self.updates.push(Update::Paused),
+            Event::Unpaused => self.updates.push(Update::Unpaused),
             Event::Opened { s, n } if self.program.is_lifted(*s as usize) => {
                 self.outputs.open(*s as usize, *n as usize);
                 self.updates.push(Update::StepExpanded { step: self.path(*s), count: u64::from(*n) });
@@ -135,6 +140,7 @@ impl Driver {
             }
             Event::Dropped { s } => {
                 self.prepared.retain(|(step, _), _| step != s);
+                self.note_missing(*s, None);
                 let step = self.path(*s);
                 self.updates.push(Update::StepEnded { step, instance: String::new(), how: Ended::Cancelled });
             }
@@ -147,6 +153,8 @@ impl Driver {
             }
             Event::Failed { s, i, class, fault, .. } => {
                 self.failed(self.path(*s), self.instance(*s, *i), *class, fault);
+                // It may be the last one, and tolerated.
+                self.close_if_done(*s);
             }
             Event::Retried { s, i, fault, until, .. } => {
                 let attempt = self.live.get(&(*s, *i)).map_or(1, |live| live.at.attempt);

@@ -3,6 +3,7 @@
 mod hear;
 mod restore;
 mod start;
+mod taken_over;
 mod trace;
 
 use std::collections::HashMap;
@@ -13,16 +14,19 @@ use serde_json::{Value, json};
 use swath_run::{Event, Fault, FaultClass, Input, Machine, RunState};
 use swath_store::{Append, NewEvent, RunLease, RunUpdate, Term, redact};
 use swath_task::TaskError;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span};
 
 use crate::attempt::{AttemptEnd, AttemptError};
+use crate::flights::Flight;
 use crate::observe::{AttemptId, Update};
 use crate::outputs::StepOutputs;
 use crate::program::{Bound, Program};
 use crate::reuse::Reuse;
-use crate::{Engine, Holding, now, steady};
+use crate::slots::Missing;
+use crate::{Engine, Holding, lock, now, steady};
+use taken_over::Earlier;
 
 /// How many answers are taken into one append.
 const BATCH: usize = 512;
@@ -30,6 +34,8 @@ const BATCH: usize = 512;
 const CANCEL_GRACE: u64 = 15_000;
 /// Outputs of a flow that would make the summary of its run longer than this are left out: steps keep their own.
 const LONGEST_SUMMARY: usize = 256 << 10;
+/// Events, besides the first and the last, that change the state of the run.
+const CHANGING: [&str; 4] = ["reopened", "cancel_requested", "paused", "unpaused"];
 /// Page size when a journal is loaded.
 const PAGE: u32 = 10_000;
 /// Code of the fault of a step whose needs no slot of this machine can meet.
@@ -105,14 +111,26 @@ struct Report {
 struct Prepared {
     bound: Bound,
     reuse: Option<Reuse>,
+    /// It has waited for equal work, whose result may be there now.
+    waited: bool,
     /// It runs in a process of its own.
     apart: bool,
+}
+
+/// An instance that may start once its claim is durable.
+struct Claimed {
+    step: u32,
+    index: u32,
+    prepared: Prepared,
+    held: Holding,
+    flight: Option<Flight>,
 }
 
 /// A live attempt.
 struct Live {
     cancel: CancellationToken,
     reuse: Option<Reuse>,
+    flight: Option<Flight>,
     at: AttemptId,
     /// Kept until the answer is heard: what becomes of the attempt is recorded there.
     span: Span,
@@ -127,6 +145,13 @@ impl Drop for Live {
         // An attempt that nobody listens to any more has nothing to go on for.
         self.cancel.cancel();
     }
+}
+
+/// The run above that of a sub-flow.
+pub(crate) struct Above {
+    pub run: String,
+    /// Whether it is paused: the run below pauses and goes on with it.
+    pub paused: watch::Receiver<bool>,
 }
 
 struct Driver {
@@ -144,11 +169,17 @@ struct Driver {
     /// Outputs of the flow, once every step is done.
     yielded: Option<Result<Value, Fault>>,
     items: HashMap<u32, Vec<Value>>,
+    /// What a re-run takes over.
+    earlier: Earlier,
     seq: u64,
     append: Append,
     updates: Vec<Update>,
     prepared: HashMap<(u32, u32), Prepared>,
-    claimed: Vec<(u32, u32, Prepared, Holding)>,
+    /// What steps lack to start, as the engine has it.
+    missing: HashMap<u32, Missing>,
+    claimed: Vec<Claimed>,
+    /// Flights that have ended, until their results are durable.
+    landed: Vec<Flight>,
     live: HashMap<(u32, u32), Live>,
     reports: mpsc::UnboundedReceiver<Report>,
     reporter: mpsc::UnboundedSender<Report>,
@@ -161,6 +192,10 @@ struct Driver {
     queued: u64,
     /// Ends the drive soon and leaves the run resumable.
     stop: CancellationToken,
+    /// Whether the run is paused, for the sub-flows below.
+    paused: watch::Sender<bool>,
+    /// Whether the run above is paused: a sub-flow pauses and goes on with it.
+    paused_above: Option<watch::Receiver<bool>>,
     ran: u64,
     reused: u64,
     starved: bool,
@@ -189,10 +224,11 @@ impl Engine {
         term: Term,
         program: Arc<dyn Program>,
         prefix: String,
-        above: Option<String>,
+        above: Option<Above>,
         stop: CancellationToken,
     ) -> Result<Ending, DriveError> {
         let run = term.run();
+        let (run_above, paused_above) = above.map(|above| (above.run, above.paused)).unzip();
         let mut events = Vec::new();
         loop {
             let page = self.store.load_events(run, events.len() as u64, PAGE).await?;
@@ -218,16 +254,19 @@ impl Engine {
             run: run.to_owned(),
             term: term.clone(),
             prefix,
-            above,
+            above: run_above,
             machine,
             outputs: StepOutputs::new(steps),
             yielded: None,
             items: HashMap::new(),
+            earlier: Earlier::default(),
             seq: events.len() as u64,
             append: Append::default(),
             updates: Vec::new(),
             prepared: HashMap::new(),
+            missing: HashMap::new(),
             claimed: Vec::new(),
+            landed: Vec::new(),
             live: HashMap::new(),
             reports,
             reporter,
@@ -236,6 +275,8 @@ impl Engine {
             again: HashMap::new(),
             queued: 0,
             stop,
+            paused: watch::Sender::new(false),
+            paused_above,
             ran: 0,
             reused: 0,
             starved: false,
@@ -269,6 +310,13 @@ impl Engine {
     }
 }
 
+impl Drop for Driver {
+    fn drop(&mut self) {
+        let mut all = lock(&self.engine.missing);
+        self.missing.keys().for_each(|step| drop(all.remove(&(self.run.clone(), *step))));
+    }
+}
+
 impl Driver {
     async fn turn(&mut self) -> Result<Ending, DriveError> {
         let (engine, stop, term) = (self.engine.clone(), self.stop.clone(), self.term.clone());
@@ -280,16 +328,26 @@ impl Driver {
             above: self.above.clone(),
             resumed: self.seq > 0,
         });
+        if self.machine.state() == RunState::Paused {
+            self.updates.push(Update::Paused);
+        }
         self.offer(first);
         if matches!(self.machine.state(), RunState::Failed | RunState::Cancelled) {
             self.offer(Input::Reopen);
         }
         let mut cancelling = false;
+        // What was asked for since the lease was taken counts, too.
+        let mut wishes = term.pause_asked();
+        wishes.mark_changed();
+        let mut above = self.paused_above.take();
         loop {
             // Slots that are given back from here on are heard of below.
             let freed = engine.freed.notified();
             tokio::pin!(freed);
             freed.as_mut().enable();
+            if let Some(above) = &above {
+                self.pause(*above.borrow());
+            }
             let more = self.advance().await?;
             self.persist().await?;
             self.start_claimed();
@@ -308,6 +366,13 @@ impl Driver {
                     self.offer(Input::Cancel { deadline: steady() + CANCEL_GRACE });
                     self.live.values().for_each(|live| live.cancel.cancel());
                 }
+                Ok(()) = wishes.changed() => {
+                    let wish = *wishes.borrow_and_update();
+                    if let Some(pause) = wish {
+                        self.pause(pause);
+                    }
+                }
+                () = changed(&mut above) => {}
                 Some(report) = self.reports.recv() => {
                     self.hear(report);
                     for _ in 1..BATCH {
@@ -322,6 +387,11 @@ impl Driver {
                 () = std::future::ready(()), if more => {}
             }
         }
+    }
+
+    /// Starts nothing new from here on, or goes on.
+    fn pause(&mut self, pause: bool) {
+        self.offer(if pause { Input::Pause } else { Input::Unpause });
     }
 
     /// Takes an input into the machine, and its events into the next append.
@@ -353,6 +423,7 @@ impl Driver {
             self.updates.push(Update::Queued { ready });
         }
         if self.append.events.is_empty() {
+            self.landed.clear();
             self.tell();
             return Ok(());
         }
@@ -363,10 +434,7 @@ impl Driver {
         append.at = now() as i64;
         let state = self.state();
         let first = self.seq == 0;
-        if first
-            || state.has_ended()
-            || append.events.iter().any(|e| e.kind == "reopened" || e.kind == "cancel_requested")
-        {
+        if first || state.has_ended() || append.events.iter().any(|e| CHANGING.contains(&e.kind.as_str())) {
             append.update = Some(RunUpdate {
                 state: Some(state.name().to_owned()),
                 started_at: first.then_some(append.at),
@@ -384,6 +452,8 @@ impl Driver {
         }
         let span = tracing::debug_span!(target: "swath::store", "append to the journal", swath.events = append.events.len() as i64);
         self.seq = self.engine.store.append(append).instrument(span).await?;
+        self.landed.clear();
+        self.paused.send_if_modified(|paused| std::mem::replace(paused, state == RunState::Paused) != *paused);
         if state.has_ended() {
             self.updates.push(Update::RunEnded { state: state.name().to_owned() });
         }
@@ -414,7 +484,7 @@ impl Driver {
 
     /// Live attempts that run another flow.
     fn sub_flows(&self) -> usize {
-        let claimed = self.claimed.iter().filter(|(_, _, prepared, _)| prepared.bound.is_flow()).count();
+        let claimed = self.claimed.iter().filter(|claimed| claimed.prepared.bound.is_flow()).count();
         claimed + self.live.values().filter(|live| live.is_flow).count()
     }
 
@@ -473,6 +543,18 @@ impl Driver {
         let outputs = self.yielded.take().and_then(Result::ok);
         let failures = std::mem::take(&mut self.failures);
         Ending { state, outputs, failures, ran: self.ran, reused: self.reused }
+    }
+}
+
+/// Comes true when the pause of the run above begins or ends.
+async fn changed(above: &mut Option<watch::Receiver<bool>>) {
+    let heard = match above {
+        Some(paused) => paused.changed().await.is_ok(),
+        None => false,
+    };
+    if !heard {
+        // Nobody is above, or no longer.
+        std::future::pending::<()>().await;
     }
 }
 

@@ -23,6 +23,7 @@ impl Driver {
         }
         for result in self.engine.store.results(&self.run, None).await? {
             let Some(&s) = ids.get(&result.step) else { continue };
+            self.note_whether_taken_over(s as u32, result.reused_from.as_deref());
             let index = result.instance.parse().unwrap_or(0);
             let outputs: Value = serde_json::from_str(&result.outputs).map_err(|error| swath_store::Error::Record {
                 what: format!("result of step `{}` of run `{}`", result.step, self.run),

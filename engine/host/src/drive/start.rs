@@ -7,17 +7,17 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use serde_json::Value;
-use swath_run::{Fault, Input};
-use swath_store::CacheTerms;
+use swath_run::{Fault, Input, InstanceState, RunState};
+use swath_store::{CacheTerms, KeyParts};
 use tokio_util::sync::CancellationToken;
 
-use super::{BATCH, DriveError, Driver, Live, Prepared, Report, SCHEDULING_PROBLEM};
+use super::{BATCH, Claimed, DriveError, Driver, Live, Prepared, Report, SCHEDULING_PROBLEM};
 use crate::attempt::{self, Attempt, AttemptEnd, AttemptError};
 use crate::isolate::{self, Apart};
 use crate::observe::{AttemptId, Figures, Update};
 use crate::program::{Action, Items};
 use crate::reuse::{self, Reuse};
-use crate::slots::Beyond;
+use crate::slots::{Beyond, Missing};
 use crate::sub_flow::{self, SubFlow};
 use crate::{TRACE, lock, now, steady};
 
@@ -26,6 +26,23 @@ const WINDOW: usize = 256;
 
 /// The run that an earlier result is of, and its outputs.
 type Found = (String, Value);
+
+/// What came of trying to start an instance.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tried {
+    /// It is started, reused or refused.
+    Moved,
+    /// It waits, and so do those behind it, which need the same.
+    Waits,
+    /// It waits for its own reason.
+    WaitsForEqualWork,
+}
+
+impl Tried {
+    fn of(moved: bool) -> Self {
+        if moved { Self::Moved } else { Self::Waits }
+    }
+}
 
 /// Calls what a task or an expression defines. A panic in it is a fault of the step, never the end of the loop.
 pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
@@ -58,9 +75,20 @@ impl Driver {
                 moved |= self.offer(Input::Evaluated { step, outcome });
             }
             self.starved = false;
-            let heads: Vec<(u32, u32)> = self.machine.ready().take(WINDOW).collect();
-            for (step, index) in heads {
-                moved |= self.try_start(step, index).await?;
+            let most = if self.machine.state() == RunState::Paused { 0 } else { WINDOW };
+            let heads: Vec<(u32, u32)> = self.machine.ready().take(most).collect();
+            for (step, head) in heads {
+                // What waits for equal work does not keep those behind it from starting.
+                for index in head..head.saturating_add(WINDOW as u32) {
+                    if index > head && self.machine.instance(step, index) != Some(InstanceState::Ready) {
+                        break;
+                    }
+                    let tried = self.try_start(step, index).await?;
+                    moved |= tried == Tried::Moved;
+                    if tried == Tried::Waits || (tried == Tried::Moved && index == head) {
+                        break;
+                    }
+                }
             }
             if !moved {
                 return Ok(false);
@@ -72,51 +100,120 @@ impl Driver {
         Ok(false)
     }
 
-    /// Reuses, refuses or claims a ready instance. `false`: it waits for slots.
-    async fn try_start(&mut self, step: u32, index: u32) -> Result<bool, DriveError> {
+    /// Reuses, refuses or claims a ready instance.
+    async fn try_start(&mut self, step: u32, index: u32) -> Result<Tried, DriveError> {
         if !self.prepared.contains_key(&(step, index)) {
+            if let Some(result) = self.taken_over(step, index).await? {
+                return Ok(Tried::of(self.take_over(step, index, result)));
+            }
             let stop = self.stop.clone();
             // Digesting what a step reads, and what an earlier result holds, may take long.
             let prepared = tokio::select! {
                 biased;
-                () = stop.cancelled() => return Ok(false),
+                () = stop.cancelled() => return Ok(Tried::Waits),
                 prepared = self.prepare(step, index) => prepared?,
             };
             let (prepared, found) = match prepared {
                 Ok(prepared) => prepared,
-                Err(fault) => return Ok(self.offer(Input::Refused { step, index, fault })),
+                Err(fault) => return Ok(Tried::of(self.offer(Input::Refused { step, index, fault }))),
             };
             if prepared.reuse.as_ref().is_some_and(|reuse| reuse.look_up) {
                 let task = self.program.task(step as usize).to_owned();
                 self.updates.push(Update::LookedUp { task, found: found.is_some() });
             }
-            if let (Some((run, outputs)), Some(reuse)) = (found, &prepared.reuse) {
+            if let (Some(found), Some(reuse)) = (found, &prepared.reuse) {
                 let parts = reuse.parts.clone();
-                self.trace_reuse(step, index, &run);
-                if self.offer(Input::Reused { step, index }) {
-                    // The entry stays as it is: of the run that made the result, and of that age.
-                    self.succeeded(step, index, 0, outputs, Some(parts), CacheTerms::Off, Some(run), 0);
-                }
-                return Ok(true);
+                self.reuse(step, index, found, parts);
+                return Ok(Tried::Moved);
             }
             self.prepared.insert((step, index), prepared);
         }
-        let Some(prepared) = self.prepared.get(&(step, index)) else { return Ok(false) };
+        let Some(prepared) = self.prepared.get(&(step, index)) else { return Ok(Tried::Waits) };
+        let key = prepared.reuse.as_ref().filter(|reuse| reuse.look_up).map(|reuse| reuse.key);
+        if let Some(run) = key.and_then(|key| self.engine.in_flight(&key)) {
+            return Ok(self.waits_for_equal_work(step, index, run));
+        }
+        if let (true, Some(reuse)) = (prepared.waited, &prepared.reuse) {
+            let parts = reuse.parts.clone();
+            if let Some(found) = reuse.find(&self.engine, now() as i64).await? {
+                self.prepared.remove(&(step, index));
+                self.note_missing(step, None);
+                let task = self.program.task(step as usize).to_owned();
+                self.updates.push(Update::LookedUp { task, found: true });
+                self.reuse(step, index, found, parts);
+                return Ok(Tried::Moved);
+            }
+        }
+        let Some(prepared) = self.prepared.get_mut(&(step, index)) else { return Ok(Tried::Waits) };
+        prepared.waited = false;
         if prepared.bound.is_flow() && self.sub_flows() >= self.engine.most_sub_flows {
             // The end of any of them is heard.
-            return Ok(false);
+            self.note_missing(step, Some(Missing::SubFlow));
+            return Ok(Tried::Waits);
         }
-        let Ok(held) = self.engine.take_slots(&prepared.bound.needs) else {
-            self.starved = true;
-            return Ok(false);
+        let Some(prepared) = self.prepared.get(&(step, index)) else { return Ok(Tried::Waits) };
+        let held = match self.engine.take_slots(&prepared.bound.needs) {
+            Ok(held) => held,
+            Err(missing) => {
+                self.starved = true;
+                self.note_missing(step, Some(missing));
+                return Ok(Tried::Waits);
+            }
         };
+        let flight = match key {
+            None => None,
+            Some(key) => match self.engine.take_off(key, &self.run) {
+                Some(flight) => Some(flight),
+                // Another run was faster.
+                None => {
+                    let run = self.engine.in_flight(&key).unwrap_or_default();
+                    return Ok(self.waits_for_equal_work(step, index, run));
+                }
+            },
+        };
+        self.note_missing(step, None);
         if !self.offer(Input::Claim { step, index }) {
-            return Ok(false);
+            return Ok(Tried::Waits);
         }
         if let Some(prepared) = self.prepared.remove(&(step, index)) {
-            self.claimed.push((step, index, prepared, held));
+            self.claimed.push(Claimed { step, index, prepared, held, flight });
         }
-        Ok(true)
+        Ok(Tried::Moved)
+    }
+
+    fn waits_for_equal_work(&mut self, step: u32, index: u32, run: String) -> Tried {
+        if let Some(prepared) = self.prepared.get_mut(&(step, index)) {
+            prepared.waited = true;
+        }
+        self.starved = true;
+        self.note_missing(step, Some(Missing::EqualWork(run)));
+        Tried::WaitsForEqualWork
+    }
+
+    /// Takes an earlier result. The entry stays as it is: of the run that made the result, and of that age.
+    fn reuse(&mut self, step: u32, index: u32, (run, outputs): Found, parts: KeyParts) {
+        self.trace_reuse(step, index, &run);
+        if self.offer(Input::Reused { step, index }) {
+            self.succeeded(step, index, 0, outputs, Some(parts), CacheTerms::Off, Some(run), 0);
+        }
+    }
+
+    /// Keeps what a step lacks to start, for those who ask why it does not.
+    pub(super) fn note_missing(&mut self, step: u32, missing: Option<Missing>) {
+        if self.missing.get(&step) == missing.as_ref() {
+            return;
+        }
+        let mut all = lock(&self.engine.missing);
+        match missing {
+            Some(missing) => {
+                all.insert((self.run.clone(), step), missing.clone());
+                self.missing.insert(step, missing);
+            }
+            None => {
+                all.remove(&(self.run.clone(), step));
+                self.missing.remove(&step);
+            }
+        }
     }
 
     /// How long a ready instance has waited.
@@ -171,7 +268,7 @@ impl Driver {
             Some(reuse) => reuse.find(&self.engine, now() as i64).await?,
             None => None,
         };
-        Ok(Ok((Prepared { bound, reuse, apart }, found)))
+        Ok(Ok((Prepared { bound, reuse, waited: false, apart }, found)))
     }
 
     /// Starts what was claimed, now that the claim is durable.
@@ -182,16 +279,20 @@ impl Driver {
         // One pass over all that runs: a fan-out claims thousands at a time, and a search for each would square them.
         let running = self.machine.running().map(|(s, i, attempt, epoch, started)| ((s, i), (attempt, epoch, started)));
         let running: HashMap<(u32, u32), (u32, u64, u64)> = running.collect();
-        for (step, index, prepared, held) in std::mem::take(&mut self.claimed) {
+        for Claimed { step, index, prepared, held, flight } in std::mem::take(&mut self.claimed) {
             let Some(&(attempt, epoch, started)) = running.get(&(step, index)) else { continue };
             let at = AttemptId { step: self.path(step), instance: self.instance(step, index), attempt };
             let (task, waited) = (self.program.task(step as usize).to_owned(), self.waited(step, index));
             let cancel = CancellationToken::new();
-            let Prepared { bound, reuse, apart } = prepared;
+            let Prepared { bound, reuse, apart, .. } = prepared;
+            let gpus = held.gpus();
             let apart = match &bound.action {
-                Action::Task { name, version, .. } if apart => {
-                    Some(Apart { task: name.clone(), version: *version, needed: bound.needs.memory })
-                }
+                Action::Task { name, version, .. } if apart => Some(Apart {
+                    task: name.clone(),
+                    version: *version,
+                    needed: bound.needs.memory,
+                    gpus: gpus.clone(),
+                }),
                 _ => None,
             };
             let (cpus, watched) = (held.cpus(), reuse.as_ref().map(|reuse| reuse.watched.clone()).unwrap_or_default());
@@ -206,6 +307,7 @@ impl Driver {
             let live = Live {
                 cancel: cancel.clone(),
                 reuse,
+                flight,
                 at: at.clone(),
                 span: span.clone(),
                 began: Instant::now(),
@@ -217,17 +319,20 @@ impl Driver {
             let reporter = self.reporter.clone();
             let engine = self.engine.clone();
             let run = self.run.clone();
+            let paused = self.paused.subscribe();
             let work = async move {
                 let attempt = async {
                     match bound.action {
                         Action::Task { task, .. } => {
                             let timeout = bound.timeout;
-                            let attempt = Attempt { id: at, run, inputs: bound.inputs, cpus, timeout, cancel, apart };
+                            let inputs = bound.inputs;
+                            let attempt = Attempt { id: at, run, inputs, cpus, gpus, timeout, cancel, apart };
                             attempt::run(&engine, task, attempt).await
                         }
                         Action::Flow(program) => {
                             let timeout = bound.timeout;
-                            sub_flow::run(engine.clone(), SubFlow { parent: run, at, program, timeout, cancel }).await
+                            sub_flow::run(engine.clone(), SubFlow { parent: run, at, program, timeout, cancel, paused })
+                                .await
                         }
                     }
                 };

@@ -25,6 +25,8 @@ pub(crate) struct Apart {
     pub task: String,
     pub version: u32,
     pub needed: Bytes,
+    /// The GPUs that it holds.
+    pub gpus: Vec<u32>,
 }
 
 /// Runs a task in a worker. Dropped, it kills the worker.
@@ -52,6 +54,7 @@ pub(crate) async fn run(
         params,
         inputs,
         cpus,
+        gpus: apart.gpus,
         scratch: host.scratch().map_err(AttemptError::Task)?.to_owned(),
         secrets,
         idempotency_key: host.idempotency_key(),

@@ -33,6 +33,7 @@ pub(crate) struct Start {
     pub params: Value,
     pub inputs: Value,
     pub cpus: usize,
+    pub gpus: Vec<u32>,
     pub scratch: PathBuf,
     pub secrets: BTreeMap<String, String>,
     pub idempotency_key: String,

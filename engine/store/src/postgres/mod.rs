@@ -32,8 +32,8 @@ use crate::error::Error;
 use crate::lease::{RunLease, Terms, Wish};
 use crate::read::{self, Ask, Columns, Value, columns};
 use crate::record::{
-    Append, Broken, CacheEntry, Collected, Lineage, LogBatch, LogFilter, Metric, NewRun, Retention, RunFilter, RunRow,
-    StoredEvent, StoredLogLine, StoredResult, StoredRun, Vocabulary,
+    Append, Broken, CacheEntry, CacheFilter, CacheRow, Collected, Lineage, LogBatch, LogFilter, Metric, NewRun,
+    Retention, RunFilter, RunRow, StoredEvent, StoredLogLine, StoredResult, StoredRun, Vocabulary,
 };
 use crate::store::{Access, Store};
 use crate::writer::{self, QUEUE, Request};
@@ -61,8 +61,8 @@ pub(crate) struct Reads {
 
 impl Ask for Reads {
     type Row = PgRow;
-    const CACHED_DIGESTS: &'static str =
-        "SELECT a.value ->> 'digest' FROM cache, jsonb_array_elements(cache.artifacts::jsonb) a";
+    const CACHED: &'static str = "jsonb_array_elements(cache.artifacts::jsonb) a";
+    const TASK: &'static str = "s.parts::jsonb ->> 'task'";
 
     fn list(parameter: usize) -> String {
         format!("(SELECT jsonb_array_elements_text(${parameter}::jsonb))")
@@ -153,7 +153,8 @@ impl PostgresStore {
         query.bind(&run.params).bind(&run.plan).execute(&self.reads.pool).await.map(drop)
     }
 
-    async fn collect_rows(&self, retention: &Retention) -> Result<Collected, sqlx::Error> {
+    /// The answer comes with that of [`read::referenced_text`], of a dry run.
+    async fn collect_rows(&self, retention: &Retention) -> Result<(Collected, Option<Vec<PgRow>>), sqlx::Error> {
         let mut transaction = self.reads.pool.begin().await?;
         let removed = sqlx::query(
             "DELETE FROM run WHERE ended_at < $1 AND state = ANY($2) AND strpos(id, '.') = 0 AND id <> ALL($3) \
@@ -191,10 +192,18 @@ impl PostgresStore {
             .bind(retention.now)
             .execute(&mut *transaction)
             .await?;
-        transaction.commit().await?;
+        let left = if retention.dry_run {
+            let text = AssertSqlSafe(read::referenced_text::<Reads>());
+            let left = sqlx::query(text).fetch_all(&mut *transaction).await?;
+            transaction.rollback().await?;
+            Some(left)
+        } else {
+            transaction.commit().await?;
+            None
+        };
         let mut runs: Vec<String> = removed.iter().chain(&below).map(|row| row.get(0)).collect();
         runs.sort_unstable();
-        Ok(Collected { runs, cache_entries: entries.rows_affected() })
+        Ok((Collected { runs, cache_entries: entries.rows_affected(), referenced: None }, left))
     }
 }
 
@@ -375,6 +384,10 @@ impl Store for PostgresStore {
         self.write("DELETE FROM cache WHERE key = $1", &[key.hex().as_str().into()]).await
     }
 
+    async fn cache_list(&self, filter: &CacheFilter) -> Result<Vec<CacheRow>, Error> {
+        read::cache_list(&self.reads, filter).await
+    }
+
     async fn key_history(
         &self,
         flow: &str,
@@ -394,7 +407,8 @@ impl Store for PostgresStore {
             return Err(self.read_only("collection needs the store alone (`Access::Exclusive`)"));
         }
         let failed = |error: sqlx::Error| classify(self.reads.server.place(), &error);
-        self.collect_rows(retention).await.map_err(failed)
+        let (collected, left) = self.collect_rows(retention).await.map_err(failed)?;
+        Ok(Collected { referenced: left.map(|rows| read::digests(&rows)).transpose()?, ..collected })
     }
 
     async fn referenced(&self) -> Result<HashSet<Digest>, Error> {

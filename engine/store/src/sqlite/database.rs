@@ -7,14 +7,16 @@
 use std::path::PathBuf;
 
 use serde_json::json;
-use sqlx::sqlite::SqliteConnection;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, Connection, Row};
 use swath_task::Digest;
 
+use super::Reads;
 use super::open::{classify, database, primary_code};
 use super::statements::statements;
 use crate::deployments::{Given, Statement};
 use crate::error::Error;
+use crate::read;
 use crate::record::{Collected, NewRun, Retention};
 use crate::rows::Rows;
 use crate::writer::{Database, Reply, answer};
@@ -254,10 +256,15 @@ impl Journal {
     }
 
     async fn collect(&mut self, retention: &Retention) -> Result<Collected, Error> {
-        self.collect_rows(retention).await.map_err(|error| database(&self.path, error))
+        let (collected, left) = self.collect_rows(retention).await.map_err(|error| database(&self.path, error))?;
+        Ok(Collected { referenced: left.map(|rows| read::digests(&rows)).transpose()?, ..collected })
     }
 
-    async fn collect_rows(&mut self, retention: &Retention) -> Result<Collected, sqlx::Error> {
+    /// The answer comes with that of [`read::referenced_text`], of a dry run.
+    async fn collect_rows(
+        &mut self,
+        retention: &Retention,
+    ) -> Result<(Collected, Option<Vec<SqliteRow>>), sqlx::Error> {
         let mut transaction = self.connection.begin_with("BEGIN IMMEDIATE").await?;
         let removed = sqlx::query(
             "DELETE FROM run WHERE ended_at < ?1 AND state IN (SELECT value FROM json_each(?2)) \
@@ -281,9 +288,17 @@ impl Journal {
             .bind(retention.now)
             .execute(&mut *transaction)
             .await?;
-        transaction.commit().await?;
+        let left = if retention.dry_run {
+            let text = AssertSqlSafe(read::referenced_text::<Reads>());
+            let left = sqlx::query(text).fetch_all(&mut *transaction).await?;
+            transaction.rollback().await?;
+            Some(left)
+        } else {
+            transaction.commit().await?;
+            None
+        };
         let mut runs: Vec<String> = removed.iter().chain(&below).map(|row| row.get(0)).collect();
         runs.sort_unstable();
-        Ok(Collected { runs, cache_entries: entries.rows_affected() })
+        Ok((Collected { runs, cache_entries: entries.rows_affected(), referenced: None }, left))
     }
 }

@@ -30,8 +30,8 @@ use crate::lease::{RunLease, Terms, Wish};
 use crate::locks::{RunLock, StoreLock};
 use crate::read::{self, Ask, Value, columns};
 use crate::record::{
-    Append, Broken, CacheEntry, Collected, Lineage, LogBatch, LogFilter, Metric, NewRun, Retention, RunFilter, RunRow,
-    StoredEvent, StoredLogLine, StoredResult, StoredRun, Vocabulary,
+    Append, Broken, CacheEntry, CacheFilter, CacheRow, Collected, Lineage, LogBatch, LogFilter, Metric, NewRun,
+    Retention, RunFilter, RunRow, StoredEvent, StoredLogLine, StoredResult, StoredRun, Vocabulary,
 };
 use crate::store::{Access, LOOK, Store};
 use crate::writer::{self, QUEUE, Request};
@@ -57,7 +57,8 @@ pub(crate) struct Reads {
 
 impl Ask for Reads {
     type Row = SqliteRow;
-    const CACHED_DIGESTS: &'static str = "SELECT a.value ->> 'digest' FROM cache, json_each(cache.artifacts) a";
+    const CACHED: &'static str = "json_each(cache.artifacts) a";
+    const TASK: &'static str = "s.parts ->> 'task'";
 
     fn list(parameter: usize) -> String {
         format!("(SELECT value FROM json_each(${parameter}))")
@@ -267,6 +268,10 @@ impl Store for SqliteStore {
 
     async fn cache_forget(&self, key: &Digest) -> Result<(), Error> {
         self.ask(|reply| Request::Other(Other::Forget(*key, reply))).await
+    }
+
+    async fn cache_list(&self, filter: &CacheFilter) -> Result<Vec<CacheRow>, Error> {
+        read::cache_list(&self.reads, filter).await
     }
 
     async fn key_history(

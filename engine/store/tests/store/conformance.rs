@@ -7,8 +7,8 @@ use std::time::Duration;
 use crate::sharing::*;
 use crate::support::{POSTGRES, all_events, append, key, new_run, record, result};
 use swath_store::{
-    Access, Append, CacheTerms, Error, LEASE, LONGEST_TEXT, LogBatch, LogFilter, LogLine, Metric, NewEvent,
-    PostgresStore, Retention, RunFilter, RunUpdate, SqliteStore, Store, Vocabulary,
+    Access, Append, CacheFilter, CacheTerms, Error, LEASE, LONGEST_TEXT, LogBatch, LogFilter, LogLine, Metric,
+    NewEvent, PostgresStore, Retention, RunFilter, RunUpdate, SqliteStore, Store, Vocabulary,
 };
 use swath_task::Digest;
 
@@ -375,9 +375,23 @@ async fn the_cache_gives_what_is_valid(store: Shared) {
     // Made again (refresh): the newer result is the entry.
     store.create_run(new_run("q")).await.unwrap();
     let newer = swath_store::NewResult { outputs: r#"{"new":1}"#.into(), ..kept };
-    store.append(Append { results: vec![newer], ..append("q", 0, 1) }).await.unwrap();
+    store.append(Append { results: vec![newer], at: 2_500, ..append("q", 0, 1) }).await.unwrap();
     let entry = store.cache_get(&one, 0).await.unwrap().unwrap();
     assert_eq!((entry.run.as_str(), entry.outputs.as_str()), ("q", r#"{"new":1}"#));
+    let listed = |filter: CacheFilter| {
+        let store = store.clone();
+        async move { store.cache_list(&filter).await.unwrap().into_iter().map(|row| row.step).collect::<Vec<_>>() }
+    };
+    let all = store.cache_list(&CacheFilter::default()).await.unwrap();
+    let rows: Vec<_> = all.iter().map(|row| (row.run.as_str(), row.step.as_str(), row.bytes, row.expires_at)).collect();
+    assert_eq!(rows, [("q", "a", 4, None), ("r", "b", 0, Some(500))], "newest first");
+    assert!(all.iter().all(|row| row.task.as_deref() == Some("raster.indices")) && all[0].key == one);
+    let (task, run) = (|task: &str| Some(task.to_owned()), |run: &str| Some(run.to_owned()));
+    assert_eq!(listed(CacheFilter { task: task("raster.indices"), ..CacheFilter::default() }).await, ["a", "b"]);
+    assert!(listed(CacheFilter { task: task("other"), ..CacheFilter::default() }).await.is_empty());
+    assert_eq!(listed(CacheFilter { run: run("r"), ..CacheFilter::default() }).await, ["b"]);
+    assert_eq!(listed(CacheFilter { step: Some("a".into()), ..CacheFilter::default() }).await, ["a"]);
+    assert!(listed(CacheFilter { made_before: Some(2_000), ..CacheFilter::default() }).await.is_empty());
     store.cache_forget(&one).await.unwrap();
     assert!(store.cache_get(&one, 0).await.unwrap().is_none());
     store.cache_forget(&one).await.unwrap();
@@ -502,8 +516,13 @@ async fn collection_keeps_what_is_referenced(store: Shared) {
         keep_runs: vec!["kept".into()],
         cache_used_before: 500,
         now: 1_000,
+        dry_run: false,
     };
+    let dry = store.collect(&Retention { dry_run: true, ..retention.clone() }).await.unwrap();
+    assert_eq!(store.list_runs(&RunFilter::default()).await.unwrap().len(), 12, "a dry run removes nothing");
+    assert_eq!(store.cache_list(&CacheFilter::default()).await.unwrap().len(), 3);
     let collected = store.collect(&retention).await.unwrap();
+    assert_eq!((&dry.runs, dry.cache_entries), (&collected.runs, collected.cache_entries));
     assert_eq!(
         (collected.runs, collected.cache_entries),
         (["old", "old.cut", "old.done.3"].map(str::to_owned).to_vec(), 2)
@@ -514,6 +533,7 @@ async fn collection_keeps_what_is_referenced(store: Shared) {
     assert_eq!(left, ["kept", "live", "new"]);
     let due: std::collections::HashSet<Digest> = ["kept", "live", "new"].map(|id| Digest::of(id.as_bytes())).into();
     assert_eq!(store.referenced().await.unwrap(), due);
+    assert_eq!(dry.referenced, Some(due));
     assert!(matches!(store.load_events("old", 0, 10).await, Err(Error::NoRun(_))));
     assert!(matches!(store.append(append("old", 2, 1)).await, Err(Error::NoRun(_))));
     let nothing = Vocabulary {
