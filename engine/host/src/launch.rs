@@ -14,17 +14,19 @@ use swath_schedule::Fire;
 use swath_store::{NewRun, RunLease, Store};
 use swath_task::Digest;
 
-/// A secret whose environment variable is not set.
+use crate::secrets::{NoSecret, secret};
+
+/// A secret of a flow that has no value here.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the secret `{parameter}` is in the environment variable `{variable}`, which is not set")]
+#[error("the secret `{parameter}` has no value: {why}")]
 pub struct MissingSecret {
     /// The parameter.
     pub parameter: String,
-    /// The variable.
-    pub variable: String,
+    /// What is missing.
+    pub why: NoSecret,
 }
 
-/// The values of a plan's secrets and of those of its sub-flows: it holds the names of environment variables only.
+/// The values of a plan's secrets and of those of its sub-flows: it holds their names only. Blocks while a command prints one.
 pub fn secrets(plan: &Plan) -> Result<BTreeMap<String, String>, MissingSecret> {
     let mut secrets = BTreeMap::new();
     for step in &plan.steps {
@@ -35,9 +37,8 @@ pub fn secrets(plan: &Plan) -> Result<BTreeMap<String, String>, MissingSecret> {
     let of_type = |spec: &&ParameterSpec| spec.of == ParameterType::Secret;
     for spec in plan.parameters.iter().filter(of_type) {
         let Some(variable) = plan.params.get(&spec.name).and_then(Value::as_str) else { continue };
-        let value = std::env::var(variable);
-        let missing = |_| MissingSecret { parameter: spec.name.clone(), variable: variable.to_owned() };
-        secrets.insert(variable.to_owned(), value.map_err(missing)?);
+        let missing = |why| MissingSecret { parameter: spec.name.clone(), why };
+        secrets.insert(variable.to_owned(), secret(variable).map_err(missing)?);
     }
     Ok(secrets)
 }

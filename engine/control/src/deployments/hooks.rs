@@ -96,7 +96,7 @@ async fn request(hook: &Hook, url: &str, telling: &Telling, client: reqwest::Cli
         .header("x-swath-delivery", telling.id)
         .header("x-swath-happening", &telling.happening);
     if let Some(variable) = &hook.secret {
-        let secret = std::env::var(variable).map_err(|_| format!("the variable `{variable}` is not set"))?;
+        let secret = swath_host::secret(variable).map_err(|error| error.to_string())?;
         request = request.header("x-swath-signature", signature(secret.as_bytes(), telling.message.as_bytes()));
     }
     let answer = request.body(telling.message.clone()).send().await.map_err(|error| {

@@ -39,9 +39,12 @@ pub async fn receive(
     let Some(variable) = spec.triggers.into_iter().find_map(|trigger| trigger.webhook) else {
         return refuse(StatusCode::NOT_FOUND, "there is no webhook of this name".to_owned());
     };
-    let Ok(secret) = std::env::var(&variable) else {
-        tracing::error!(deployment = name, "its webhook is refused: the variable `{variable}` is not set");
-        return refuse(StatusCode::SERVICE_UNAVAILABLE, "the server lacks the secret of this webhook".to_owned());
+    let secret = match swath_host::secret(&variable) {
+        Ok(secret) => secret,
+        Err(error) => {
+            tracing::error!(deployment = name, "its webhook is refused: {error}");
+            return refuse(StatusCode::SERVICE_UNAVAILABLE, "the server lacks the secret of this webhook".to_owned());
+        }
     };
     let header = |names: &[&str]| names.iter().find_map(|name| headers.get(*name)?.to_str().ok().map(str::to_owned));
     if secret.is_empty() || !is_signed(secret.as_bytes(), &body, &header(&SIGNATURES).unwrap_or_default()) {
