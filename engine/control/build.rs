@@ -3,7 +3,8 @@
 use std::error::Error;
 use std::path::PathBuf;
 
-const FILES: [&str; 5] = [
+const FILES: [&str; 6] = [
+    "swath/v1/artifact_service.proto",
     "swath/v1/deployment_service.proto",
     "swath/v1/flow_service.proto",
     "swath/v1/run_service.proto",

@@ -125,7 +125,8 @@ fn needed(path: &str) -> Option<Scope> {
         (service, _) if service.starts_with("grpc.reflection.") => Some(Scope::Read),
         (service, method) if service.starts_with("swath.v1.") => Some(match method {
             "ValidateFlow" | "GetRun" | "ListRuns" | "WatchRun" | "ReadLogs" | "ExplainStep" | "ListDeployments"
-            | "GetDeployment" | "ListNextFires" | "ListTasks" | "GetInfo" => Scope::Read,
+            | "GetDeployment" | "ListNextFires" | "ListTasks" | "GetInfo" | "ListArtifacts" | "GetLineage"
+            | "ReadArtifact" => Scope::Read,
             "StartRun" | "CancelRun" | "PauseRun" | "ResumeRun" | "RerunRun" | "TriggerDeployment" => Scope::Run,
             _ => Scope::Admin,
         }),

@@ -12,7 +12,7 @@ use swath_host::ask::{self, Refusal, Resume};
 use swath_host::standing::{self, Standing};
 use swath_host::{Engine, PlannedFlow, launch, preflight};
 use swath_plan::{Catalogue, Plan, RerunProblem};
-use swath_store::{Error, RunFilter, RunLease, RunRow, Store};
+use swath_store::{Artifacts, Error, RunFilter, RunLease, RunRow, Store};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Code, Status};
@@ -67,6 +67,11 @@ impl Fleet {
     /// The store.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.0.store
+    }
+
+    /// What runs have made.
+    pub fn artifacts(&self) -> &Artifacts {
+        self.0.engine.artifacts()
     }
 
     /// The tasks that flows may name.

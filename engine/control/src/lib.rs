@@ -7,6 +7,7 @@
 //!    resumable; the next server on the store goes on with them.
 //! 4. A watcher sees every event of a journal once, in order, from whichever number it asks for.
 
+mod artifacts;
 mod convert;
 mod deployments;
 mod door;

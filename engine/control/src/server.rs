@@ -17,6 +17,7 @@ use tonic::service::Routes;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Certificate, Identity, ServerTlsConfig};
 
+use crate::artifacts::ArtifactService;
 use crate::deployments::{DeploymentService, Registry, Scheduler, receive};
 use crate::door::{Door, admit, only_grpc};
 use crate::fleet::Fleet;
@@ -24,6 +25,7 @@ use crate::flows::FlowService;
 use crate::runs::RunService;
 use crate::system::SystemService;
 use crate::tasks::TaskService;
+use crate::v1::artifact_service_server::ArtifactServiceServer;
 use crate::v1::deployment_service_server::DeploymentServiceServer;
 use crate::v1::flow_service_server::FlowServiceServer;
 use crate::v1::run_service_server::RunServiceServer;
@@ -139,6 +141,7 @@ pub async fn serve(
     let grpc = Routes::new(runs.max_decoding_message_size(LARGEST_REQUEST))
         .add_service(flows.max_decoding_message_size(LARGEST_REQUEST))
         .add_service(deployments.max_decoding_message_size(LARGEST_REQUEST))
+        .add_service(ArtifactServiceServer::new(ArtifactService { fleet: fleet.clone() }))
         .add_service(TaskServiceServer::new(TaskService { catalogue: fleet.catalogue().clone() }))
         .add_service(SystemServiceServer::new(SystemService { fleet: fleet.clone(), started: Timestamp::now() }))
         .add_service(health_service)

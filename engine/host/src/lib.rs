@@ -44,6 +44,7 @@ pub use isolate::{Isolated, Isolation};
 pub use observe::{AttemptId, AttemptState, Ended, FLOW, Figures, Observer, Unobserved, Update};
 pub use planned::PlannedFlow;
 pub use program::{Action, Bound, CachePolicy, Items, Outputs, Program};
+pub use reuse::artifacts_in;
 pub use secrets::{NoSecret, secret};
 pub use slots::{Beyond, Capacity, Held, Missing, SlotUse, Slots};
 pub use text::{Asked, Files, FlowText};

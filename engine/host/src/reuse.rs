@@ -126,7 +126,7 @@ async fn digest_of(engine: &Engine, path: &Path) -> std::io::Result<Digest> {
 }
 
 /// Every artifact in the outputs of a step.
-pub(crate) fn artifacts_in(value: &Value) -> Vec<ArtifactRecord> {
+pub fn artifacts_in(value: &Value) -> Vec<ArtifactRecord> {
     let mut found = Vec::new();
     collect(value, &mut found);
     found

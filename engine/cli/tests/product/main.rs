@@ -3,6 +3,7 @@
 mod common;
 
 mod access;
+mod artifacts;
 mod bad_inputs;
 mod commands;
 mod control;
