@@ -13,6 +13,7 @@ use swath_host::standing::{self, Standing};
 use swath_host::{Engine, PlannedFlow, launch, preflight};
 use swath_plan::{Catalogue, Plan, RerunProblem};
 use swath_store::{Artifacts, Error, RunFilter, RunLease, RunRow, Store};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Code, Status};
@@ -44,6 +45,8 @@ struct Shared {
     draining: AtomicBool,
     live: Mutex<HashSet<String>>,
     drives: TaskTracker,
+    /// Told of the end of each drive.
+    ended: Notify,
     /// How often each run was gone on with by this process of itself.
     tried: Mutex<HashMap<String, u32>>,
 }
@@ -60,6 +63,7 @@ impl Fleet {
             draining: AtomicBool::new(false),
             live: Mutex::default(),
             drives: TaskTracker::new(),
+            ended: Notify::new(),
             tried: Mutex::default(),
         }))
     }
@@ -386,6 +390,11 @@ impl Fleet {
         self.0.stop.cancel();
     }
 
+    /// Comes true when the drive of a run has ended since the last time.
+    pub(crate) async fn ended(&self) {
+        self.0.ended.notified().await;
+    }
+
     /// Comes true when no run is driven any more, and none will be.
     pub async fn drained(&self) {
         self.0.stop.cancelled().await;
@@ -431,6 +440,7 @@ impl Drop for Listed {
     fn drop(&mut self) {
         self.0.lock().remove(&self.1);
         self.0.0.changes.happened(&self.1);
+        self.0.0.ended.notify_one();
     }
 }
 

@@ -73,6 +73,7 @@ impl Scheduler {
             tokio::select! {
                 () = tokio::time::sleep(until.min(LOOK)) => {}
                 () = self.wake.notified() => {}
+                () = self.fleet.ended() => {}
             }
         }
     }

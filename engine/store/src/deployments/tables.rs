@@ -73,6 +73,11 @@ pub(crate) trait Tables: Send + Sync + 'static {
     fn alter(&self, statements: Vec<Statement>) -> impl Future<Output = Result<Vec<Vec<i64>>, Error>> + Send;
 }
 
+/// Removes fires that were acted on before `$1`, but for the newest of each deployment: the next may go on from there.
+pub(crate) const OLD_FIRES: &str = "DELETE FROM fire WHERE settled = 1 AND created_at < $1 \
+     AND NOT EXISTS (SELECT 1 FROM telling t WHERE t.fire = fire.n AND t.ended_at IS NULL) \
+     AND n < (SELECT max(newer.n) FROM fire newer WHERE newer.deployment = fire.deployment)";
+
 const DEPLOYMENT: &str = "SELECT d.name, d.version, v.flow, v.spec, d.paused, d.handled, d.created_at, d.updated_at \
      FROM deployment d JOIN deployment_version v ON v.deployment = d.n AND v.version = d.version";
 

@@ -27,7 +27,7 @@ use swath_task::Digest;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::audit;
-use crate::deployments::{Given, Statement, Tables};
+use crate::deployments::{Given, OLD_FIRES, Statement, Tables};
 use crate::error::Error;
 use crate::lease::{RunLease, Terms, Wish};
 use crate::read::{self, Ask, Columns, Value, columns};
@@ -192,6 +192,7 @@ impl PostgresStore {
             .bind(retention.now)
             .execute(&mut *transaction)
             .await?;
+        sqlx::query(OLD_FIRES).bind(retention.runs_ended_before).execute(&mut *transaction).await?;
         let left = if retention.dry_run {
             let text = AssertSqlSafe(read::referenced_text::<Reads>());
             let left = sqlx::query(text).fetch_all(&mut *transaction).await?;

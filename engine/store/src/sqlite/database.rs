@@ -14,7 +14,7 @@ use swath_task::Digest;
 use super::Reads;
 use super::open::{classify, database, primary_code};
 use super::statements::statements;
-use crate::deployments::{Given, Statement};
+use crate::deployments::{Given, OLD_FIRES, Statement};
 use crate::error::Error;
 use crate::read;
 use crate::record::{Collected, NewRun, Retention};
@@ -288,6 +288,7 @@ impl Journal {
             .bind(retention.now)
             .execute(&mut *transaction)
             .await?;
+        sqlx::query(OLD_FIRES).bind(retention.runs_ended_before).execute(&mut *transaction).await?;
         let left = if retention.dry_run {
             let text = AssertSqlSafe(read::referenced_text::<Reads>());
             let left = sqlx::query(text).fetch_all(&mut *transaction).await?;

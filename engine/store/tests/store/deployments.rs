@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use swath_store::{
-    Access, Error, FireChange, FireFilter, Follows, LEASE, NewFire, NewTelling, NewVersion, PostgresStore, SqliteStore,
-    Store, fire_state,
+    Access, Error, FireChange, FireFilter, Follows, LEASE, NewFire, NewTelling, NewVersion, PostgresStore, Retention,
+    SqliteStore, Store, fire_state,
 };
 
 use crate::support::POSTGRES;
@@ -17,6 +17,7 @@ conformance! {
     of_two_who_take_a_fire_one_gets_it
     what_follows_from_an_end_is_stored_once_and_told_until_it_is_heard
     who_deploys_at_once_makes_versions_one_after_the_other
+    fires_that_were_acted_on_long_ago_are_collected_but_the_newest
 }
 
 fn version(name: &str, content: &str, now: i64) -> NewVersion {
@@ -156,4 +157,24 @@ async fn who_deploys_at_once_makes_versions_one_after_the_other(store: Shared) {
     let numbers: Vec<u32> = versions.iter().map(|one| one.version).rev().collect();
     assert_eq!(numbers, (1..=newest).collect::<Vec<_>>());
     assert!(versions.windows(2).all(|pair| pair[0].digest != pair[1].digest), "equal content makes no new one");
+}
+
+async fn fires_that_were_acted_on_long_ago_are_collected_but_the_newest(store: Shared) {
+    for name in ["scan", "other"] {
+        store.deploy(version(name, "one", 0)).await.unwrap();
+    }
+    store
+        .add_fires("scan", vec![fire("old", 10), fire("told", 20), fire("open", 30), fire("new", 90)], None)
+        .await
+        .unwrap();
+    store.add_fires("other", vec![fire("old", 10)], None).await.unwrap();
+    for one in store.fires(&all()).await.unwrap() {
+        let telling = NewTelling { hook: 0, happening: "completed", message: "{}".into(), at: 0 };
+        let tellings = if one.key == "told" { vec![telling] } else { Vec::new() };
+        store.settle(one.id, Follows { tellings, last: one.key != "open", ..Follows::default() }).await.unwrap();
+    }
+    let retention = Retention { runs_ended_before: 50, ..Retention::default() };
+    store.collect(&retention).await.unwrap();
+    let left: Vec<String> = store.fires(&all()).await.unwrap().into_iter().map(|one| one.key).collect();
+    assert_eq!(left, ["old", "new", "open", "told"], "that of the other is its newest");
 }
