@@ -173,7 +173,14 @@ async fn fires_that_were_acted_on_long_ago_are_collected_but_the_newest(store: S
         let tellings = if one.key == "told" { vec![telling] } else { Vec::new() };
         store.settle(one.id, Follows { tellings, last: one.key != "open", ..Follows::default() }).await.unwrap();
     }
-    let retention = Retention { runs_ended_before: 50, ..Retention::default() };
+    let retention = Retention {
+        runs_ended_before: 50,
+        ended_states: vec!["completed".into()],
+        keep_runs: Vec::new(),
+        cache_used_before: 0,
+        now: 100,
+        dry_run: false,
+    };
     store.collect(&retention).await.unwrap();
     let left: Vec<String> = store.fires(&all()).await.unwrap().into_iter().map(|one| one.key).collect();
     assert_eq!(left, ["old", "new", "open", "told"], "that of the other is its newest");
