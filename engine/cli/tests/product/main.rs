@@ -9,6 +9,7 @@ mod commands;
 mod control;
 mod crash;
 mod deployments;
+mod faults;
 mod flow_tests;
 mod metrics;
 mod postgis;
