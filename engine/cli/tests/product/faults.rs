@@ -66,19 +66,22 @@ fn workers(server: u32) -> Vec<u32> {
     std::fs::read_dir("/proc").unwrap().flatten().filter_map(of).collect()
 }
 
-/// Kills until enough is killed and the run that is live then has completed.
-async fn kill(name: &str, more: &[&str], open: impl AsyncFn(&Path) -> Box<dyn Store>) {
+/// Kills until enough is killed and the run that is live then has completed. `store` makes the store of a run and gives
+/// the options that name it.
+async fn kill(name: &str, store: impl Fn() -> Vec<String>, open: impl AsyncFn(&Path, &[&str]) -> Box<dyn Store>) {
     let (kills, seed) = (number("SWATH_FAULTS", 30), number("SWATH_FAULTS_SEED", 1));
     let mut random = Random(seed);
     let (mut killed, mut of_steps, mut runs) = (0, 0, 0);
     while killed < kills {
         let place = Place::new(&flow());
         let told = format!("{name}, seed {seed}, run {runs}, {killed} kills");
-        let mut serving = Serving::start(&place, more);
+        let options = store();
+        let more: Vec<&str> = options.iter().map(String::as_str).collect();
+        let mut serving = Serving::start(&place, &more);
         let url = format!("http://{}", serving.address);
         // It ends with the first server, the run does not.
         let mut started = place.swath(&["run", "flow.yaml", "--server", &url]).spawn().unwrap();
-        let store = open(&place.home()).await;
+        let store = open(&place.home(), &more).await;
         let began = Instant::now();
         loop {
             assert!(began.elapsed() < Duration::from_secs(300), "{told}: the run does not end");
@@ -100,7 +103,7 @@ async fn kill(name: &str, more: &[&str], open: impl AsyncFn(&Path) -> Box<dyn St
                 signal(&serving.child, "KILL");
                 serving.child.wait().unwrap();
                 killed += 1;
-                serving = Serving::start(&place, more);
+                serving = Serving::start(&place, &more);
             }
         }
         // Its server is gone, or it has told the end.
@@ -142,18 +145,18 @@ async fn check(place: &Place, store: &dyn Store, told: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_again_and_again_runs_on_sqlite_end_as_if_never_killed() {
-    kill("SQLite", &[], async |home| Box::new(SqliteStore::open(home, Access::Read).await.unwrap()) as Box<dyn Store>)
-        .await;
+    kill("SQLite", Vec::new, async |home, _| {
+        Box::new(SqliteStore::open(home, Access::Read).await.unwrap()) as Box<dyn Store>
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_again_and_again_runs_on_postgresql_end_as_if_never_killed() {
     let postgres = Postgres::start(false);
-    let url = postgres.create_database();
-    let more = ["--store", &url, "--lease", "1s"];
-    // Each run in a database of its own would take longer than the run: the newest is the one that is looked at.
-    kill("PostgreSQL", &more, async |_| {
-        Box::new(PostgresStore::open(&url, Access::Read, LEASE).await.unwrap()) as Box<dyn Store>
+    let store = || ["--store", &postgres.create_database(), "--lease", "1s"].map(str::to_owned).to_vec();
+    kill("PostgreSQL", store, async |_, options| {
+        Box::new(PostgresStore::open(options[1], Access::Read, LEASE).await.unwrap()) as Box<dyn Store>
     })
     .await;
 }
