@@ -681,7 +681,7 @@ fn kept_results_are_listed_and_dropped_by_choice() {
 
 #[test]
 fn a_program_sees_the_gpus_of_its_attempt_alone() {
-    let place = Place::new(&flow(
+    let text = flow(
         r#"  each:
     task: run.command
     each: "${[1, 2]}"
@@ -689,14 +689,17 @@ fn a_program_sees_the_gpus_of_its_attempt_alone() {
     with: { command: [sh, -c, "printf $CUDA_VISIBLE_DEVICES > gpu${item}; until test -e gpu1 -a -e gpu2; do sleep 0.02; done"], cwd: . }
   none: { task: run.command, after: each, with: { command: [sh, -c, "printf $${CUDA_VISIBLE_DEVICES-all} > none"], cwd: . } }
 "#,
-    ));
-    let mut run = place.swath(&["run", "flow.yaml", "--gpus", "2"]);
-    let ended = run.env("CUDA_VISIBLE_DEVICES", "5,7").output().unwrap();
-    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
-    let read = |name: &str| std::fs::read_to_string(place.path().join(name)).unwrap();
-    let mut seen = [read("gpu1"), read("gpu2")];
-    seen.sort_unstable();
-    assert_eq!((seen, read("none").as_str()), (["5".to_owned(), "7".to_owned()], "all"));
+    );
+    for isolated in ["none", "all"] {
+        let place = Place::new(&text);
+        let mut run = place.swath(&["run", "flow.yaml", "--gpus", "2", "--isolate", isolated]);
+        let ended = run.env("CUDA_VISIBLE_DEVICES", "5,7").output().unwrap();
+        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+        let read = |name: &str| std::fs::read_to_string(place.path().join(name)).unwrap();
+        let mut seen = [read("gpu1"), read("gpu2")];
+        seen.sort_unstable();
+        assert_eq!((seen, read("none").as_str()), (["5".to_owned(), "7".to_owned()], "all"), "{isolated}");
+    }
 }
 
 #[test]

@@ -381,6 +381,23 @@ fn a_re_run_takes_over_what_comes_before_a_step_and_runs_again_what_changed_para
 }
 
 #[test]
+fn a_re_run_covers_the_interval_of_the_run_it_is_of() {
+    let place = Place::new(
+        "flow: probe\nsteps:\n  covers:\n    task: run.command\n    \
+         with: { command: [sh, -c, \"echo ${schedule.start}/${schedule.end} >> PLACE/ledger\"] }\n",
+    );
+    let file = place.path().join("flow.yaml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(file, text.replace("PLACE", &place.path().display().to_string())).unwrap();
+    let interval = "2025-03-01T00:00:00Z/2025-03-02T00:00:00Z";
+    let (code, _, said) = place.run(&["run", "flow.yaml", "--interval", interval]);
+    assert_eq!(code, Some(0), "{said}");
+    let (code, _, said) = place.run(&["rerun", &place.newest().unwrap()]);
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(told(&place), [interval, interval]);
+}
+
+#[test]
 fn a_re_run_that_is_killed_goes_on_with_what_it_took_over() {
     let situation = Situation::of("failed");
     let (place, run) = (&situation.place, &situation.run);

@@ -244,7 +244,7 @@ fn runs_start_others_webhooks_start_runs_and_hooks_are_told_until_they_hear() {
         "[sh, -c, 'test -e {folder}/heard || {{ touch {folder}/heard; exit 1; }}; cat >> {folder}/told; echo >> {folder}/told']"
     );
     let scan = with_deployment(&format!(
-        "{{ triggers: [{{ webhook: SCAN_SECRET }}], late_after: 1s, hooks: [{{ on: [completed, failed, late], command: {hook} }}] }}"
+        "{{ triggers: [{{ webhook: SCAN_SECRET }}], late_after: 4s, hooks: [{{ on: [completed, failed, late], command: {hook} }}] }}"
     ));
     for (name, text) in [("flow", &scan), ("after", &after), ("sorry", &failed)] {
         std::fs::write(place.path().join(format!("{name}.yaml")), text).unwrap();
@@ -277,7 +277,7 @@ fn runs_start_others_webhooks_start_runs_and_hooks_are_told_until_they_hear() {
         assert!(ask("{\"found\": 0}", &headers).starts_with("HTTP/1.1 202"));
     }
     until("the run of the webhook", || states(&place, "scan") == ["completed"]);
-    let body = "{\"found\": 2, \"seconds\": 2}";
+    let body = "{\"found\": 2, \"seconds\": 6}";
     assert!(ask(body, &signed(&place, body)).starts_with("HTTP/1.1 202"));
     until("what follows it", || states(&place, "after") == ["completed"]);
     assert_eq!(lines(&place, "ledger").len(), 2);

@@ -82,7 +82,7 @@ fn tests_that_do_not_fit_are_refused_with_their_place() {
     // Steps that are not faked run.
     std::fs::write(
         place.path().join("real.yaml"),
-        "flow: real\nsteps: { says: { task: run.command, with: { command: [\"true\"] } } }\noutputs: { n: \"${1 + 1}\" }\n",
+        "flow: real\nsteps: { says: { task: run.command, isolate: process, with: { command: [\"true\"] } } }\noutputs: { n: \"${1 + 1}\" }\n",
     )
     .unwrap();
     std::fs::write(

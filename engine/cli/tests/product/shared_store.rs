@@ -208,6 +208,19 @@ fn every_command_works_on_a_store_on_postgresql_and_none_tells_its_password() {
     assert!(run(&["logs", id]).1.contains("told: two"));
     assert!(run(&["explain", id]).1.contains("ran"));
     assert_eq!(run(&["resume", id]).0, Some(0));
+    let (code, _, err) = run(&["rerun", id, "--from", "last"]);
+    assert_eq!(code, Some(0), "{err}");
+    let text = "flow: kept\nsteps: { says: { task: run.command, with: { command: [echo, hello], purity: pure } } }\n";
+    std::fs::write(place.path().join("kept.yaml"), text).unwrap();
+    assert_eq!(run(&["run", "kept.yaml"]).0, Some(0));
+    let (_, out, _) = run(&["cache", "list", "--json"]);
+    let kept: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((kept.as_array().map(Vec::len), &kept[0]["task"]), (Some(1), &"run.command".into()), "{kept}");
+    let (_, out, _) = run(&["gc", "--dry-run", "--older-than", "0", "--unused-for", "0", "--json"]);
+    let dry: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((dry["runs"].as_array().map(Vec::len), &dry["cache_entries"]), (Some(4), &1.into()), "{dry}");
+    assert_eq!(run(&["cache", "drop", "--all"]).0, Some(0));
+    assert_eq!(run(&["cache", "list", "--json"]).1.trim(), "[]");
     assert_eq!(run(&["cancel", id]).0, Some(2), "it has ended");
     let (_, out, _) = run(&["doctor"]);
     assert!(out.contains("postgres://keeper@127.0.0.1"), "{out}");
@@ -224,4 +237,26 @@ fn every_command_works_on_a_store_on_postgresql_and_none_tells_its_password() {
     assert!(said.contains("SWATH_STORE") && !said.contains("hush"), "{said}");
     // Nothing of it is in a file, and there is no file of the other kind of store.
     assert!(!place.home().join("swath.db").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_is_paused_gone_on_with_and_cancelled_by_other_processes_on_the_store() {
+    let (place, url) = (Place::new(FLOW), POSTGRES.create_database());
+    let serving = Serving::start(&place, &["--store", &url]);
+    let mut runs = RunServiceClient::new(serving.channel().await);
+    let ids = in_the_middle(&place, &mut runs, 2, "1").await;
+    let asked = |verb: &str, id: &str| {
+        let (code, _, told) = place.run(&[verb, id, "--store", &url]);
+        assert_eq!(code, Some(0), "{told}");
+        told
+    };
+    for id in &ids {
+        assert!(asked("pause", id).contains("is paused"));
+    }
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    assert_eq!(ledger(&place).len(), 2, "the steps in the middle have ended, and nothing has started");
+    assert!(asked("resume", &ids[0]).contains("is "));
+    assert!(asked("cancel", &ids[1]).contains("is cancelled"));
+    completed(&mut runs, &ids[..1]).await;
+    is_sound(&place, &url);
 }
