@@ -306,7 +306,8 @@ pub(crate) async fn cache_list<D: Ask>(of: &D, filter: &CacheFilter) -> Result<V
     let of_step = |n| format!("cache.step = ${n}");
     let of_run = |n| format!("(cache.run = ${n} OR substr(cache.run, 1, length(${n}) + 1) = ${n} || '.')");
     let made_before = |n| format!("cache.created_at < ${n}");
-    let wanted: [(Option<Value<'_>>, &(dyn Fn(usize) -> String + Sync)); 4] = [
+    type Condition<'a> = (Option<Value<'a>>, &'a (dyn Fn(usize) -> String + Sync));
+    let wanted: [Condition<'_>; 4] = [
         (filter.task.as_deref().map(Value::from), &of_task),
         (filter.step.as_deref().map(Value::from), &of_step),
         (filter.run.as_deref().map(Value::from), &of_run),
