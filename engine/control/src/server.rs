@@ -179,7 +179,7 @@ pub async fn serve(
         let fleet = fleet.clone();
         async move { fleet.keep_adopting().await }
     });
-    let scheduling = tokio::spawn(Scheduler::new(fleet.clone(), registry, wake).run());
+    let mut scheduling = tokio::spawn(Scheduler::new(fleet.clone(), registry, wake).run());
     let last = {
         let fleet = fleet.clone();
         async move {
@@ -210,6 +210,8 @@ pub async fn serve(
         served = serving => served.map_err(|error| ServeError::Transport(error.to_string())),
         // A client that never ends its stream does not keep the server.
         () = last => Ok(()),
+        // It ends by itself when the server stops.
+        Err(error) = &mut scheduling => Err(ServeError::Transport(format!("the scheduler: {error}"))),
     };
     adopting.abort();
     scheduling.abort();

@@ -75,10 +75,10 @@ pub fn keyed_id(key: &str) -> String {
 }
 
 /// The id of the run that a fire of a deployment starts: the instant that it covers, which people read, and what tells
-/// the fire from others.
-pub fn fired_id(deployment: &str, key: &str, at: Timestamp) -> String {
-    let salt = Digest::of(format!("{deployment} {key}").as_bytes()).hex();
-    format!("{deployment}-{}-{}", at.strftime("%Y%m%d-%H%M%S"), &salt[..8])
+/// the fire from others, also from those of a deployment of this name that is gone.
+pub fn fired_id(deployment: &str, created_at: i64, key: &str, at: Timestamp) -> String {
+    let salt = Digest::of(format!("{deployment} {created_at} {key}").as_bytes()).hex();
+    format!("{deployment}-{}-{}", at.strftime("%Y%m%d-%H%M%S"), &salt[..16])
 }
 
 /// What a run is pinned to.

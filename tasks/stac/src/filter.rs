@@ -165,14 +165,6 @@ impl Filter {
             return false;
         }
         funnel.in_period += 1;
-        if let Some(new) = &self.new {
-            let is_new = new.holds(item);
-            funnel.untold += u64::from(is_new.is_none());
-            if is_new != Some(true) {
-                return false;
-            }
-        }
-        funnel.new += 1;
         if let Some(area) = &self.area {
             let meets = area.meets(scene.geometry.as_ref(), scene.bbox);
             funnel.without_footprint += u64::from(meets.is_none());
@@ -192,6 +184,14 @@ impl Filter {
             return false;
         }
         funnel.matching += 1;
+        if let Some(new) = &self.new {
+            let is_new = new.holds(item);
+            funnel.untold += u64::from(is_new.is_none());
+            if is_new != Some(true) {
+                return false;
+            }
+        }
+        funnel.new += 1;
         true
     }
 
@@ -204,9 +204,6 @@ impl Filter {
         if let Some(period) = self.period {
             steps.push(format!("{} in {}", funnel.in_period, period.to_stac()));
         }
-        if let Some(new) = &self.new {
-            steps.push(format!("{} new from {} to {}", funnel.new, new.after, new.up_to));
-        }
         if self.area.is_some() {
             let lost = funnel.without_footprint;
             let lost = if lost > 0 { format!(" ({lost} without footprint)") } else { String::new() };
@@ -217,6 +214,9 @@ impl Filter {
         }
         if !self.query.is_empty() {
             steps.push(format!("{} with the properties asked for", funnel.matching));
+        }
+        if let Some(new) = &self.new {
+            steps.push(format!("{} new from {} to {}", funnel.new, new.after, new.up_to));
         }
         steps.join(", ")
     }

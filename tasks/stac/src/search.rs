@@ -108,7 +108,8 @@ pub struct New {
 #[serde(rename_all = "snake_case")]
 pub enum NewBy {
     /// When it entered the catalogue (`published`, else `created`): right for catalogues that go on, which get scenes
-    /// hours or days after they were acquired. Its `period` should reach back as far as scenes may be late.
+    /// hours or days after they were acquired. Its `period` should reach back as far as scenes may be late. What shows only
+    /// some time after the moment that it tells is not found by a search that comes in between.
     #[default]
     Published,
     /// When it was acquired: a scene that comes later than the search of its interval is never found.
@@ -386,7 +387,7 @@ impl Search {
             let message = format!(
                 "{} of {} items do not tell when they were published (`published` or `created`): what is new among them \
                  cannot be known",
-                funnel.untold, funnel.in_period
+                funnel.untold, funnel.matching
             );
             let help = "write `new: { ..., by: acquired }`: scenes that the catalogue gets late are not found then";
             return Err(Fault::new("S133", message).help(help).permanent());

@@ -80,6 +80,7 @@ impl Task for StorePostgis {
     const VERSION: u32 = 1;
     /// Whether rows are still there cannot be told without the server: every run asks it.
     const PURITY: Purity = Purity::Effect;
+    const NATIVE: bool = true;
     type Inputs = PostgisInputs;
     type Outputs = PostgisOutputs;
 

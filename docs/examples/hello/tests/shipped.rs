@@ -81,6 +81,7 @@ fn every_shipped_flow_is_valid() {
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.extension().is_some_and(|ending| ending == "yaml"))
+        .filter(|path| !path.to_string_lossy().ends_with(".test.yaml"))
         .collect();
     assert!(flows.len() >= 3);
     let output = Command::new(env!("CARGO_BIN_EXE_hello-swath")).arg("validate").args(&flows).output().unwrap();

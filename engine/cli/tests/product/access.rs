@@ -22,7 +22,6 @@ const NEEDS: [(&str, &[&str]); 3] = [
     (
         "read",
         &[
-            "ValidateFlow",
             "GetRun",
             "ListRuns",
             "WatchRun",
@@ -39,7 +38,7 @@ const NEEDS: [(&str, &[&str]); 3] = [
             "ServerReflectionInfo",
         ],
     ),
-    ("run", &["StartRun", "CancelRun", "PauseRun", "ResumeRun", "RerunRun", "TriggerDeployment"]),
+    ("run", &["ValidateFlow", "StartRun", "CancelRun", "PauseRun", "ResumeRun", "RerunRun", "TriggerDeployment"]),
     ("admin", &["DeployFlow", "PauseDeployment", "ResumeDeployment", "DeleteDeployment", "BackfillDeployment"]),
 ];
 

@@ -241,7 +241,7 @@ fn runs_start_others_webhooks_start_runs_and_hooks_are_told_until_they_hear() {
         SCAN.replace("flow: scan", "flow: sorry\ndeployment: { triggers: [{ after: scan, states: [failed] }] }");
     // It does not hear the first time.
     let hook = format!(
-        "[sh, -c, 'test -e {folder}/heard || {{ touch {folder}/heard; exit 1; }}; cat >> {folder}/told; echo >> {folder}/told']"
+        "[sh, -c, 'test -e {folder}/heard || {{ touch {folder}/heard; exit 1; }}; cat > {folder}/told.$SWATH_DELIVERY']"
     );
     let scan = with_deployment(&format!(
         "{{ triggers: [{{ webhook: SCAN_SECRET }}], late_after: 4s, hooks: [{{ on: [completed, failed, late], command: {hook} }}] }}"
@@ -286,11 +286,17 @@ fn runs_start_others_webhooks_start_runs_and_hooks_are_told_until_they_hear() {
     // A run that cannot even start has failed, and says why.
     done(&place, &["deployments", "trigger", "scan", "-p", "seconds=-1"]);
     until("the failure and what follows it", || states(&place, "sorry") == ["completed"]);
-    until("the hook to hear", || lines(&place, "told").len() >= 4);
-    let mut told: Vec<String> = lines(&place, "told")
-        .iter()
-        .map(|line| serde_json::from_str::<Value>(line).unwrap()["happening"].as_str().unwrap().to_owned())
-        .collect();
+    let tellings = || -> Vec<String> {
+        let files = std::fs::read_dir(place.path()).unwrap().map(|file| file.unwrap().path());
+        let told = files.filter(|path| path.file_stem().is_some_and(|stem| stem == "told"));
+        let read = |path: std::path::PathBuf| {
+            let told: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).ok()?;
+            Some(told["happening"].as_str()?.to_owned())
+        };
+        told.filter_map(read).collect()
+    };
+    until("the hook to hear", || tellings().len() >= 4);
+    let mut told = tellings();
     told.sort();
     assert_eq!(told, ["completed", "completed", "failed", "late"]);
     signal(&serving.child, "TERM");

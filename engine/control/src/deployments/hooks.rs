@@ -12,9 +12,10 @@ use swath_schedule::Hook;
 use swath_store::{Error, Store, Telling, redact};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
+use tokio::sync::Semaphore;
 
 /// How many are told at once.
-const AT_ONCE: u32 = 16;
+const AT_ONCE: usize = 16;
 /// How long one may take to answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How often one is tried.
@@ -27,6 +28,7 @@ const LONGEST_WAIT: i64 = 3_600_000;
 pub struct Hooks {
     store: Arc<dyn Store>,
     client: Result<reqwest::Client, String>,
+    at_once: Arc<Semaphore>,
 }
 
 impl Hooks {
@@ -42,15 +44,21 @@ impl Hooks {
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .map_err(|error| error.to_string());
-        Self { store, client }
+        Self { store, client, at_once: Arc::new(Semaphore::new(AT_ONCE)) }
     }
 
     /// Begins to tell what is due. `hook_of` finds a hook by deployment and number.
     pub async fn tell(&self, now: Timestamp, hook_of: impl Fn(&str, usize) -> Option<Hook>) -> Result<(), Error> {
-        for telling in self.store.tellings(now.as_millisecond(), AT_ONCE).await? {
+        let free = u32::try_from(self.at_once.available_permits()).unwrap_or(0);
+        if free == 0 {
+            return Ok(());
+        }
+        for telling in self.store.tellings(now.as_millisecond(), free).await? {
+            let Ok(permit) = self.at_once.clone().try_acquire_owned() else { break };
             let hook = hook_of(&telling.deployment, telling.hook as usize);
             let (store, client) = (self.store.clone(), self.client.clone());
             tokio::spawn(async move {
+                let _permit = permit;
                 let told = match hook {
                     // The deployment has another version by now.
                     None => Err(("its hook is gone".to_owned(), false)),
@@ -100,12 +108,14 @@ async fn request(hook: &Hook, url: &str, telling: &Telling, client: reqwest::Cli
         request = request.header("x-swath-signature", signature(secret.as_bytes(), telling.message.as_bytes()));
     }
     let answer = request.body(telling.message.clone()).send().await.map_err(|error| {
+        // The path of an address may itself be a secret.
+        let error = error.without_url();
         let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
         format!("{error}{cause}")
     })?;
     match answer.status().is_success() {
         true => Ok(()),
-        false => Err(format!("{url} answered {}", answer.status())),
+        false => Err(format!("the address answered {}", answer.status())),
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
-use swath_flow::Diagnostic;
+use swath_flow::{Diagnostic, ParameterSpec, ParameterType};
 use swath_host::{Asked, FlowText};
 use swath_plan::{Catalogue, Plan, deployment_of};
 use swath_schedule::{DeploymentSpec, Fire, Problem, ScheduleSpec};
@@ -14,6 +14,8 @@ use swath_task::Digest;
 
 use super::content::Content;
 
+/// Cause of the fires of webhooks.
+pub(super) const WEBHOOK: &str = "webhook";
 /// Fires of one backfill, at most.
 const MOST_BACKFILLED: usize = 10_000;
 
@@ -105,6 +107,17 @@ impl Registry {
         let (plan, files) = planned.map_err(DeployError::Flow)?;
         let name = name.unwrap_or_else(|| plan.name.clone());
         check_name(&name)?;
+        if spec.triggers.iter().any(|trigger| trigger.after.as_deref() == Some(name.as_str())) {
+            let why = format!("the deployment `{name}` would start itself for ever: its trigger `after` is itself");
+            return Err(DeployError::Refused(why));
+        }
+        // What is due by a schedule that stays as it is stays due.
+        let before = match self.store.deployment(&name).await {
+            Ok(row) => spec_of(&row.spec).ok(),
+            Err(Error::NoDeployment(_)) => None,
+            Err(error) => return Err(error.into()),
+        };
+        let rescheduled = before.is_none_or(|before| before.schedule != spec.schedule);
         let content = Content::new(&source, &flow, files, params, params_folder);
         let version = NewVersion {
             name,
@@ -112,6 +125,7 @@ impl Registry {
             spec: json!(spec).to_string(),
             content: json!(content).to_string(),
             paused,
+            rescheduled,
             now: now.as_millisecond(),
         };
         Ok(self.store.deploy(version).await?)
@@ -134,7 +148,13 @@ impl Registry {
         }
         let spec = spec_of(&row.spec)?;
         let fire = since_last(&spec, now);
-        self.plan(name, params.clone(), fire, now).await?;
+        let (plan, _) = self.plan(name, params.clone(), fire, now).await?;
+        // Whoever sends a request must not choose which of the server's secrets go where.
+        let of_secret = |spec: &ParameterSpec| spec.of == ParameterType::Secret && params.contains_key(&spec.name);
+        if let Some(secret) = plan.parameters.iter().find(|spec| cause == WEBHOOK && of_secret(spec)) {
+            let why = format!("the parameter `{}` names a secret: a webhook cannot give it", secret.name);
+            return Err(DeployError::Refused(why));
+        }
         let salt = || Digest::of(format!("{now} {} {}", std::process::id(), json!(params)).as_bytes()).hex();
         let key = format!("{cause}:{}", key.unwrap_or_else(salt));
         let since = spec.schedule.is_some().then(|| fire.since.as_millisecond());
@@ -148,8 +168,8 @@ impl Registry {
             created_at: now.as_millisecond(),
         };
         self.store.add_fires(name, vec![fire], None).await?;
-        let filter = FireFilter { deployment: Some(name.to_owned()), limit: Some(1000), ..FireFilter::default() };
-        let found = self.store.fires(&filter).await?.into_iter().find(|fire| fire.key == key);
+        let filter = FireFilter { deployment: Some(name.to_owned()), key: Some(key), ..FireFilter::default() };
+        let found = self.store.fires(&filter).await?.into_iter().next();
         found.ok_or_else(|| DeployError::Refused(format!("the deployment `{name}` was paused or deleted meanwhile")))
     }
 

@@ -7,12 +7,16 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use swath_run::RunState;
-use swath_schedule::{Admission, CatchUp, DeploymentSpec, Fire, Happening, RunEnding, Schedule, admit, missed};
+use swath_schedule::{
+    Admission, CatchUp, Concurrency, DeploymentSpec, Fire, Happening, RunEnding, Schedule, admit, missed,
+};
 use swath_store::{
     DeploymentRow, Error, FireChange, FireFilter, FireRow, Follows, NewFire, NewTelling, Store, fire_state,
 };
 use swath_task::Digest;
 use tokio::sync::Notify;
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
 
 use super::hooks::Hooks;
 use super::registry::{DeployError, Registry, read, scheduled_key, spec_of};
@@ -22,8 +26,12 @@ use crate::fleet::Fleet;
 const LOOK: Duration = Duration::from_secs(1);
 /// Longer than this without a look, and what was due meanwhile was missed.
 const GAP: i64 = 60_000;
+/// How long a fire that another server has taken is left to that, milliseconds.
+const PATIENCE: i64 = 10_000;
 /// Fires of one schedule that are made at once.
 const MOST_FIRES: usize = 1000;
+/// Longest outputs of a run that hooks are told, bytes of JSON.
+const LONGEST_OUTPUTS: usize = 32 << 10;
 /// How far back runs that were left out are looked for, to be covered by the next.
 const MOST_LEFT_OUT: u32 = 1000;
 
@@ -38,6 +46,20 @@ pub struct Scheduler {
     compiled: HashMap<String, (u32, Arc<Compiled>)>,
     /// Fires that were told to be late.
     late: HashSet<i64>,
+    /// Since when a fire was seen to be taken without a run: another server may be about to start that.
+    taken: HashMap<i64, i64>,
+    /// What was last wrong with each deployment: told once.
+    wrong: HashMap<String, String>,
+}
+
+/// What came of starting a run.
+enum Start {
+    /// It is there, or is tried again.
+    Started(String),
+    /// It cannot be.
+    Refused,
+    /// Another server was faster.
+    Taken,
 }
 
 /// How a deployment goes, ready to be asked.
@@ -54,7 +76,17 @@ impl Scheduler {
     /// Over the store of `fleet`, whose runs it starts. A note on `wake` makes it look at once.
     pub fn new(fleet: Fleet, registry: Registry, wake: Arc<Notify>) -> Self {
         let hooks = Hooks::new(registry.store().clone());
-        Self { fleet, registry, hooks, wake, looked: HashMap::new(), compiled: HashMap::new(), late: HashSet::new() }
+        Self {
+            fleet,
+            registry,
+            hooks,
+            wake,
+            looked: HashMap::new(),
+            compiled: HashMap::new(),
+            late: HashSet::new(),
+            taken: HashMap::new(),
+            wrong: HashMap::new(),
+        }
     }
 
     /// Goes on until the fleet drains.
@@ -84,24 +116,47 @@ impl Scheduler {
         let names: HashSet<&str> = rows.iter().map(|row| row.name.as_str()).collect();
         self.compiled.retain(|name, _| names.contains(name.as_str()));
         self.looked.retain(|name, _| names.contains(name.as_str()));
+        self.wrong.retain(|name, _| names.contains(name.as_str()));
         let mut next = None;
-        for row in rows.iter().filter(|row| !row.paused) {
-            let due = self.fire(row, now).await?;
-            next = [next, due].into_iter().flatten().min();
+        for row in &rows {
+            // Also of one that is paused: its hooks may have to be told something.
+            let due = match self.compiled(row) {
+                Ok(_) if row.paused => Ok(None),
+                Ok(_) => self.fire(row, now).await,
+                Err(error) => Err(error),
+            };
+            next = [next, self.of_one(row, due)].into_iter().flatten().min();
         }
         let mut open = Open::new();
         let filter = FireFilter { open: true, ..FireFilter::default() };
         for fire in self.store().fires(&filter).await?.into_iter().rev() {
             open.entry(fire.deployment.clone()).or_default().push(fire);
         }
-        self.late.retain(|id| open.values().flatten().any(|fire| fire.id == *id));
+        let ids: HashSet<i64> = open.values().flatten().map(|fire| fire.id).collect();
+        self.late.retain(|id| ids.contains(id));
+        self.taken.retain(|id, _| ids.contains(id));
         for row in &rows {
             let Some(fires) = open.get(&row.name) else { continue };
-            let due = self.act(row, fires, &rows, now).await?;
-            next = [next, due].into_iter().flatten().min();
+            let due = self.act(row, fires, &rows, now).await;
+            next = [next, self.of_one(row, due)].into_iter().flatten().min();
         }
         self.hooks.tell(now, |name, hook| self.compiled.get(name)?.1.spec.hooks.get(hook).cloned()).await?;
         Ok(next)
+    }
+
+    /// What came of one deployment: what is wrong with it must not keep the others.
+    fn of_one(&mut self, row: &DeploymentRow, came: Result<Option<Timestamp>, Error>) -> Option<Timestamp> {
+        match came {
+            Ok(next) => next,
+            Err(error) => {
+                let told = error.to_string();
+                if self.wrong.get(&row.name) != Some(&told) {
+                    tracing::error!(deployment = row.name, "it cannot go: {told}");
+                    self.wrong.insert(row.name.clone(), told);
+                }
+                None
+            }
+        }
     }
 
     fn store(&self) -> &Arc<dyn Store> {
@@ -144,6 +199,10 @@ impl Scheduler {
             false => (schedule.fires(handled, now).take(MOST_FIRES).collect(), "schedule"),
         };
         let whole = fires.len() < MOST_FIRES;
+        if !whole {
+            // What is left was missed as well.
+            self.looked.remove(&row.name);
+        }
         let handled = match fires.last() {
             Some(last) if !whole => last.at,
             _ => now,
@@ -180,11 +239,15 @@ impl Scheduler {
         }
         for fire in fires.iter().filter(|fire| fire.state == fire_state::REFUSED) {
             let tellings = tellings(&compiled.spec, fire, Happening::Failed, Value::Null, now);
-            self.store().settle(fire.id, Follows { tellings, last: true, ..Follows::default() }).await?;
+            let ended = Some(String::new());
+            self.store().settle(fire.id, Follows { tellings, ended, ..Follows::default() }).await?;
         }
         // Started, as far as the store goes, by a server that died before the run was pinned.
         for fire in live.iter().filter(|fire| fire.run_state.is_none()) {
-            self.start(row, fire, now).await?;
+            let seen = *self.taken.entry(fire.id).or_insert(now.as_millisecond());
+            if now.as_millisecond() - seen >= PATIENCE {
+                self.start(row, fire, now).await?;
+            }
         }
         let mut next = None;
         let mut waiting: Vec<&FireRow> = fires.iter().filter(|fire| fire.state == fire_state::WAITING).collect();
@@ -198,18 +261,20 @@ impl Scheduler {
             if row.paused {
                 continue;
             }
-            // What somebody asked for in one go waits its turn, whatever the policy says of the clock.
-            let patient = ["backfill", "catch_up"].contains(&fire.cause.as_str());
+            let patient = is_patient(fire);
             let most = compiled.spec.most_running();
             let admission = match patient {
-                true if live.len() < most => Admission::Start,
+                true if live.len() < most && waiting.is_empty() => Admission::Start,
                 true => continue,
                 false => admit(compiled.spec.while_running, live.len(), waiting.len(), most),
             };
             match admission {
                 Admission::Start => {
-                    if self.start(row, fire, now).await? {
-                        live.push(fire.clone());
+                    match self.start(row, fire, now).await? {
+                        Start::Started(run) => live.push(FireRow { run: Some(run), ..fire.clone() }),
+                        Start::Refused => {}
+                        // How many are live is not known now.
+                        Start::Taken => return Ok(Some(now)),
                     }
                 }
                 Admission::Skip => {
@@ -256,18 +321,18 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Starts the run of a fire. `false`: it has none, or another server was faster.
-    async fn start(&self, row: &DeploymentRow, fire: &FireRow, now: Timestamp) -> Result<bool, Error> {
+    /// Starts the run of a fire.
+    async fn start(&self, row: &DeploymentRow, fire: &FireRow, now: Timestamp) -> Result<Start, Error> {
         let covered = self.covered(row, fire).await?;
         let run = match &fire.run {
             Some(run) => run.clone(),
             None => {
-                let run = swath_host::launch::fired_id(&row.name, &fire.key, covered.at);
+                let run = swath_host::launch::fired_id(&row.name, row.created_at, &fire.key, covered.at);
                 let since = Some(covered.since.as_millisecond());
                 let change =
                     FireChange { state: fire_state::STARTED, run: Some(run.clone()), note: String::new(), since };
                 if !self.store().change_fire(fire.id, &fire.state, change).await? {
-                    return Ok(false);
+                    return Ok(Start::Taken);
                 }
                 run
             }
@@ -281,12 +346,12 @@ impl Scheduler {
                         let lag = Duration::try_from(Timestamp::now().duration_since(instant(fire.due)));
                         self.fleet.tell_lag(&run, &row.flow, lag.unwrap_or_default());
                     }
-                    return Ok(true);
+                    return Ok(Start::Started(run));
                 }
                 // The store is busy, or the server about to stop: the next look tries again.
-                Err(status) if is_passing(status.code()) => {
+                Err(status) if is_passing(&status) => {
                     tracing::warn!("run `{run}` cannot be started now: {}", status.message());
-                    return Ok(true);
+                    return Ok(Start::Started(run));
                 }
                 Err(status) => status.message().to_owned(),
             },
@@ -300,8 +365,9 @@ impl Scheduler {
         };
         tracing::error!(deployment = row.name, "run `{run}` cannot be started: {refused}");
         let change = FireChange { state: fire_state::REFUSED, run: None, note: refused, since: None };
+        // Not where another server has started it meanwhile.
         self.store().change_fire(fire.id, fire_state::STARTED, change).await?;
-        Ok(false)
+        Ok(Start::Refused)
     }
 
     /// What the run of a fire covers: with what those before it would have covered that were left out.
@@ -310,23 +376,31 @@ impl Scheduler {
         if let (Some(since), Some(_)) = (fire.since, &fire.run) {
             return Ok(Fire { at, since: instant(since) });
         }
-        let filter =
-            FireFilter { deployment: Some(row.name.clone()), limit: Some(MOST_LEFT_OUT), ..FireFilter::default() };
-        let before = self.store().fires(&filter).await?;
-        let before = before.iter().skip_while(|other| other.id != fire.id).skip(1);
-        if fire.cause == "backfill" {
-            return Ok(Fire { at, since: fire.since.map_or(at, instant) });
+        let of_schedule = |fire: &FireRow| ["schedule", "catch_up"].contains(&fire.cause.as_str());
+        if let Some(own) = fire.since.filter(|_| !of_schedule(fire)) {
+            return Ok(Fire { at, since: instant(own) });
         }
+        let filter = FireFilter {
+            deployment: Some(row.name.clone()),
+            before: Some(fire.id),
+            limit: Some(MOST_LEFT_OUT),
+            ..FireFilter::default()
+        };
+        let before = self.store().fires(&filter).await?;
         let Some(own) = fire.since else {
             // No schedule says how far back: to where the one before it ended.
-            let last = before.filter(|other| other.run.is_some()).map(|other| other.at).max();
+            let last = before.iter().filter(|other| other.run.is_some()).map(|other| other.at).max();
             return Ok(Fire { at, since: instant(last.unwrap_or(row.created_at)).min(at) });
         };
-        let left_out = before
-            .filter(|other| other.cause != "backfill")
-            .take_while(|other| other.state == fire_state::SKIPPED)
-            .filter_map(|other| other.since);
-        Ok(Fire { at, since: instant(left_out.min().map_or(own, |since| since.min(own))) })
+        // Whoever cancels what runs for what comes later wants that to make up for it.
+        let gives_way = spec_of(&row.spec)?.while_running == Concurrency::Cancel;
+        let is_left_out = |other: &&FireRow| match other.state.as_str() {
+            fire_state::SKIPPED | fire_state::REFUSED => true,
+            _ => gives_way && other.run_state.as_deref() == Some(RunState::Cancelled.name()),
+        };
+        let left_out = before.iter().filter(|other| of_schedule(other)).take_while(is_left_out);
+        let since = left_out.filter_map(|other| other.since).min();
+        Ok(Fire { at, since: instant(since.map_or(own, |since| since.min(own))) })
     }
 
     /// Stores what follows from the end of a run: fires of the deployments that wait for it, and what hooks are told.
@@ -372,7 +446,7 @@ impl Scheduler {
         let spec = &self.compiled(row)?.spec;
         let detail = json!({ "outputs": outputs, "error": stored.error, "flow": stored.flow });
         let tellings = tellings(spec, fire, happening, detail, now);
-        self.store().settle(fire.id, Follows { fires, tellings, last: true }).await?;
+        self.store().settle(fire.id, Follows { fires, tellings, ended: Some(ended.name().to_owned()) }).await?;
         // Those that were waiting are looked at again without delay.
         self.wake.notify_one();
         Ok(())
@@ -383,12 +457,15 @@ impl Scheduler {
         let after = i64::try_from(after.as_millis()).unwrap_or(i64::MAX);
         for fire in fires {
             let over = fire.run_state.as_deref().and_then(ending).is_some() || fire.state == fire_state::REFUSED;
-            if over || fire.due.saturating_add(after) > now.as_millisecond() || !self.late.insert(fire.id) {
+            // What waits for its turn is not late before that.
+            let waits = is_patient(fire) && fire.state == fire_state::DUE;
+            if over || waits || self.late.contains(&fire.id) || fire.due.saturating_add(after) > now.as_millisecond() {
                 continue;
             }
             tracing::warn!(deployment = fire.deployment, run = fire.run, "a run is late");
             let tellings = tellings(spec, fire, Happening::Late, Value::Null, now);
             self.store().settle(fire.id, Follows { tellings, ..Follows::default() }).await?;
+            self.late.insert(fire.id);
         }
         Ok(())
     }
@@ -407,7 +484,10 @@ fn tellings(
         "start": fire.since.map(|since| instant(since).to_string()), "end": instant(fire.at).to_string(),
         "note": fire.note, "at": now.to_string(),
     });
-    if let (Value::Object(message), Value::Object(detail)) = (&mut message, detail) {
+    if let (Value::Object(message), Value::Object(mut detail)) = (&mut message, detail) {
+        if detail["outputs"].to_string().len() > LONGEST_OUTPUTS {
+            detail["outputs"] = json!({ "left_out": "they are too long: ask for the run" });
+        }
         message.extend(detail);
     }
     let wanted = spec.hooks.iter().enumerate().filter(|(_, hook)| hook.on.contains(&happening));
@@ -446,9 +526,15 @@ fn says_yes(output: Option<&Value>) -> bool {
 }
 
 /// Whether trying again a moment later may help.
-fn is_passing(code: tonic::Code) -> bool {
-    use tonic::Code;
-    matches!(code, Code::Unavailable | Code::Aborted | Code::ResourceExhausted | Code::Internal)
+fn is_passing(status: &Status) -> bool {
+    // Somebody else is about to start it, or to find out that it is there.
+    let is_held = status.get_details_error_info().is_some_and(|info| info.reason == "E101");
+    is_held || matches!(status.code(), Code::Unavailable | Code::Aborted | Code::ResourceExhausted | Code::Internal)
+}
+
+/// What somebody asked for in one go: it waits its turn, whatever the policy says of the clock.
+fn is_patient(fire: &FireRow) -> bool {
+    ["backfill", "catch_up"].contains(&fire.cause.as_str())
 }
 
 fn instant(millis: i64) -> Timestamp {

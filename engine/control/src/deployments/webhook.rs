@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::Notify;
 
 use super::hooks::is_signed;
-use super::registry::{DeployError, Registry, spec_of};
+use super::registry::{DeployError, Registry, WEBHOOK, spec_of};
 
 /// Names of the headers that carry a signature, ours and those of others that sign alike.
 const SIGNATURES: [&str; 2] = ["x-swath-signature", "x-hub-signature-256"];
@@ -58,7 +58,7 @@ pub async fn receive(
         return refuse(StatusCode::BAD_REQUEST, "the body is a JSON object with parameters of the flow".to_owned());
     };
     let key = header(&DELIVERIES).filter(|key| key.len() <= LONGEST_KEY);
-    match registry.trigger(&name, "webhook", params, key, Timestamp::now()).await {
+    match registry.trigger(&name, WEBHOOK, params, key, Timestamp::now()).await {
         Ok(fire) => {
             wake.notify_one();
             (StatusCode::ACCEPTED, Json(json!({ "deployment": name, "fire": fire.id, "key": fire.key })))

@@ -24,7 +24,7 @@ pub const TAKEN_FOR: i64 = 60_000;
 ///   that end as settled.
 #[async_trait]
 pub trait Deployments: Send + Sync + 'static {
-    /// Deploys a version. Fires of the schedule that are due before `now` are left out.
+    /// Deploys a version. Fires of a schedule that is new and were due before `now` are left out.
     async fn deploy(&self, version: NewVersion) -> Result<DeploymentRow, Error>;
 
     /// All deployments by name.
@@ -52,7 +52,8 @@ pub trait Deployments: Send + Sync + 'static {
     /// Fires, the newest first.
     async fn fires(&self, filter: &FireFilter) -> Result<Vec<FireRow>, Error>;
 
-    /// Takes a fire from a state to another. `false`: it was not in that state.
+    /// Takes a fire from a state to another. `false`: it was not in that state, or is to be [`fire_state::REFUSED`] and has
+    /// a run.
     async fn change_fire(&self, fire: i64, from: &str, change: FireChange) -> Result<bool, Error>;
 
     /// Notes that the end of a fire was acted on, with what follows from it.
@@ -81,6 +82,8 @@ pub struct NewVersion {
     pub content: String,
     /// Whether a new deployment begins paused.
     pub paused: bool,
+    /// Whether its schedule is another than before: what is due by the old one is left out.
+    pub rescheduled: bool,
     /// When it is deployed.
     pub now: i64,
 }
@@ -166,7 +169,7 @@ pub struct NewFire {
 /// A fire as it stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FireRow {
-    /// Its number in the store.
+    /// Its number in the store: rises.
     pub id: i64,
     /// Name of its deployment.
     pub deployment: String,
@@ -205,6 +208,10 @@ pub struct FireFilter {
     pub open: bool,
     /// Only that of this run.
     pub run: Option<String>,
+    /// Only that of this key.
+    pub key: Option<String>,
+    /// Only those made before this one.
+    pub before: Option<i64>,
     /// At most so many; all when `None`.
     pub limit: Option<u32>,
 }
@@ -229,8 +236,9 @@ pub struct Follows {
     pub fires: Vec<(String, NewFire)>,
     /// What hooks are told.
     pub tellings: Vec<NewTelling>,
-    /// Whether nothing more can follow from this fire; `false`: only `fires` and `tellings` are stored.
-    pub last: bool,
+    /// The state of the run whose end was acted on: nothing more follows from this fire, unless the run goes on again
+    /// meanwhile. `None`: only `fires` and `tellings` are stored.
+    pub ended: Option<String>,
 }
 
 /// Something a hook is told.

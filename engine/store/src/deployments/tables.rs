@@ -8,7 +8,7 @@ use super::{
 };
 use crate::error::Error;
 use crate::read::{Ask, Columns, Value, unreadable};
-use crate::redact::storable;
+use crate::redact::{redact, storable};
 
 /// What a parameter of a statement stands for.
 #[derive(Clone, Debug)]
@@ -171,7 +171,7 @@ fn insert_telling(fire: i64, telling: &NewTelling) -> Statement {
         fire,
         i64::from(telling.hook),
         telling.happening,
-        storable(&telling.message).as_str(),
+        redact(&telling.message).as_ref(),
         telling.at,
     )
 }
@@ -203,10 +203,11 @@ impl<D: Tables> Deployments for D {
             ),
             statement!(
                 "UPDATE deployment SET version = version + 1, updated_at = $2, \
-                 handled = CASE WHEN handled > $2 THEN handled ELSE $2 END WHERE name = $1 AND EXISTS \
+                 handled = CASE WHEN handled > $3 THEN handled ELSE $3 END WHERE name = $1 AND EXISTS \
                  (SELECT 1 FROM deployment_version v WHERE v.deployment = n AND v.version = deployment.version + 1)",
                 name,
-                new.now
+                new.now,
+                if new.rescheduled { new.now } else { 0 },
             ),
         ])
         .await?;
@@ -269,10 +270,13 @@ impl<D: Tables> Deployments for D {
         text.push_str(if filter.open { "f.settled = 0" } else { "1 = 1" });
         text.push_str(if filter.deployment.is_some() { " AND d.name = $1" } else { " AND $1 = ''" });
         text.push_str(if filter.run.is_some() { " AND f.run = $2" } else { " AND $2 = ''" });
-        text.push_str(" ORDER BY f.n DESC LIMIT $3");
+        text.push_str(if filter.key.is_some() { " AND f.key = $3" } else { " AND $3 = ''" });
+        text.push_str(if filter.before.is_some() { " AND f.n < $4" } else { " AND $4 = 0" });
+        text.push_str(" ORDER BY f.n DESC LIMIT $5");
         let limit = filter.limit.map_or(i64::MAX, i64::from);
-        let names = [filter.deployment.as_deref(), filter.run.as_deref()].map(Option::unwrap_or_default);
-        select(self, &text, &[names[0].into(), names[1].into(), limit.into()], fire).await
+        let given = [&filter.deployment, &filter.run, &filter.key].map(|text| text.as_deref().unwrap_or_default());
+        let [deployment, run, key] = given.map(Value::from);
+        select(self, &text, &[deployment, run, key, filter.before.unwrap_or(0).into(), limit.into()], fire).await
     }
 
     async fn change_fire(&self, fire: i64, from: &str, change: FireChange) -> Result<bool, Error> {
@@ -281,7 +285,8 @@ impl<D: Tables> Deployments for D {
         let changed = self
             .alter(vec![statement!(
                 "UPDATE fire SET state = $3, run = coalesce($4, run), note = $5, since = coalesce($6, since), \
-                 settled = CASE WHEN $7 = 1 THEN 1 ELSE settled END WHERE n = $1 AND state = $2 RETURNING n",
+                 settled = CASE WHEN $7 = 1 THEN 1 ELSE settled END WHERE n = $1 AND state = $2 \
+                 AND ($3 <> 'refused' OR NOT EXISTS (SELECT 1 FROM run WHERE run.id = fire.run)) RETURNING n",
                 fire,
                 from,
                 change.state,
@@ -298,8 +303,10 @@ impl<D: Tables> Deployments for D {
         let mut statements: Vec<Statement> =
             follows.fires.iter().map(|(name, other)| insert_fire(name, other)).collect();
         statements.extend(follows.tellings.iter().map(|telling| insert_telling(fire, telling)));
-        if follows.last {
-            statements.push(statement!("UPDATE fire SET settled = 1 WHERE n = $1", fire));
+        if let Some(ended) = follows.ended.as_deref() {
+            let text = "UPDATE fire SET settled = 1 WHERE n = $1 AND \
+                        NOT EXISTS (SELECT 1 FROM run WHERE run.id = fire.run AND run.state <> $2)";
+            statements.push(statement!(text, fire, ended));
         }
         self.alter(statements).await.map(drop)
     }

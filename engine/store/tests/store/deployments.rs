@@ -27,6 +27,7 @@ fn version(name: &str, content: &str, now: i64) -> NewVersion {
         spec: "{}".to_owned(),
         content: content.to_owned(),
         paused: false,
+        rescheduled: true,
         now,
     }
 }
@@ -105,7 +106,7 @@ async fn of_two_who_take_a_fire_one_gets_it(store: Shared) {
     assert_eq!((open[0].run.as_deref(), open[0].run_state.as_deref()), (Some("scan-1"), None));
     let of_run = store.fires(&FireFilter { run: Some("scan-1".into()), ..all() }).await.unwrap();
     assert_eq!(of_run.len(), 1);
-    store.settle(a.id, Follows { last: true, ..Follows::default() }).await.unwrap();
+    store.settle(a.id, Follows { ended: Some("completed".into()), ..Follows::default() }).await.unwrap();
     assert!(store.fires(&FireFilter { open: true, ..all() }).await.unwrap().is_empty());
     // Its run was taken up again: the next end counts too.
     store.unsettle("scan-1").await.unwrap();
@@ -123,7 +124,7 @@ async fn what_follows_from_an_end_is_stored_once_and_told_until_it_is_heard(stor
     let follows = || Follows {
         fires: ["after", "paused", "gone"].map(|name| (name.to_owned(), fire("after:scan-1", 100))).into(),
         tellings: vec![telling("completed")],
-        last: true,
+        ended: Some("completed".into()),
     };
     // A server that died after the commit does it again.
     store.settle(id, follows()).await.unwrap();
@@ -171,7 +172,13 @@ async fn fires_that_were_acted_on_long_ago_are_collected_but_the_newest(store: S
     for one in store.fires(&all()).await.unwrap() {
         let telling = NewTelling { hook: 0, happening: "completed", message: "{}".into(), at: 0 };
         let tellings = if one.key == "told" { vec![telling] } else { Vec::new() };
-        store.settle(one.id, Follows { tellings, last: one.key != "open", ..Follows::default() }).await.unwrap();
+        store
+            .settle(
+                one.id,
+                Follows { tellings, ended: (one.key != "open").then(|| "completed".to_owned()), ..Follows::default() },
+            )
+            .await
+            .unwrap();
     }
     let retention = Retention {
         runs_ended_before: 50,

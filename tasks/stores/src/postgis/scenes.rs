@@ -36,6 +36,7 @@ impl Task for StoreScenes {
     const NAME: &'static str = "store.postgis_scenes";
     const VERSION: u32 = 1;
     const PURITY: Purity = Purity::Effect;
+    const NATIVE: bool = true;
     type Inputs = Inputs;
     type Outputs = PostgisOutputs;
 

@@ -31,6 +31,7 @@ impl Task for StoreSites {
     const NAME: &'static str = "store.postgis_sites";
     const VERSION: u32 = 1;
     const PURITY: Purity = Purity::Effect;
+    const NATIVE: bool = true;
     type Inputs = NoInputs;
     type Outputs = PostgisOutputs;
 

@@ -39,7 +39,8 @@ CREATE TABLE fire (
     created_at BIGINT NOT NULL,
     UNIQUE (deployment, key)
 );
-CREATE INDEX fire_open ON fire (deployment) WHERE settled = 0;
+CREATE INDEX fire_open ON fire (n) WHERE settled = 0;
+CREATE INDEX fire_newest ON fire (deployment, n);
 CREATE INDEX fire_of_run ON fire (run) WHERE run IS NOT NULL;
 
 -- What hooks are told.
