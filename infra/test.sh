@@ -8,7 +8,7 @@ mkdir -p target
 say() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
 
 say "compose file"
-.tools/py/bin/check-jsonschema --builtin-schema vendor.compose-spec infra/docker-compose.yml
+.tools/py/bin/python -m check_jsonschema --builtin-schema vendor.compose-spec infra/docker-compose.yml
 
 say "formatting"
 cargo fmt --all --check

@@ -90,6 +90,8 @@ pub(crate) enum Command {
     Deployments(Deployments),
     /// Run a deployment for the times at which its schedule was due in the past, as far as it did not run then.
     Backfill(Backfill),
+    /// Make, list and revoke tokens: who may ask a server on this store, and for what.
+    Token(Token),
     /// List runs, newest first.
     Runs(Runs),
     /// Show a run: its steps, results and failures.
@@ -150,9 +152,25 @@ fn heartbeat(text: &str) -> Result<std::time::Duration, String> {
 
 #[derive(Args)]
 pub(crate) struct Serve {
-    /// Address to listen on, of this machine only: there is no log-in yet. Port 0 lets the system choose one.
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7475", value_parser = loopback)]
+    /// Address to listen on. Port 0 lets the system choose one. On an address that other machines can reach, requests need a
+    /// token (`swath token`), and TLS unless `--no-tls` says that a proxy in front of it has that.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7475")]
     pub listen: std::net::SocketAddr,
+    /// Ask for tokens on a loopback address too.
+    #[arg(long)]
+    pub tokens: bool,
+    /// The server's certificate in PEM, with those that lead to a root.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// Its key in PEM.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// Roots in PEM of the certificates that clients must have, besides a token.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_client_ca: Option<PathBuf>,
+    /// Without TLS on an address that other machines can reach: tokens then travel in the clear.
+    #[arg(long, conflicts_with = "tls_cert")]
+    pub no_tls: bool,
     /// How long live runs may take to end when the server is told to stop.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub grace: std::time::Duration,
@@ -160,16 +178,6 @@ pub(crate) struct Serve {
     pub slots: Slots,
     #[command(flatten)]
     pub isolate: Isolate,
-}
-
-fn loopback(text: &str) -> Result<std::net::SocketAddr, String> {
-    let address: std::net::SocketAddr = text.parse().map_err(|_| "write it as `127.0.0.1:7475`".to_owned())?;
-    match address.ip().is_loopback() {
-        true => Ok(address),
-        false => Err(format!(
-            "{address} can be reached from other machines, and there is no log-in yet: listen on 127.0.0.1"
-        )),
-    }
 }
 
 fn lease(text: &str) -> Result<std::time::Duration, String> {
@@ -308,6 +316,34 @@ pub(crate) struct Backfill {
     /// Ask this server, `http://127.0.0.1:7475` for example [default: the store of `--home`]
     #[arg(long, value_name = "URL", env = "SWATH_SERVER")]
     pub server: Option<String>,
+}
+
+#[derive(Args)]
+pub(crate) struct Token {
+    #[command(subcommand)]
+    pub command: TokenCommand,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Make a token and print it, this once.
+    Create {
+        /// Who or what it is for.
+        name: String,
+        /// What it allows: looking; starting and ending runs, which is the right to run programs on the server; all.
+        #[arg(long, value_parser = ["read", "run", "admin"])]
+        scope: String,
+        /// After how long it is good for nothing: `90d` [default: never]
+        #[arg(long, value_name = "TIME", value_parser = duration)]
+        expires: Option<std::time::Duration>,
+    },
+    /// List the tokens.
+    List,
+    /// End a token.
+    Revoke {
+        /// Its name.
+        name: String,
+    },
 }
 
 /// A flow and its parameters.

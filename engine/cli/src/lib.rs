@@ -30,6 +30,7 @@ mod outputs;
 mod pages;
 mod progress;
 mod runs_at;
+mod server;
 mod style;
 mod test_file;
 
@@ -80,6 +81,7 @@ fn run(arguments: Arguments, catalogue: Arc<Catalogue>) -> Result<ExitCode, Fail
         Command::Deploy(command) => commands::deployments::deploy(&global, command, catalogue),
         Command::Deployments(command) => commands::deployments::deployments(&global, command, catalogue),
         Command::Backfill(command) => commands::deployments::backfill(&global, command, catalogue),
+        Command::Token(command) => commands::token::run(&global, command),
         Command::Runs(command) => commands::runs::run(&global, command),
         Command::Show(command) => commands::show::run(&global, command),
         Command::Logs(command) => commands::logs::run(&global, command),

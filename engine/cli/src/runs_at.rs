@@ -8,11 +8,11 @@ use swath_control::v1;
 use swath_control::v1::run_service_client::RunServiceClient;
 use swath_host::ask::{self, Refusal};
 use swath_store::{Access, Store};
-use tonic::transport::Channel;
 
 use crate::arguments::Global;
 use crate::commands::{existing, find_run, remote, shown_state};
 use crate::failure::Failure;
+use crate::server::{Server, refused};
 
 /// How often a run that was asked for something is looked at.
 const LOOK: Duration = Duration::from_millis(100);
@@ -22,7 +22,7 @@ pub(crate) enum RunsAt {
     /// In the store of this folder.
     Store(Arc<dyn Store>),
     /// With a server.
-    Server(RunServiceClient<Channel>),
+    Server(RunServiceClient<Server>),
 }
 
 impl RunsAt {
@@ -49,7 +49,7 @@ impl RunsAt {
             Self::Store(store) => shown_state(store.as_ref(), &store.run_row(run).await?).await,
             Self::Server(runs) => {
                 let told = runs.get_run(v1::GetRunRequest { id: run.to_owned() }).await;
-                Ok(remote::state(told.map_err(remote::refused)?.into_inner().run.as_ref()))
+                Ok(remote::state(told.map_err(refused)?.into_inner().run.as_ref()))
             }
         }
     }
@@ -60,7 +60,7 @@ impl RunsAt {
             Self::Store(store) => Ok(ask::cancel(store.as_ref(), run).await?),
             Self::Server(runs) => {
                 let asked = runs.cancel_run(v1::CancelRunRequest { id: run.to_owned() }).await;
-                asked.map(drop).map_err(remote::refused)
+                asked.map(drop).map_err(refused)
             }
         }
     }
@@ -71,7 +71,7 @@ impl RunsAt {
             Self::Store(store) => Ok(ask::pause(store.as_ref(), run).await?),
             Self::Server(runs) => {
                 let asked = runs.pause_run(v1::PauseRunRequest { id: run.to_owned() }).await;
-                asked.map(drop).map_err(remote::refused)
+                asked.map(drop).map_err(refused)
             }
         }
     }

@@ -9,6 +9,7 @@
 
 mod convert;
 mod deployments;
+mod door;
 mod fleet;
 mod flows;
 mod runs;
@@ -28,6 +29,7 @@ pub mod v1 {
 
 pub use convert::millis;
 pub use deployments::{Backfilled, DeployError, Deployable, DeploymentService, Registry, Scheduler};
+pub use door::{Scope, new_token};
 pub use fleet::Fleet;
-pub use server::{ServeError, listen, serve};
+pub use server::{Rules, ServeError, Tls, listen, serve};
 pub use watch::Changes;

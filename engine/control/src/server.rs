@@ -1,22 +1,24 @@
 //! The server: all services on one port, beside `/healthz`, `/readyz` and `/metrics` for those who ask over plain HTTP.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request};
-use axum::http::{Method, StatusCode, Version, header};
-use axum::middleware::{self, Next};
-use axum::response::{IntoResponse, Response};
+use axum::extract::DefaultBodyLimit;
+use axum::http::{StatusCode, header};
+use axum::middleware;
+use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use jiff::Timestamp;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tonic::service::Routes;
 use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Certificate, Identity, ServerTlsConfig};
 
 use crate::deployments::{DeploymentService, Registry, Scheduler, receive};
+use crate::door::{Door, admit, only_grpc};
 use crate::fleet::Fleet;
 use crate::flows::FlowService;
 use crate::runs::RunService;
@@ -38,6 +40,10 @@ const STREAMS: u32 = 256;
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
 /// How long clients may take to go once everything has ended.
 const GOODBYE: Duration = Duration::from_secs(2);
+/// How long a connection lasts: clients come again, those that watch from the last number they saw.
+const CONNECTION_AGE: Duration = Duration::from_secs(6 * 3600);
+/// Requests of one connection that are answered at once; more wait.
+const AT_ONCE: usize = 128;
 /// Headers of a request, at most.
 const HEADERS: u32 = 16 << 10;
 
@@ -46,6 +52,8 @@ const HEADERS: u32 = 16 << 10;
 pub enum ServeError {
     /// The address cannot be listened on.
     Listen(SocketAddr, std::io::Error),
+    /// The certificate, its key or those of clients cannot be used.
+    Tls(String),
     /// The services cannot be described, or the transport failed.
     Transport(String),
 }
@@ -54,12 +62,50 @@ impl std::fmt::Display for ServeError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Listen(address, error) => write!(f, "cannot listen on {address}: {error}"),
+            Self::Tls(why) => write!(f, "TLS cannot be set up: {why}"),
             Self::Transport(why) => write!(f, "the server failed: {why}"),
         }
     }
 }
 
 impl std::error::Error for ServeError {}
+
+/// By what rules a server is run.
+#[derive(Default)]
+pub struct Rules {
+    /// How long live runs may take to end when the server is told to stop.
+    pub grace: Duration,
+    /// Whether requests need a token.
+    pub tokens: bool,
+    /// What is encrypted, and by what.
+    pub tls: Option<Tls>,
+}
+
+/// Certificates in PEM.
+pub struct Tls {
+    /// The server's certificate, with those that lead to a root.
+    pub certificate: String,
+    /// Its key.
+    pub key: String,
+    /// The roots of the certificates that clients must have; `None`: they need none.
+    pub client_roots: Option<String>,
+}
+
+impl Tls {
+    fn server(&self) -> ServerTlsConfig {
+        let config = ServerTlsConfig::new().identity(Identity::from_pem(&self.certificate, &self.key));
+        match &self.client_roots {
+            Some(roots) => config.client_ca_root(Certificate::from_pem(roots)),
+            None => config,
+        }
+    }
+}
+
+/// An error with what lies behind it.
+fn told(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
 
 /// Takes `address`; the port is chosen by the system where it has 0.
 pub async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
@@ -74,7 +120,7 @@ pub async fn serve(
     fleet: Fleet,
     metrics: impl Fn() -> String + Send + Sync + 'static,
     listener: TcpListener,
-    grace: Duration,
+    rules: Rules,
     stop: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let described = |error: tonic_reflection::server::Error| ServeError::Transport(error.to_string());
@@ -123,7 +169,9 @@ pub async fn serve(
     };
     let probes = probes.route("/metrics", get(page));
     let grpc = grpc.into_axum_router().layer(middleware::from_fn(only_grpc));
-    let routes = Routes::from(probes.merge(webhooks).merge(grpc).layer(middleware::from_fn(only_this_machine)));
+    let tokens = rules.tokens.then(|| fleet.store().clone());
+    let door = middleware::from_fn_with_state(Door { tokens }, admit);
+    let routes = Routes::from(probes.merge(webhooks).merge(grpc).layer(door));
     let adopting = tokio::spawn({
         let fleet = fleet.clone();
         async move { fleet.keep_adopting().await }
@@ -139,10 +187,16 @@ pub async fn serve(
     let drained = async {
         stop.await;
         health.set_not_serving::<RunServiceServer<RunService>>().await;
-        fleet.drain(grace).await;
+        fleet.drain(rules.grace).await;
     };
-    let serving = tonic::transport::Server::builder()
+    let mut server = tonic::transport::Server::builder();
+    if let Some(tls) = rules.tls {
+        server = server.tls_config(tls.server()).map_err(|error| ServeError::Tls(told(&error)))?;
+    }
+    let serving = server
         .accept_http1(true)
+        .max_connection_age(CONNECTION_AGE)
+        .concurrency_limit_per_connection(AT_ONCE)
         .max_concurrent_streams(STREAMS)
         .http2_keepalive_interval(Some(KEEP_ALIVE.0))
         .http2_keepalive_timeout(Some(KEEP_ALIVE.1))
@@ -157,29 +211,4 @@ pub async fn serve(
     adopting.abort();
     scheduling.abort();
     served
-}
-
-/// gRPC and nothing that a web page could send without asking: that would start programs on this machine.
-async fn only_grpc(request: Request, next: Next) -> Response {
-    let headers = request.headers();
-    let content_type = headers.get(header::CONTENT_TYPE).map(|value| value.as_bytes()).unwrap_or_default();
-    let is_grpc = request.version() == Version::HTTP_2
-        && request.method() == Method::POST
-        && content_type.starts_with(b"application/grpc");
-    match is_grpc && !headers.contains_key(header::ORIGIN) {
-        true => next.run(request).await,
-        false => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "this is gRPC over HTTP/2\n").into_response(),
-    }
-}
-
-/// Requests that name this machine: another name that leads here may be that of a web page.
-async fn only_this_machine(request: Request, next: Next) -> Response {
-    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
-    let host = request.uri().authority().map(|authority| authority.as_str()).or(host).unwrap_or_default();
-    let name = host.rsplit_once(':').map_or(host, |(name, _)| name).trim_matches(['[', ']']);
-    let is_here = name == "localhost" || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
-    match is_here {
-        true => next.run(request).await,
-        false => (StatusCode::FORBIDDEN, "this server answers to 127.0.0.1 and localhost\n").into_response(),
-    }
 }

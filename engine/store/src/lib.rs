@@ -30,6 +30,7 @@ mod redact;
 mod rows;
 mod sqlite;
 mod store;
+mod tokens;
 mod writer;
 
 pub use address::{Address, LEASE};
@@ -51,3 +52,4 @@ pub use record::{
 pub use redact::{LONGEST_TEXT, REDACTED, bounded, redact, storable};
 pub use sqlite::SqliteStore;
 pub use store::{Access, Store};
+pub use tokens::{NewToken, TokenRow, Tokens};

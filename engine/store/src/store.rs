@@ -14,6 +14,7 @@ use crate::record::{
     Append, Broken, CacheEntry, CacheFilter, CacheRow, Collected, Lineage, LogBatch, LogFilter, Metric, NewRun,
     Retention, RunFilter, RunRow, StoredEvent, StoredLogLine, StoredResult, StoredRun, Vocabulary,
 };
+use crate::tokens::Tokens;
 
 /// How often a process looks what is asked of the runs that it drives.
 pub(crate) const LOOK: Duration = Duration::from_millis(400);
@@ -45,7 +46,7 @@ pub enum Access {
 ///
 /// `tests/store/conformance.rs` checks this on every implementation.
 #[async_trait]
-pub trait Store: Deployments + Send + Sync + 'static {
+pub trait Store: Deployments + Tokens + Send + Sync + 'static {
     /// Where the store is, as a person would name it; without a password.
     fn place(&self) -> String;
 
@@ -60,7 +61,8 @@ pub trait Store: Deployments + Send + Sync + 'static {
     async fn append(&self, append: Append) -> Result<u64, Error>;
 
     /// Takes the right to drive a run, which need not be pinned yet: until the lease is dropped, the process ends, or the
-    /// lease is lost ([`crate::Term::lost`]). Wishes to cancel or pause the run that were told before mean nothing any more
+    /// lease is lost ([`crate::Term::lost`]). Wishes to cancel or pause the run that were told before mean nothing any more,
+    /// unless the lease they were meant for was still live when its holder died
     /// (I5).
     ///
     /// # Errors

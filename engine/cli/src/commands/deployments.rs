@@ -12,18 +12,17 @@ use swath_control::{DeploymentService, v1};
 use swath_plan::Catalogue;
 use swath_schedule::DeploymentSpec;
 use swath_store::Access;
-use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
-use super::remote::{connect, refused};
 use crate::arguments::{Backfill, Deploy, Deployments, DeploymentsCommand, Global, ScheduleArguments};
 use crate::failure::Failure;
+use crate::server::{Server, connect, refused};
 use crate::{flows, style};
 
 /// Where deployments are: the same service, here or over the network.
 enum Place {
     Here(DeploymentService),
-    There(DeploymentServiceClient<Channel>),
+    There(DeploymentServiceClient<Server>),
 }
 
 /// Calls a method of the service.

@@ -15,6 +15,7 @@ use swath_task::Bytes;
 use super::remote;
 use crate::arguments::{Explain, Global};
 use crate::failure::Failure;
+use crate::server::refused;
 use crate::{pages, style};
 
 pub(crate) fn run(global: &Global, command: Explain) -> Result<ExitCode, Failure> {
@@ -59,7 +60,7 @@ fn tell_reasons(global: &Global, reasons: &[Reason]) -> Result<ExitCode, Failure
 async fn on_server(global: &Global, server: &str, command: &Explain) -> Result<ExitCode, Failure> {
     let step = command.step.clone().unwrap_or_default();
     let request = v1::ExplainStepRequest { run_id: command.what.clone(), step: step.clone() };
-    let answer = remote::runs(server).await?.explain_step(request).await.map_err(remote::refused)?.into_inner();
+    let answer = remote::runs(server).await?.explain_step(request).await.map_err(refused)?.into_inner();
     let waits_for = answer.waits_for.iter();
     let told =
         waits_for.map(|one| (one.words.clone(), millis(one.since.as_ref()).unwrap_or(0), millis(one.until.as_ref())));

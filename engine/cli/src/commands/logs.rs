@@ -9,6 +9,7 @@ use swath_store::{LogFilter, LogLine, Store, StoredLogLine};
 use super::remote;
 use crate::arguments::{Global, Logs};
 use crate::failure::Failure;
+use crate::server::refused;
 use crate::style;
 
 /// How often lines to come are looked for. Whoever drives a run carries its lines into the store more often, the last ones
@@ -58,8 +59,8 @@ async fn on_server(global: &Global, server: &str, command: &Logs) -> Result<Exit
         follow: command.follow,
     };
     let mut runs = remote::runs(server).await?;
-    let mut lines = runs.read_logs(request).await.map_err(remote::refused)?.into_inner();
-    while let Some(line) = lines.message().await.map_err(remote::refused)? {
+    let mut lines = runs.read_logs(request).await.map_err(refused)?.into_inner();
+    while let Some(line) = lines.message().await.map_err(refused)? {
         let stored = StoredLogLine {
             id: line.position,
             step: line.step,

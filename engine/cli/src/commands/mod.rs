@@ -23,6 +23,7 @@ pub(crate) mod serve;
 pub(crate) mod show;
 pub(crate) mod tasks;
 pub(crate) mod test;
+pub(crate) mod token;
 pub(crate) mod validate;
 
 use std::collections::HashMap;

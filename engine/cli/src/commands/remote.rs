@@ -6,12 +6,11 @@ use serde_json::{Value, json};
 use swath_control::v1;
 use swath_control::v1::run_service_client::RunServiceClient;
 use swath_host::FlowText;
-use swath_task::Fault;
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Status};
+use tonic::Request;
 
 use crate::arguments::Global;
 use crate::failure::Failure;
+use crate::server::{Server, connect, refused};
 use crate::style;
 
 pub(crate) fn run(
@@ -47,7 +46,7 @@ pub(crate) fn run(
 pub(crate) async fn follow(
     global: &Global,
     server: &str,
-    mut runs: RunServiceClient<Channel>,
+    mut runs: RunServiceClient<Server>,
     id: String,
     after: u64,
 ) -> Result<ExitCode, Failure> {
@@ -86,31 +85,8 @@ pub(crate) fn state(run: Option<&v1::Run>) -> String {
 }
 
 /// The runs of a server.
-pub(crate) async fn runs(server: &str) -> Result<RunServiceClient<Channel>, Failure> {
+pub(crate) async fn runs(server: &str) -> Result<RunServiceClient<Server>, Failure> {
     Ok(RunServiceClient::new(connect(server).await?))
-}
-
-pub(crate) async fn connect(server: &str) -> Result<Channel, Failure> {
-    let wrong = || Failure::Usage(format!("`{server}` is no address of a server: write `http://127.0.0.1:7475`"));
-    let endpoint = Endpoint::from_shared(server.to_owned()).map_err(|_| wrong())?;
-    if endpoint.uri().scheme_str() != Some("http") {
-        return Err(wrong());
-    }
-    endpoint.connect_timeout(std::time::Duration::from_secs(10)).connect().await.map_err(|error| {
-        let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
-        let fault = Fault::new("X104", format!("no server answers at {server}{cause}"));
-        Failure::Fault(fault.help("start one with `swath serve`, or leave `--server` out to run the flow here"))
-    })
-}
-
-/// What a server says when it does not do what it was asked.
-pub(crate) fn refused(status: Status) -> Failure {
-    use tonic_types::StatusExt;
-    let violations = status.get_details_bad_request().map(|details| details.field_violations).unwrap_or_default();
-    let more: String = violations.iter().map(|one| format!("\n  {}: {}", one.field, one.description)).collect();
-    let code = status.get_details_error_info().map(|info| info.reason).filter(|reason| reason.len() == 4);
-    let code = code.map(|code| format!(" [{code}]")).unwrap_or_default();
-    Failure::Fault(Fault::new("X105", format!("the server says: {}{code}{more}", status.message())))
 }
 
 /// A line for what happened to a step.

@@ -14,6 +14,7 @@ use super::run::{Finish, Ready, Session, isolation};
 use crate::arguments::{Global, Rerun};
 use crate::failure::Failure;
 use crate::outputs::Outputs;
+use crate::server::refused;
 
 pub(crate) fn run(global: &Global, command: Rerun, catalogue: Arc<Catalogue>) -> Result<ExitCode, Failure> {
     let here = std::env::current_dir().map_err(|error| Failure::io("find", std::path::Path::new("."), &error))?;
@@ -27,7 +28,7 @@ pub(crate) fn run(global: &Global, command: Rerun, catalogue: Arc<Catalogue>) ->
                 parameters: params.into_iter().collect(),
                 parameter_folder: here.display().to_string(),
             };
-            let answer = runs.rerun_run(request).await.map_err(remote::refused)?.into_inner();
+            let answer = runs.rerun_run(request).await.map_err(refused)?.into_inner();
             return remote::follow(global, server, runs, answer.run.unwrap_or_default().id, 0).await;
         }
         // Only an existing store can hold a run to run again.

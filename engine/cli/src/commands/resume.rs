@@ -15,6 +15,7 @@ use crate::arguments::{Global, Resume};
 use crate::failure::Failure;
 use crate::outputs::Outputs;
 use crate::runs_at::{RunsAt, told};
+use crate::server::refused;
 
 /// Whoever drives a run looks for wishes more than once a second.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -62,8 +63,8 @@ pub(crate) async fn pinned(session: &Session, run: &str) -> Result<Plan, Failure
 
 async fn on_server(global: &Global, server: &str, id: String) -> Result<ExitCode, Failure> {
     let mut runs = remote::runs(server).await?;
-    let before = runs.get_run(v1::GetRunRequest { id: id.clone() }).await.map_err(remote::refused)?.into_inner();
+    let before = runs.get_run(v1::GetRunRequest { id: id.clone() }).await.map_err(refused)?.into_inner();
     let after = before.run.map_or(0, |run| run.last_event);
-    runs.resume_run(v1::ResumeRunRequest { id: id.clone() }).await.map_err(remote::refused)?;
+    runs.resume_run(v1::ResumeRunRequest { id: id.clone() }).await.map_err(refused)?;
     remote::follow(global, server, runs, id, after).await
 }

@@ -1,10 +1,11 @@
 //! `swath serve`: the control plane over this store, until it is told to stop.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use serde_json::json;
-use swath_control::{Changes, Fleet, ServeError};
+use swath_control::{Changes, Fleet, Rules, ServeError, Tls};
 use swath_host::{Engine, Isolated};
 use swath_plan::Catalogue;
 use swath_store::Home;
@@ -18,6 +19,8 @@ use crate::failure::Failure;
 
 pub(crate) fn run(global: &Global, command: Serve, catalogue: Arc<Catalogue>) -> Result<ExitCode, Failure> {
     super::block_on(async move {
+        let rules = rules(&command)?;
+        let tokens = rules.tokens;
         let session =
             Session::open(global, &command.slots, isolation(global, &command.isolate, Isolated::Native)).await?;
         let (stop, changes) = (CancellationToken::new(), Arc::new(Changes::default()));
@@ -54,17 +57,44 @@ pub(crate) fn run(global: &Global, command: Serve, catalogue: Arc<Catalogue>) ->
             super::print_json(&json!({ "listening": address.to_string(), "adopted": adopted }))?;
         } else if !global.quiet {
             tell!("listening on {address} (gRPC, swath.v1); Ctrl-C stops");
+            if tokens && session.store.tokens().await?.is_empty() {
+                tell!(
+                    "note: requests need a token, and there is none: `swath token create NAME --scope run` makes one"
+                );
+            }
             if adopted > 0 {
                 tell!("going on with {adopted} run{} of an earlier server", if adopted == 1 { "" } else { "s" });
             }
         }
         let stopped = told_to_stop(global.quiet);
-        let served = swath_control::serve(fleet, exporting.page(), listener, command.grace, stopped).await;
+        let served = swath_control::serve(fleet, exporting.page(), listener, rules, stopped).await;
         logs.finish().await;
         attempt_logs::sent(exporting).await;
         session.store.close().await;
         served.map(|()| ExitCode::SUCCESS).map_err(refused)
     })
+}
+
+/// By what rules the server is run: what other machines can reach is closed unless somebody opens it.
+fn rules(command: &Serve) -> Result<Rules, Failure> {
+    let read = |path: &PathBuf| std::fs::read_to_string(path).map_err(|error| Failure::io("read", path, &error));
+    let tls = match (&command.tls_cert, &command.tls_key) {
+        (Some(certificate), Some(key)) => Some(Tls {
+            certificate: read(certificate)?,
+            key: read(key)?,
+            client_roots: command.tls_client_ca.as_ref().map(read).transpose()?,
+        }),
+        _ => None,
+    };
+    let open = !command.listen.ip().is_loopback();
+    if open && tls.is_none() && !command.no_tls {
+        return Err(Failure::Usage(format!(
+            "{} can be reached from other machines: give `--tls-cert` and `--tls-key`, or `--no-tls` where a proxy in front \
+             has TLS; or listen on 127.0.0.1",
+            command.listen
+        )));
+    }
+    Ok(Rules { grace: command.grace, tokens: open || command.tokens, tls })
 }
 
 /// The first signal is awaited here; the second ends the process at once.

@@ -378,3 +378,28 @@ async fn deployments_are_managed_over_grpc_and_what_is_wrong_is_told() {
         deployments.list_deployments(v1::ListDeploymentsRequest {}).await.unwrap().into_inner().deployments.is_empty()
     );
 }
+
+#[test]
+fn the_shipped_scan_does_nothing_when_nothing_is_new_and_maps_what_is() {
+    let place = Place::new(SCAN);
+    let flow = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../flows/scan.yaml");
+    done(&place, &["deploy", flow.to_str().unwrap(), "-p", "results=found"]);
+    // One scene, of 2017-02-16: in the third of four weeks.
+    done(&place, &["backfill", "scan", "--from", "2017-02-06", "--to", "2017-02-27"]);
+    let _serving = Serving::start(&place, &[]);
+    until("four looks", || states(&place, "scan") == ["completed"; 4]);
+    let (_, shown) = place.json(&["deployments", "show", "scan"]);
+    for (fire, want) in shown["fires"].as_array().unwrap().iter().zip([0, 1, 0, 0]) {
+        let (_, run) = place.json(&["show", fire["run"].as_str().unwrap()]);
+        let composite = run["steps"].as_array().unwrap().iter().find(|step| step["id"] == "composite").unwrap();
+        assert_eq!(composite["state"], if want == 1 { "succeeded" } else { "skipped" }, "{fire}");
+    }
+    let (_, quiet) = place.json(&["deployments", "show", "scan"]);
+    let (_, logs, _) = place.run(&["logs", quiet["fires"][0]["run"].as_str().unwrap(), "nothing_new"]);
+    assert!(logs.contains("no new scene from 2017-02-20T06:00:00Z to 2017-02-27T06:00:00Z"), "{logs}");
+    let asked = ["-so", "found/scans.gpkg", "water"];
+    let lakes = Command::new("ogrinfo").args(asked).current_dir(place.path()).output().unwrap();
+    let lakes = String::from_utf8(lakes.stdout).unwrap();
+    let count = lakes.lines().find_map(|line| line.strip_prefix("Feature Count: ")).unwrap();
+    assert!(count.parse::<u32>().unwrap() > 20, "{lakes}");
+}

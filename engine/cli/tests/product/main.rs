@@ -2,6 +2,7 @@
 
 mod common;
 
+mod access;
 mod bad_inputs;
 mod commands;
 mod control;

@@ -53,7 +53,8 @@ impl Serving {
 
     /// With variables of its own.
     pub fn start_with(place: &Place, more: &[&str], variables: &[(&str, &str)]) -> Self {
-        let arguments = [&["serve", "--listen", "127.0.0.1:0", "--json"], more].concat();
+        let here: &[&str] = if more.contains(&"--listen") { &[] } else { &["--listen", "127.0.0.1:0"] };
+        let arguments = [&["serve", "--json"], here, more].concat();
         let mut serve = place.swath(&arguments);
         let mut child = serve.envs(variables.iter().copied()).stderr(std::process::Stdio::null()).spawn().unwrap();
         let mut out = BufReader::new(child.stdout.take().unwrap());
@@ -395,7 +396,7 @@ fn a_web_page_cannot_start_anything() {
 }
 
 #[test]
-fn an_address_that_others_can_reach_is_refused_while_there_is_no_log_in() {
+fn an_address_that_cannot_be_listened_on_is_refused_and_one_that_others_reach_without_tls() {
     let place = Place::new(FLOW);
     let (code, _, told) = place.run(&["serve", "--listen", "0.0.0.0:7475"]);
     assert!(code == Some(2) && told.contains("can be reached from other machines"), "{told}");

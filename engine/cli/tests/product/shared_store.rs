@@ -128,6 +128,36 @@ async fn a_server_that_was_suspended_past_its_leases_does_nothing_more_to_its_ru
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_sub_flow_goes_on_where_it_was_when_another_server_takes_the_run_over() {
+    let (place, url) = (Place::new(FLOW), POSTGRES.create_database());
+    let on_store = ["--store", &url, "--lease", LEASE];
+    let (first, second) = (Serving::start(&place, &on_store), Serving::start(&place, &on_store));
+    let ledger_file = place.path().join("ledger");
+    let outer = format!(
+        "flow: outer\nsteps:\n  area: {{ flow: flow.yaml, with: {{ seconds: 3, ledger: '{}' }} }}\n",
+        ledger_file.display()
+    );
+    let request = v1::StartRunRequest {
+        flow_text: outer,
+        source: place.path().join("outer.yaml").display().to_string(),
+        ..v1::StartRunRequest::default()
+    };
+    let mut at_first = RunServiceClient::new(first.channel().await);
+    let id = at_first.start_run(request).await.unwrap().into_inner().run.unwrap().id;
+    until("the first step", || async { ledger(&place).len() == 1 }).await;
+    signal(&first.child, "KILL");
+    let mut at_second = RunServiceClient::new(second.channel().await);
+    until("the run completes", || {
+        let (mut runs, id) = (at_second.clone(), id.clone());
+        async move { state_of(&mut runs, &id).await == v1::RunState::Completed }
+    })
+    .await;
+    assert_eq!(watched(&mut at_second, &format!("{id}.area"), 0).await.last().unwrap().kind, "ended");
+    each_once(&place, 1);
+    is_sound(&place, &url);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn runs_complete_through_a_crash_of_the_database() {
     let mut postgres = Postgres::start(true);
     let (place, url) = (Place::new(FLOW), postgres.create_database());

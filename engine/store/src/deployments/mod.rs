@@ -9,7 +9,7 @@ use swath_task::Digest;
 
 use crate::error::Error;
 
-pub(crate) use tables::{Given, Statement, Tables};
+pub(crate) use tables::{Given, Statement, Tables, statement};
 
 /// How long whoever takes a telling has it for himself, milliseconds.
 pub const TAKEN_FOR: i64 = 60_000;

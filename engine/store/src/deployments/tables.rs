@@ -57,9 +57,10 @@ pub(crate) struct Statement {
 /// A statement and what its parameters stand for.
 macro_rules! statement {
     ($text:expr $(, $given:expr)* $(,)?) => {
-        Statement { text: $text, given: vec![$(Given::from($given)),*] }
+        $crate::deployments::Statement { text: $text, given: vec![$($crate::deployments::Given::from($given)),*] }
     };
 }
+pub(crate) use statement;
 
 /// A database with the tables of deployments.
 pub(crate) trait Tables: Send + Sync + 'static {

@@ -132,11 +132,14 @@ impl Keeper {
     /// Takes the lease, unless another process has it: then the answer is who.
     async fn raise(&self, run: &str) -> Result<Result<u64, String>, sqlx::Error> {
         let mut transaction = self.pool.begin().await?;
-        // What is ours by the table and not by our books is left of a try whose answer did not come.
+        // What is ours by the table and not by our books is left of a try whose answer did not come. A lease that was not
+        // given back is one whose holder died, maybe before it heard what was asked of it.
         let raise = sqlx::query(
             "INSERT INTO claim AS c (run, epoch, owner, holder, until) \
              VALUES ($1, 1, $2, $3, clock_timestamp() + $4 * interval '1 millisecond') \
-             ON CONFLICT (run) DO UPDATE SET epoch = c.epoch + 1, cancel = 0, pause = NULL, owner = excluded.owner, \
+             ON CONFLICT (run) DO UPDATE SET epoch = c.epoch + 1, \
+             cancel = CASE WHEN c.until IS NULL THEN 0 ELSE c.cancel END, \
+             pause = CASE WHEN c.until IS NULL THEN NULL ELSE c.pause END, owner = excluded.owner, \
              holder = excluded.holder, until = excluded.until \
              WHERE c.until IS NULL OR c.until < clock_timestamp() OR c.owner = $2 RETURNING epoch",
         );

@@ -1,7 +1,7 @@
 //! Opening: version checks, schema, and what SQLite's errors mean to a person.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row, SqlitePool};
@@ -17,8 +17,12 @@ const BUSY_SECONDS: u64 = 30;
 /// `SWTH`: marks a database as ours.
 const APPLICATION_ID: i64 = 0x5357_5448;
 /// `MIGRATIONS[n]` brings schema `n` to `n + 1`.
-const MIGRATIONS: &[&str] =
-    &[include_str!("migrations/0001.sql"), include_str!("migrations/0002.sql"), include_str!("migrations/0003.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001.sql"),
+    include_str!("migrations/0002.sql"),
+    include_str!("migrations/0003.sql"),
+    include_str!("migrations/0004.sql"),
+];
 
 fn known_schema() -> i64 {
     MIGRATIONS.len() as i64
@@ -85,20 +89,41 @@ pub(super) async fn writer(
         .thread_name(|_| "swath-journal".to_owned());
     // Before WAL is switched on: a file of another program must not be changed at all.
     if path.is_file() && std::fs::metadata(path).is_ok_and(|data| data.len() > 0) {
-        let mut probe = options(path).read_only(true).connect().await.map_err(|error| database(path, error))?;
-        let found = schema_of(&mut probe, path).await;
-        probe.close().await.map_err(|error| database(path, error))?;
-        let found = found?;
+        let found = unlocked(|| probe(path)).await?;
         if found > 0 && found < known_schema() && !lock.is_exclusive() {
             drop(lock);
             lock = StoreLock::exclusive(home)?;
         }
     }
-    let mut connection = connect.connect().await.map_err(|error| database(path, error))?;
-    if schema_of(&mut connection, path).await? < known_schema() {
-        migrate(&mut connection, path).await?;
+    let ready = || async {
+        let mut connection = connect.connect().await.map_err(|error| database(path, error))?;
+        if schema_of(&mut connection, path).await? < known_schema() {
+            migrate(&mut connection, path).await?;
+        }
+        Ok(connection)
+    };
+    Ok((unlocked(ready).await?, lock))
+}
+
+async fn probe(path: &Path) -> Result<i64, Error> {
+    let mut probe = options(path).read_only(true).connect().await.map_err(|error| database(path, error))?;
+    let found = schema_of(&mut probe, path).await;
+    probe.close().await.map_err(|error| database(path, error))?;
+    found
+}
+
+/// Does work again while another process has the file: SQLite itself does not wait where that could be a deadlock, as when
+/// two switch a new file to WAL at once.
+async fn unlocked<T, F: Future<Output = Result<T, Error>>>(mut work: impl FnMut() -> F) -> Result<T, Error> {
+    let since = Instant::now();
+    loop {
+        match work().await {
+            Err(Error::Busy { .. }) if since.elapsed() < Duration::from_secs(BUSY_SECONDS) => {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            done => return done,
+        }
     }
-    Ok((connection, lock))
 }
 
 async fn migrate(connection: &mut SqliteConnection, path: &Path) -> Result<(), Error> {

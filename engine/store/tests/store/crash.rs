@@ -272,6 +272,8 @@ async fn a_run_of_a_killed_process_is_free_when_its_lease_has_ended_and_not_befo
     process.kill().unwrap();
     process.wait().unwrap();
     let killed = std::time::Instant::now();
+    // Nobody lives who could hear it: it is meant for who goes on.
+    store.ask_to_cancel("r").await.unwrap();
     let lease = loop {
         match store.lease_run("r").await {
             Ok(lease) => break lease,
@@ -282,6 +284,7 @@ async fn a_run_of_a_killed_process_is_free_when_its_lease_has_ended_and_not_befo
     let waited = killed.elapsed();
     assert!(waited > LEASE / 3 && waited < LEASE + Duration::from_secs(1), "{waited:?}");
     assert_eq!(lease.epoch(), 2);
+    tokio::time::timeout(Duration::from_secs(5), lease.term().cancel_asked()).await.expect("the wish is still there");
 }
 
 #[tokio::test]

@@ -1,0 +1,204 @@
+//! Who may come in, and what for.
+//!
+//! 1. On a loopback address nobody needs a token, unless the server is told so; then only requests under a name of this
+//!    machine are answered, and none that a web page could send.
+//! 2. Elsewhere everything needs a token but the probes (which tell nothing) and webhooks (which are signed).
+//! 3. What is not listed needs the widest scope: a method that somebody adds is closed until it is opened.
+//! 4. Of a token a digest is kept. Whether it is there, right, or still good is not told apart to whoever has none.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, Method, StatusCode, Version, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use jiff::Timestamp;
+use swath_store::{NewToken, Store, TokenRow};
+use swath_task::Digest;
+use tonic::Status;
+use tonic::body::Body;
+
+/// What a token allows. Each allows what those before it do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Scope {
+    /// Looking at what there is.
+    Read,
+    /// Starting, pausing and ending runs: flows run programs, so this is the right to run programs on the server.
+    Run,
+    /// Deploying flows, and all else.
+    Admin,
+}
+
+impl Scope {
+    /// All of them, the narrowest first.
+    pub const ALL: [Self; 3] = [Self::Read, Self::Run, Self::Admin];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Run => "run",
+            Self::Admin => "admin",
+        }
+    }
+
+    /// By its name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|scope| scope.name() == name)
+    }
+}
+
+/// A new token: its text, which is told once and never again, and what is kept of it.
+pub fn new_token(name: &str, scope: Scope, now: Timestamp, expires: Option<Timestamp>) -> (String, NewToken) {
+    let (id, secret): (u64, [u8; 32]) = (rand::random(), rand::random());
+    let id = format!("{id:016x}");
+    let secret: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+    let kept = NewToken {
+        id: id.clone(),
+        name: name.to_owned(),
+        scope: scope.name().to_owned(),
+        // The secret is as long as its digest and drawn at random: a slow digest would add nothing.
+        digest: Digest::of(secret.as_bytes()).hex(),
+        created_at: now.as_millisecond(),
+        expires_at: expires.map(Timestamp::as_millisecond),
+    };
+    (format!("swath_{id}_{secret}"), kept)
+}
+
+/// Whether tokens are asked for, and of whom.
+#[derive(Clone)]
+pub struct Door {
+    /// Where tokens are kept; `None`: nobody needs one.
+    pub tokens: Option<Arc<dyn Store>>,
+}
+
+/// Lets a request in, or says why not.
+pub async fn admit(State(door): State<Door>, request: Request, next: Next) -> Response {
+    let is_grpc = is_grpc(&request);
+    match &door.tokens {
+        None if !is_this_machine(&request) => {
+            (StatusCode::FORBIDDEN, "this server answers to 127.0.0.1 and localhost\n").into_response()
+        }
+        None => next.run(request).await,
+        Some(store) => match needed(request.uri().path()) {
+            None => next.run(request).await,
+            Some(scope) => match check(store.as_ref(), request.headers(), scope).await {
+                Ok(()) => next.run(request).await,
+                Err(status) => refuse(&status, is_grpc),
+            },
+        },
+    }
+}
+
+/// gRPC and nothing that a web page could send without asking: that would start programs on this machine.
+pub async fn only_grpc(request: Request, next: Next) -> Response {
+    match is_grpc(&request) && !request.headers().contains_key(header::ORIGIN) {
+        true => next.run(request).await,
+        false => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "this is gRPC over HTTP/2\n").into_response(),
+    }
+}
+
+fn is_grpc(request: &Request) -> bool {
+    let content_type = request.headers().get(header::CONTENT_TYPE).map(|value| value.as_bytes()).unwrap_or_default();
+    request.version() == Version::HTTP_2
+        && request.method() == Method::POST
+        && content_type.starts_with(b"application/grpc")
+}
+
+/// Whether a request names this machine: another name that leads here may be that of a web page.
+fn is_this_machine(request: &Request) -> bool {
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    let host = request.uri().authority().map(|authority| authority.as_str()).or(host).unwrap_or_default();
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name).trim_matches(['[', ']']);
+    name == "localhost" || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// The scope that a path needs; `None`: it is open.
+fn needed(path: &str) -> Option<Scope> {
+    let (service, method) = path.trim_start_matches('/').split_once('/').unwrap_or((path.trim_start_matches('/'), ""));
+    match (service, method) {
+        ("healthz" | "readyz", "") | ("grpc.health.v1.Health", _) => None,
+        // These are signed, each with a secret of its own.
+        ("hooks", _) => None,
+        ("metrics", "") => Some(Scope::Read),
+        (service, _) if service.starts_with("grpc.reflection.") => Some(Scope::Read),
+        (service, method) if service.starts_with("swath.v1.") => Some(match method {
+            "ValidateFlow" | "GetRun" | "ListRuns" | "WatchRun" | "ReadLogs" | "ExplainStep" | "ListDeployments"
+            | "GetDeployment" | "ListNextFires" | "ListTasks" | "GetInfo" => Scope::Read,
+            "StartRun" | "CancelRun" | "PauseRun" | "ResumeRun" | "RerunRun" | "TriggerDeployment" => Scope::Run,
+            _ => Scope::Admin,
+        }),
+        _ => Some(Scope::Admin),
+    }
+}
+
+async fn check(store: &dyn Store, headers: &HeaderMap, needed: Scope) -> Result<(), Status> {
+    let refused = || Status::unauthenticated("a token is needed: `authorization: Bearer swath_...`");
+    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let token = given.and_then(|text| text.strip_prefix("Bearer ")).ok_or_else(refused)?;
+    let (id, secret) = token.strip_prefix("swath_").and_then(|rest| rest.split_once('_')).ok_or_else(refused)?;
+    if id.len() != 16 || secret.len() != 64 {
+        return Err(refused());
+    }
+    let kept = store.token(id).await.map_err(|error| Status::unavailable(error.to_string()))?;
+    let kept = kept.filter(|kept| is_good(kept, secret)).ok_or_else(refused)?;
+    match Scope::named(&kept.scope) {
+        Some(scope) if scope >= needed => Ok(()),
+        _ => Err(Status::permission_denied(format!(
+            "the token `{}` allows `{}`, and this needs `{}`",
+            kept.name,
+            kept.scope,
+            needed.name()
+        ))),
+    }
+}
+
+fn is_good(kept: &TokenRow, secret: &str) -> bool {
+    let now = Timestamp::now().as_millisecond();
+    // Digests are compared, so how long that takes tells nothing of the secret.
+    kept.digest == Digest::of(secret.as_bytes()).hex() && kept.expires_at.is_none_or(|end| now < end)
+}
+
+fn refuse(status: &Status, is_grpc: bool) -> Response {
+    if is_grpc {
+        return status.clone().into_http::<Body>().map(axum::body::Body::new);
+    }
+    let code = match status.code() {
+        tonic::Code::Unauthenticated => StatusCode::UNAUTHORIZED,
+        tonic::Code::PermissionDenied => StatusCode::FORBIDDEN,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    (code, [(header::WWW_AUTHENTICATE, "Bearer")], format!("{}\n", status.message())).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_method_there_is_needs_a_scope_and_what_is_unknown_the_widest() {
+        let descriptors: prost_types::FileDescriptorSet = prost::Message::decode(crate::v1::DESCRIPTORS).unwrap();
+        let mut methods = 0;
+        for file in descriptors.file.iter().filter(|file| file.package() == "swath.v1") {
+            for service in &file.service {
+                for method in &service.method {
+                    let path = format!("/swath.v1.{}/{}", service.name(), method.name());
+                    let needed = needed(&path).expect("it is closed");
+                    let looks = ["Get", "List", "Watch", "Read", "Validate", "Explain"];
+                    let looks = looks.iter().any(|verb| method.name().starts_with(verb));
+                    assert_eq!(needed == Scope::Read, looks, "{path} needs {needed:?}");
+                    methods += 1;
+                }
+            }
+        }
+        assert!(methods > 15);
+        for path in ["/", "/swath.v1.RunService/New", "/x", "/healthz/x", "//swath.v1.RunService/GetRun", "/metrics/x"]
+        {
+            assert_eq!(needed(path), Some(Scope::Admin), "{path}");
+        }
+        for path in ["/healthz", "/readyz", "/hooks/scan", "/grpc.health.v1.Health/Check"] {
+            assert_eq!(needed(path), None, "{path}");
+        }
+    }
+}
