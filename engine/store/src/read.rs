@@ -302,21 +302,22 @@ pub(crate) async fn cache_list<D: Ask>(of: &D, filter: &CacheFilter) -> Result<V
          cache.created_at, cache.used_at, cache.expires_at FROM cache LEFT JOIN run r ON r.id = cache.run \
          LEFT JOIN result s ON s.run = r.n AND s.step = cache.step AND s.instance = cache.instance WHERE 1 = 1"
     );
-    let wanted = [
-        (filter.task.as_deref().map(Value::from), format!("{task} = ?")),
-        (filter.step.as_deref().map(Value::from), "cache.step = ?".to_owned()),
-        // Runs of sub-flows have the id of the run above, a dot and more.
-        (
-            filter.run.as_deref().map(Value::from),
-            "(cache.run = ? OR substr(cache.run, 1, length(?) + 1) = ? || '.')".to_owned(),
-        ),
-        (filter.made_before.map(Value::from), "cache.created_at < ?".to_owned()),
+    let of_task = |n| format!("{task} = ${n}");
+    let of_step = |n| format!("cache.step = ${n}");
+    let of_run = |n| format!("(cache.run = ${n} OR substr(cache.run, 1, length(${n}) + 1) = ${n} || '.')");
+    let made_before = |n| format!("cache.created_at < ${n}");
+    type Condition<'a> = (Option<Value<'a>>, &'a (dyn Fn(usize) -> String + Sync));
+    let wanted: [Condition<'_>; 4] = [
+        (filter.task.as_deref().map(Value::from), &of_task),
+        (filter.step.as_deref().map(Value::from), &of_step),
+        (filter.run.as_deref().map(Value::from), &of_run),
+        (filter.made_before.map(Value::from), &made_before),
     ];
     let mut values = Vec::new();
     for (value, condition) in wanted {
         if let Some(value) = value {
             values.push(value);
-            text.push_str(&format!(" AND {}", condition.replace('?', &format!("${}", values.len()))));
+            text.push_str(&format!(" AND {}", condition(values.len())));
         }
     }
     text.push_str(" ORDER BY cache.created_at DESC, cache.key");
