@@ -704,7 +704,7 @@ fn a_program_sees_the_gpus_of_its_attempt_alone() {
 
 #[test]
 fn a_secret_comes_from_a_variable_a_file_or_a_command_and_is_never_shown() {
-    let steps = "  say: { task: run.command, with: { command: [sh, -c, 'test \"$KEY\" = hunter2 && echo \"it is $KEY\"'], secret_env: { KEY: $key }, purity: effect } }\n";
+    let steps = "  say: { task: run.command, with: { command: [sh, -c, 'test $(printf %s \"$KEY\" | wc -c) = 7 && echo \"it is $KEY\"'], secret_env: { KEY: $key }, purity: effect } }\n";
     let place =
         Place::new(&format!("flow: probe\nparams: {{ key: {{ type: secret, default: THE_KEY }} }}\nsteps:\n{steps}"));
     std::fs::write(place.path().join("key"), "hunter2\n").unwrap();
