@@ -35,7 +35,7 @@ for part in rustfmt clippy-driver; do
 done
 
 # --- system packages --------------------------------------------------------------------------------------------------
-packages=(build-essential pkg-config libgdal-dev gdal-bin python3 python3-venv tzdata postgresql postgresql-postgis)
+packages=(build-essential pkg-config libgdal-dev gdal-bin python3 python3-venv tzdata openssl postgresql postgresql-postgis)
 missing=()
 for package in "${packages[@]}"; do
     status="$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)"
