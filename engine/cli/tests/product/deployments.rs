@@ -409,3 +409,54 @@ fn the_shipped_scan_does_nothing_when_nothing_is_new_and_maps_what_is() {
     let count = lakes.lines().find_map(|line| line.strip_prefix("Feature Count: ")).unwrap();
     assert!(count.parse::<u32>().unwrap() > 20, "{lakes}");
 }
+
+#[test]
+fn two_servers_on_one_store_run_each_occasion_once_and_no_more_at_a_time_than_may_be() {
+    let flow = |name: &str| {
+        SCAN.replace("flow: scan", &format!("flow: {name}\ndeployment: {{ schedule: {{ every: 1d }} }}"))
+            .replace("sleep $3", "sleep 0.2; echo \"end $1\" >> $2")
+    };
+    let place = Place::new(SCAN);
+    for name in ["one", "two", "three"] {
+        std::fs::write(place.path().join("flow.yaml"), flow(name)).unwrap();
+        done(&place, &["deploy", "flow.yaml", "-p", &format!("ledger={name}")]);
+        done(&place, &["backfill", name, "--from", "2024-01-01", "--to", "2024-01-08"]);
+    }
+    let _servers = [Serving::start(&place, &[]), Serving::start(&place, &[])];
+    for name in ["one", "two", "three"] {
+        until("all its runs", || states(&place, name) == ["completed"; 8]);
+        // Each begins when the one before it has ended.
+        let told = lines(&place, name);
+        let days: Vec<String> = (1..=8).map(|day| format!("2024-01-0{day}T00:00:00Z")).collect();
+        let ends: Vec<&str> = told.iter().map(|line| line.rsplit(' ').next().unwrap()).collect();
+        let want: Vec<&str> = days.iter().flat_map(|day| [day.as_str(), day.as_str()]).collect();
+        assert_eq!(ends, want, "{name}");
+        assert!(told.iter().skip(1).step_by(2).all(|line| line.starts_with("end ")), "{name}: {told:?}");
+    }
+}
+
+#[test]
+fn an_occasion_that_cannot_be_started_is_told_and_the_next_covers_it_and_others_go_on() {
+    let flow = with_deployment("{ schedule: { every: 1s } }");
+    let flow = flow.replace("  found:", "  key: { type: secret, default: THE_KEY }\n  found:");
+    let flow = flow.replace("purity: effect", "secret_env: { KEY: $key }\n      purity: effect");
+    let place = Place::new(&flow);
+    std::fs::write(
+        place.path().join("other.yaml"),
+        with_deployment("{ schedule: { every: 1s } }").replace("flow: scan", "flow: other"),
+    )
+    .unwrap();
+    done(&place, &["deploy", "flow.yaml"]);
+    done(&place, &["deploy", "other.yaml", "-p", "ledger=others"]);
+    let variable = [("THE_KEY_FILE", "key")];
+    let _serving = Serving::start_with(&place, &[], &variable);
+    until("some to be refused", || states(&place, "scan").iter().filter(|state| *state == "refused").count() >= 2);
+    until("the others", || lines(&place, "others").len() >= 2);
+    let (_, shown) = place.json(&["deployments", "show", "scan"]);
+    let refused = shown["fires"].as_array().unwrap().iter().rfind(|fire| fire["state"] == "refused").unwrap();
+    assert!(refused["note"].as_str().unwrap().contains("`THE_KEY_FILE` gives no secret"), "{refused}");
+    let first = refused["start"].as_str().unwrap().to_owned();
+    std::fs::write(place.path().join("key"), "k").unwrap();
+    until("a run", || !lines(&place, "ledger").is_empty());
+    assert!(lines(&place, "ledger")[0].starts_with(&first), "{first}: {:?}", lines(&place, "ledger"));
+}
