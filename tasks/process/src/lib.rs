@@ -9,6 +9,7 @@
 
 mod child;
 mod command;
+mod ending;
 mod output;
 mod ports;
 mod spawner;

@@ -3,11 +3,12 @@
 use std::time::{Duration, Instant};
 
 use crate::common::{Place, signal};
+use crate::outputs::gated;
 use serde_json::json;
 use swath_run::Event;
 
 /// A flow of `run.command` steps.
-fn flow(steps: &str) -> String {
+pub fn flow(steps: &str) -> String {
     format!("flow: probe\nsteps:\n{steps}")
 }
 
@@ -296,78 +297,6 @@ fn a_run_goes_on_when_standard_error_is_closed_or_full() {
     assert!(runs.len() == 4 && runs.iter().all(|run| run["shown_state"] == "completed"), "{runs:?}");
 }
 
-/// A flow whose run fails at `gate` until the file `flag` is there, and then yields a text.
-fn gated() -> Place {
-    let place = Place::new("");
-    let steps = r#"  gate: { task: run.command, with: { command: [test, -e, FLAG] } }
-  text: { task: run.command, after: [gate], with: { command: [sh, -c, "echo hello > {outputs.text}"], outputs: { text: { kind: artifact.file, name: a.txt } } } }
-outputs: { text: text.text }
-"#;
-    let steps = steps.replace("FLAG", place.path().join("flag").to_str().unwrap());
-    std::fs::write(place.path().join("flow.yaml"), flow(&steps)).unwrap();
-    place
-}
-
-#[test]
-fn resume_puts_the_outputs_where_the_run_was_to_put_them() {
-    let place = gated();
-    assert_eq!(place.run(&["run", "flow.yaml", "--out", "mine"]).0, Some(1));
-    let run = place.newest().unwrap();
-    std::fs::write(place.path().join("flag"), "").unwrap();
-    let elsewhere = tempfile::tempdir().unwrap();
-    let resume = |out: &[&str]| {
-        let home = place.home();
-        let words = [&["resume", &run, "--home", home.to_str().unwrap()], out].concat();
-        let ended = place.swath(&words).current_dir(elsewhere.path()).output().unwrap();
-        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
-    };
-    resume(&[]);
-    assert!(place.path().join("mine/text.txt").is_file());
-    assert_eq!(std::fs::read_dir(elsewhere.path()).unwrap().count(), 0);
-    resume(&["--out", "yours"]);
-    assert!(elsewhere.path().join("yours/text.txt").is_file(), "what is asked for wins");
-    // A run that is removed leaves nothing.
-    let locks = || {
-        let listed = std::fs::read_dir(place.home().join("runs")).unwrap();
-        listed.filter(|entry| entry.as_ref().unwrap().path().extension().is_some_and(|e| e == "lock")).count()
-    };
-    assert_eq!(locks(), 1);
-    assert_eq!(place.run(&["gc", "--older-than", "0"]).0, Some(0));
-    assert_eq!(locks(), 0);
-}
-
-#[test]
-fn a_folder_that_cannot_take_the_outputs_is_told_before_anything_runs() {
-    let place = gated();
-    std::fs::write(place.path().join("file"), "").unwrap();
-    for folder in ["file", "file/below", "/proc/nowhere", "/dev/full"] {
-        let (code, _, said) = place.run(&["run", "flow.yaml", "--out", folder]);
-        assert_eq!(code, Some(2), "{folder}: {said}");
-        assert!(said.contains(&format!("`{folder}`")) && said.contains("--out FOLDER"), "{folder}: {said}");
-        assert_eq!(place.newest(), None, "{folder}");
-    }
-    assert!(!place.path().join("results").exists(), "trying leaves nothing");
-}
-
-#[test]
-fn outputs_that_cannot_be_written_in_the_end_are_told_with_the_way_to_get_them() {
-    let place = gated();
-    std::fs::write(place.path().join("flag"), "").unwrap();
-    // In the way of the file is a folder: only the last rename fails.
-    std::fs::create_dir_all(place.path().join("results/probe/text.txt/taken")).unwrap();
-    let (code, ended) = place.json(&["run", "flow.yaml"]);
-    assert_eq!((code, &ended["state"], &ended["unpublished"]["code"]), (Some(1), &json!("completed"), &json!("E118")));
-    let listed: Vec<_> = std::fs::read_dir(place.path().join("results/probe")).unwrap().collect();
-    assert_eq!(listed.len(), 1, "no part is left: {listed:?}");
-    let run = ended["run"].as_str().unwrap();
-    let (code, _, said) = place.run(&["resume", run]);
-    assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("error[E118]") && said.contains(&format!("`swath resume {run} --out FOLDER`")), "{said}");
-    let (code, ended) = place.json(&["resume", run, "--out", "other"]);
-    assert_eq!((code, &ended["unpublished"]), (Some(0), &json!(null)), "{ended}");
-    assert!(place.path().join("other/text.txt").is_file());
-}
-
 #[test]
 fn sub_flows_are_explained_step_by_step() {
     let place = Place::new(
@@ -514,27 +443,6 @@ fn run_resume_finds_a_run_with_a_relative_period_and_only_while_its_sub_flow_is_
 }
 
 #[test]
-fn outputs_that_cannot_be_computed_are_a_failure_that_quiet_does_not_hide() {
-    let place = Place::new(
-        "flow: none\nsteps:\n  a: { task: run.command, with: { command: ['true'], stdout: text, outputs: { text: artifact.any } } }\n\
-         outputs: { share: '${1 / steps.a.text.size}' }\n",
-    );
-    let (code, out, err) = place.run(&["run", "flow.yaml", "--quiet"]);
-    assert_eq!((code, out.as_str()), (Some(1), ""));
-    assert!(err.contains("error[E318]: outputs: output `share` of the flow cannot be computed"), "{err}");
-    let id = place.newest().unwrap();
-    let stored = || (place.json(&["runs"]).1[0]["run"].clone(), place.run(&["show", &id]).1);
-    let (row, shown) = stored();
-    assert_eq!(row["state"], "failed");
-    assert!(shown.contains("state    failed") && shown.contains("\noutputs: output `share` of the flow"), "{shown}");
-    // Nothing is left to try again, and what is computed of the same results is the same.
-    let (code, _, err) = place.run(&["resume", &id]);
-    assert_eq!(code, Some(1));
-    assert!(err.contains("0 ran, 0 reused") && err.contains("correct `outputs` in the flow"), "{err}");
-    assert_eq!(stored(), (row, shown));
-}
-
-#[test]
 fn odd_words_are_answered() {
     let place = Place::new("flow: a\nsteps: { a: { task: run.command, with: { command: ['true'] } } }\n");
     let (code, _, err) = place.run(&["explain", "ü12"]);
@@ -677,58 +585,4 @@ fn kept_results_are_listed_and_dropped_by_choice() {
     assert_eq!((steps(&[]).len(), place.json(&["runs"]).1.as_array().unwrap().len()), (2, 3));
     let (_, done) = place.json(&["gc", "--older-than", "0", "--unused-for", "0"]);
     assert_eq!((&done["runs"], &done["cache_entries"]), (&dry["runs"], &dry["cache_entries"]), "{done}");
-}
-
-#[test]
-fn a_program_sees_the_gpus_of_its_attempt_alone() {
-    let text = flow(
-        r#"  each:
-    task: run.command
-    each: "${[1, 2]}"
-    needs: { gpu: 1, cpu: 0 }
-    with: { command: [sh, -c, "printf $CUDA_VISIBLE_DEVICES > gpu${item}; until test -e gpu1 -a -e gpu2; do sleep 0.02; done"], cwd: . }
-  none: { task: run.command, after: each, with: { command: [sh, -c, "printf $${CUDA_VISIBLE_DEVICES-all} > none"], cwd: . } }
-"#,
-    );
-    for isolated in ["none", "all"] {
-        let place = Place::new(&text);
-        let mut run = place.swath(&["run", "flow.yaml", "--gpus", "2", "--isolate", isolated]);
-        let ended = run.env("CUDA_VISIBLE_DEVICES", "5,7").output().unwrap();
-        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
-        let read = |name: &str| std::fs::read_to_string(place.path().join(name)).unwrap();
-        let mut seen = [read("gpu1"), read("gpu2")];
-        seen.sort_unstable();
-        assert_eq!((seen, read("none").as_str()), (["5".to_owned(), "7".to_owned()], "all"), "{isolated}");
-    }
-}
-
-#[test]
-fn a_secret_comes_from_a_variable_a_file_or_a_command_and_is_never_shown() {
-    let steps = "  say: { task: run.command, with: { command: [sh, -c, 'test $(printf %s \"$KEY\" | wc -c) = 7 && echo \"it is $KEY\"'], secret_env: { KEY: $key }, purity: effect } }\n";
-    let place =
-        Place::new(&format!("flow: probe\nparams: {{ key: {{ type: secret, default: THE_KEY }} }}\nsteps:\n{steps}"));
-    std::fs::write(place.path().join("key"), "hunter2\n").unwrap();
-    let run = |variables: &[(&str, &str)]| {
-        let output = place.swath(&["run", "flow.yaml"]).envs(variables.iter().copied()).output().unwrap();
-        (output.status.code(), String::from_utf8(output.stderr).unwrap())
-    };
-    for (variable, value) in [("THE_KEY", "hunter2"), ("THE_KEY_FILE", "key"), ("THE_KEY_COMMAND", "cat key")] {
-        let (code, told) = run(&[(variable, value)]);
-        assert_eq!(code, Some(0), "{variable}: {told}");
-    }
-    for (variables, why) in [
-        (&[][..], "`THE_KEY` is not set, nor `THE_KEY_FILE` or `THE_KEY_COMMAND`"),
-        (&[("THE_KEY_FILE", "nowhere")], "`THE_KEY_FILE` gives no secret: `nowhere`"),
-        (&[("THE_KEY_COMMAND", "echo hunter2; exit 3")], "`THE_KEY_COMMAND` gives no secret: the command ended with"),
-        (&[("THE_KEY_COMMAND", "true")], "it is empty"),
-        (&[("THE_KEY_FILE", "/dev/zero")], "longer than 64 KiB"),
-    ] {
-        let (code, told) = run(variables);
-        assert!(code == Some(2) && told.contains(why) && !told.contains("hunter2"), "{variables:?}: {told}");
-    }
-    for file in std::fs::read_dir(place.home()).unwrap().map(|file| file.unwrap().path()).filter(|path| path.is_file())
-    {
-        let bytes = std::fs::read(&file).unwrap();
-        assert!(!bytes.windows(7).any(|window| window == b"hunter2"), "{}", file.display());
-    }
 }
