@@ -53,7 +53,7 @@ impl Scope {
 pub fn new_token(name: &str, scope: Scope, now: Timestamp, expires: Option<Timestamp>) -> (String, NewToken) {
     let (id, secret): (u64, [u8; 32]) = (rand::random(), rand::random());
     let id = format!("{id:016x}");
-    let secret: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+    let secret = hex::encode(secret);
     let kept = NewToken {
         id: id.clone(),
         name: name.to_owned(),

@@ -125,11 +125,9 @@ impl Fleet {
         let planned = tokio::task::spawn_blocking(move || text.plan(&catalogue, now)).await;
         let planned = planned.map_err(|error| Status::internal(error.to_string()))?;
         let (plan, source) = planned.map_err(|problems| refuse(&problems))?;
-        self.look_for_files(&plan).await?;
-        let secrets = launch::secrets(&plan).map_err(|missing| not_now("SECRET_MISSING", missing.to_string()))?;
         let id = if key.is_empty() { launch::run_id(&plan.name, now) } else { launch::keyed_id(key) };
         let keyed = !key.is_empty();
-        let beginning = Beginning { id, plan, text: source.text().to_owned(), request, keyed, secrets, caller };
+        let beginning = Beginning { id, plan, text: source.text().to_owned(), request, keyed, caller };
         self.begin(beginning, now).await
     }
 
@@ -137,10 +135,8 @@ impl Fleet {
     /// gets the same run.
     pub(crate) async fn start_as(&self, id: String, plan: Plan, text: String, now: Timestamp) -> Result<(), Status> {
         self.admits()?;
-        self.look_for_files(&plan).await?;
-        let secrets = launch::secrets(&plan).map_err(|missing| not_now("SECRET_MISSING", missing.to_string()))?;
         let request = FIRED.to_owned();
-        self.begin(Beginning { id, plan, text, request, keyed: true, secrets, caller: None }, now).await.map(drop)
+        self.begin(Beginning { id, plan, text, request, keyed: true, caller: None }, now).await.map(drop)
     }
 
     /// Tells the observers how late the run of a schedule was started.
@@ -148,15 +144,19 @@ impl Fleet {
         self.0.engine.due(run, flow, lag);
     }
 
-    async fn look_for_files(&self, plan: &Plan) -> Result<(), Status> {
-        let looked = (plan.clone(), self.0.catalogue.clone());
-        let looked = tokio::task::spawn_blocking(move || preflight::check(&looked.0, &looked.1)).await;
-        let looked = looked.map_err(|error| Status::internal(error.to_string()))?;
-        looked.map_err(|missing| not_now("FILE_MISSING", missing.to_string()))
+    /// The values of a plan's secrets, once what it reads is there. Either may take a while: a command may print a secret.
+    async fn prepare(&self, plan: &Plan) -> Result<BTreeMap<String, String>, Status> {
+        let (plan, catalogue) = (plan.clone(), self.0.catalogue.clone());
+        let prepared = tokio::task::spawn_blocking(move || {
+            preflight::check(&plan, &catalogue).map_err(|missing| not_now("FILE_MISSING", missing.to_string()))?;
+            launch::secrets(&plan).map_err(|missing| not_now("SECRET_MISSING", missing.to_string()))
+        });
+        prepared.await.map_err(|error| Status::internal(error.to_string()))?
     }
 
     async fn begin(&self, beginning: Beginning, now: Timestamp) -> Result<(RunRow, bool), Status> {
-        let Beginning { id, plan, text, request, keyed, secrets, caller } = beginning;
+        let Beginning { id, plan, text, request, keyed, caller } = beginning;
+        let secrets = self.prepare(&plan).await?;
         // A client that goes away meanwhile must not leave a run that is pinned and driven by nobody.
         let fleet = self.clone();
         let started = tokio::spawn(async move {
@@ -304,11 +304,9 @@ impl Fleet {
             AgainError::Problem(problem @ RerunProblem::Step { .. }) => wrong("from", problem.to_string()),
             AgainError::Problem(problem) => not_now("RERUN_NOT_POSSIBLE", problem.to_string()),
         })?;
-        self.look_for_files(&plan).await?;
-        let secrets = launch::secrets(&plan).map_err(|missing| not_now("SECRET_MISSING", missing.to_string()))?;
         let now = Timestamp::now();
         let (id, text, request) = (launch::run_id(&plan.name, now), stored.text, String::new());
-        let beginning = Beginning { id, plan, text, request, keyed: false, secrets, caller };
+        let beginning = Beginning { id, plan, text, request, keyed: false, caller };
         self.begin(beginning, now).await.map(|(row, _)| row)
     }
 
@@ -330,8 +328,6 @@ impl Fleet {
         self.0.store.run_row(id).await.map_err(refused)
     }
 
-    /// Goes on with the runs that an earlier server left, and with those that this one could not drive on. Returns how
-    /// many.
     /// Goes on with the runs that other servers left, and with those that this one could not drive on. Returns how many.
     pub async fn adopt(&self) -> Result<usize, Error> {
         let states = LIVE.map(str::to_owned).to_vec();
@@ -428,7 +424,6 @@ struct Beginning {
     request: String,
     /// Whether the id follows from a key: the run may be there already.
     keyed: bool,
-    secrets: BTreeMap<String, String>,
     /// The caller's place in its trace.
     caller: Option<String>,
 }

@@ -104,7 +104,9 @@ async fn request(hook: &Hook, url: &str, telling: &Telling, client: reqwest::Cli
         .header("x-swath-delivery", telling.id)
         .header("x-swath-happening", &telling.happening);
     if let Some(variable) = &hook.secret {
-        let secret = swath_host::secret(variable).map_err(|error| error.to_string())?;
+        let variable = variable.clone();
+        let found = tokio::task::spawn_blocking(move || swath_host::secret(&variable)).await;
+        let secret = found.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
         request = request.header("x-swath-signature", signature(secret.as_bytes(), telling.message.as_bytes()));
     }
     let answer = request.body(telling.message.clone()).send().await.map_err(|error| {
@@ -144,21 +146,15 @@ async fn command(hook: &Hook, telling: &Telling) -> Result<(), String> {
 pub fn signature(secret: &[u8], body: &[u8]) -> String {
     let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(secret) else { return String::new() };
     mac.update(body);
-    let digits = mac.finalize().into_bytes();
-    digits.iter().fold("sha256=".to_owned(), |mut text, byte| {
-        text.push_str(&format!("{byte:02x}"));
-        text
-    })
+    format!("sha256={}", hex::encode(mac.finalize().into_bytes()))
 }
 
 /// Whether a signature is that of a body, in a time that does not tell how much of it is right.
 pub fn is_signed(secret: &[u8], body: &[u8], signature: &str) -> bool {
-    let Some(digits) = signature.strip_prefix("sha256=").filter(|digits| digits.len() == 64 && digits.is_ascii())
-    else {
+    let Some(bytes) = signature.strip_prefix("sha256=").and_then(|digits| hex::decode(digits).ok()) else {
         return false;
     };
-    let bytes: Result<Vec<u8>, _> = (0..32).map(|at| u8::from_str_radix(&digits[2 * at..2 * at + 2], 16)).collect();
-    let (Ok(bytes), Ok(mut mac)) = (bytes, Hmac::<Sha256>::new_from_slice(secret)) else { return false };
+    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(secret) else { return false };
     mac.update(body);
     mac.verify_slice(&bytes).is_ok()
 }

@@ -393,7 +393,8 @@ impl Scheduler {
             return Ok(Fire { at, since: instant(last.unwrap_or(row.created_at)).min(at) });
         };
         // Whoever cancels what runs for what comes later wants that to make up for it.
-        let gives_way = spec_of(&row.spec)?.while_running == Concurrency::Cancel;
+        let policy = self.compiled.get(&row.name).map(|(_, compiled)| compiled.spec.while_running);
+        let gives_way = policy == Some(Concurrency::Cancel);
         let is_left_out = |other: &&FireRow| match other.state.as_str() {
             fire_state::SKIPPED | fire_state::REFUSED => true,
             _ => gives_way && other.run_state.as_deref() == Some(RunState::Cancelled.name()),

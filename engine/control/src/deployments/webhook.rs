@@ -39,7 +39,9 @@ pub async fn receive(
     let Some(variable) = spec.triggers.into_iter().find_map(|trigger| trigger.webhook) else {
         return refuse(StatusCode::NOT_FOUND, "there is no webhook of this name".to_owned());
     };
-    let secret = match swath_host::secret(&variable) {
+    // A command may print it.
+    let found = tokio::task::spawn_blocking(move || swath_host::secret(&variable)).await;
+    let secret = match found.map_err(|error| error.to_string()).and_then(|found| found.map_err(|why| why.to_string())) {
         Ok(secret) => secret,
         Err(error) => {
             tracing::error!(deployment = name, "its webhook is refused: {error}");
