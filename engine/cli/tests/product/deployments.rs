@@ -401,8 +401,11 @@ fn the_shipped_scan_does_nothing_when_nothing_is_new_and_maps_what_is() {
         assert_eq!(composite["state"], if want == 1 { "succeeded" } else { "skipped" }, "{fire}");
     }
     let (_, quiet) = place.json(&["deployments", "show", "scan"]);
-    let (_, logs, _) = place.run(&["logs", quiet["fires"][0]["run"].as_str().unwrap(), "nothing_new"]);
-    assert!(logs.contains("no new scene from 2017-02-20T06:00:00Z to 2017-02-27T06:00:00Z"), "{logs}");
+    // Lines are carried into the store a few times a second.
+    until("the word that there was nothing", || {
+        let (_, logs, _) = place.run(&["logs", quiet["fires"][0]["run"].as_str().unwrap(), "nothing_new"]);
+        logs.contains("no new scene from 2017-02-20T06:00:00Z to 2017-02-27T06:00:00Z")
+    });
     let asked = ["-so", "found/scans.gpkg", "water"];
     let lakes = Command::new("ogrinfo").args(asked).current_dir(place.path()).output().unwrap();
     let lakes = String::from_utf8(lakes.stdout).unwrap();
