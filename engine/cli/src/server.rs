@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use swath_control::with_causes;
 use swath_task::Fault;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
@@ -42,11 +43,11 @@ pub(crate) async fn connect(server: &str) -> Result<Server, Failure> {
     let endpoint = Endpoint::from_shared(server.to_owned()).map_err(|_| wrong())?;
     let endpoint = match endpoint.uri().scheme_str() {
         Some("http") => endpoint,
-        Some("https") => endpoint.tls_config(tls()?).map_err(|error| Failure::Usage(told(&error)))?,
+        Some("https") => endpoint.tls_config(tls()?).map_err(|error| Failure::Usage(with_causes(&error)))?,
         _ => return Err(wrong()),
     };
     let channel = endpoint.connect_timeout(Duration::from_secs(10)).connect().await.map_err(|error| {
-        let fault = Fault::new("X104", format!("no server answers at {server}: {}", told(&error)));
+        let fault = Fault::new("X104", format!("no server answers at {server}: {}", with_causes(&error)));
         Failure::Fault(fault.help("start one with `swath serve`, or leave `--server` out to run the flow here"))
     })?;
     Ok(InterceptedService::new(channel, Bearer(token()?)))
@@ -71,12 +72,6 @@ fn tls() -> Result<ClientTlsConfig, Failure> {
         config = config.identity(Identity::from_pem(certificate, key));
     }
     Ok(config)
-}
-
-/// An error with what lies behind it.
-fn told(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// What a server refuses.

@@ -18,6 +18,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Certificate, Identity, ServerTlsConfig};
 
 use crate::artifacts::ArtifactService;
+use crate::convert::with_causes;
 use crate::deployments::{DeploymentService, Registry, Scheduler, receive};
 use crate::door::{Door, admit, only_grpc};
 use crate::fleet::Fleet;
@@ -101,12 +102,6 @@ impl Tls {
             None => config,
         }
     }
-}
-
-/// An error with what lies behind it.
-fn told(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// Takes `address`; the port is chosen by the system where it has 0.
@@ -194,7 +189,7 @@ pub async fn serve(
     };
     let mut server = tonic::transport::Server::builder();
     if let Some(tls) = rules.tls {
-        server = server.tls_config(tls.server()).map_err(|error| ServeError::Tls(told(&error)))?;
+        server = server.tls_config(tls.server()).map_err(|error| ServeError::Tls(with_causes(&error)))?;
     }
     let serving = server
         .accept_http1(true)

@@ -14,6 +14,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use tokio::sync::Semaphore;
 
+use crate::convert::with_causes;
+
 /// How many are told at once.
 const AT_ONCE: usize = 16;
 /// How long one may take to answer.
@@ -111,9 +113,7 @@ async fn request(hook: &Hook, url: &str, telling: &Telling, client: reqwest::Cli
     }
     let answer = request.body(telling.message.clone()).send().await.map_err(|error| {
         // The path of an address may itself be a secret.
-        let error = error.without_url();
-        let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
-        format!("{error}{cause}")
+        with_causes(&error.without_url())
     })?;
     match answer.status().is_success() {
         true => Ok(()),
