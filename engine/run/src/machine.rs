@@ -282,6 +282,11 @@ impl Machine {
         self.running.iter().map(|((s, i), r)| (*s, *i, r.attempt, r.epoch, r.started))
     }
 
+    /// Attempt, epoch and start of a running instance.
+    pub fn attempt(&self, step: u32, index: u32) -> Option<(u32, u64, u64)> {
+        self.running.get(&(step, index)).map(|r| (r.attempt, r.epoch, r.started))
+    }
+
     /// When [`Input::TimerDue`] should come next.
     pub fn next_due(&self) -> Option<u64> {
         // A wait that is over during a pause ends with the pause.

@@ -41,7 +41,7 @@ impl Driver {
         match end.result {
             Ok(outputs) => {
                 if self.offer(Input::Finished { step, index, epoch, outcome: Ok(()) }) {
-                    self.updates.push(ended);
+                    self.waiting.updates.push(ended);
                     self.append.metrics.extend(metrics);
                     let reuse = self.live.get_mut(&(step, index)).and_then(|live| live.reuse.take());
                     let (parts, terms) =
@@ -65,12 +65,12 @@ impl Driver {
                 let failure = failure_of(error, &at);
                 trace::failure(&live.span, &failure);
                 if self.offer(Input::Finished { step, index, epoch, outcome: Err(failure) }) {
-                    self.updates.push(ended);
+                    self.waiting.updates.push(ended);
                 }
             }
         }
         if let Some(mut live) = self.live.remove(&(step, index)) {
-            self.landed.extend(live.flight.take());
+            self.waiting.landed.extend(live.flight.take());
         }
     }
 
@@ -96,7 +96,7 @@ impl Driver {
             }
             None => Ended::Succeeded { took, artifacts: artifacts.clone() },
         };
-        self.updates.push(Update::StepEnded { step: self.path(step), instance: instance.clone(), how });
+        self.waiting.updates.push(Update::StepEnded { step: self.path(step), instance: instance.clone(), how });
         self.append.results.push(NewResult {
             step: self.machine.graph().steps[step as usize].id.clone(),
             instance,
@@ -118,12 +118,12 @@ impl Driver {
             self.opened[*s as usize] = steady();
         }
         match event {
-            Event::CancelRequested { .. } => self.updates.push(Update::Cancelling),
-            Event::Paused => self.updates.push(Update::Paused),
-            Event::Unpaused => self.updates.push(Update::Unpaused),
+            Event::CancelRequested { .. } => self.waiting.updates.push(Update::Cancelling),
+            Event::Paused => self.waiting.updates.push(Update::Paused),
+            Event::Unpaused => self.waiting.updates.push(Update::Unpaused),
             Event::Opened { s, n } if self.program.is_lifted(*s as usize) => {
                 self.outputs.open(*s as usize, *n as usize);
-                self.updates.push(Update::StepExpanded { step: self.path(*s), count: u64::from(*n) });
+                self.waiting.updates.push(Update::StepExpanded { step: self.path(*s), count: u64::from(*n) });
                 self.close_if_done(*s);
             }
             Event::Skipped { s, why } => {
@@ -132,21 +132,21 @@ impl Driver {
                     swath_run::SkipReason::Skipped(of) => format!("`{}` was skipped", self.path(*of)),
                 };
                 let step = self.path(*s);
-                self.updates.push(Update::StepEnded { step, instance: String::new(), how: Ended::Skipped { because } });
+                self.waiting.updates.push(Update::StepEnded { step, instance: String::new(), how: Ended::Skipped { because } });
             }
             Event::UpstreamFailed { s, .. } => {
                 let step = self.path(*s);
-                self.updates.push(Update::StepEnded { step, instance: String::new(), how: Ended::UpstreamFailed });
+                self.waiting.updates.push(Update::StepEnded { step, instance: String::new(), how: Ended::UpstreamFailed });
             }
             Event::Dropped { s } => {
                 self.prepared.retain(|(step, _), _| step != s);
                 self.note_missing(*s, None);
                 let step = self.path(*s);
-                self.updates.push(Update::StepEnded { step, instance: String::new(), how: Ended::Cancelled });
+                self.waiting.updates.push(Update::StepEnded { step, instance: String::new(), how: Ended::Cancelled });
             }
             Event::Cancelled { s, i, .. } => {
                 let (step, instance) = (self.path(*s), self.instance(*s, *i));
-                self.updates.push(Update::StepEnded { step, instance, how: Ended::Cancelled });
+                self.waiting.updates.push(Update::StepEnded { step, instance, how: Ended::Cancelled });
             }
             Event::StepFailed { s, fault } => {
                 self.failed(self.path(*s), String::new(), FaultClass::Permanent, fault);
@@ -165,7 +165,7 @@ impl Driver {
                 }
                 self.again.insert((*s, *i), *until);
                 let task = self.program.task(*s as usize).to_owned();
-                self.updates.push(Update::Retrying { at, task, error: show(fault), wait });
+                self.waiting.updates.push(Update::Retrying { at, task, error: show(fault), wait });
             }
             _ => {}
         }
@@ -173,7 +173,7 @@ impl Driver {
 
     fn failed(&mut self, step: String, instance: String, class: FaultClass, fault: &Fault) {
         let how = Ended::Failed { error: show(fault) };
-        self.updates.push(Update::StepEnded { step: step.clone(), instance: instance.clone(), how });
+        self.waiting.updates.push(Update::StepEnded { step: step.clone(), instance: instance.clone(), how });
         self.failures.push(FailedStep { step, instance, class, fault: fault.clone() });
     }
 

@@ -1,6 +1,7 @@
 //! Drives one run: inputs from the world, events into the journal, attempts out into the world.
 
 mod hear;
+mod record;
 mod restore;
 mod start;
 mod taken_over;
@@ -10,9 +11,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use swath_run::{Event, Fault, FaultClass, Input, Machine, RunState};
-use swath_store::{Append, NewEvent, RunLease, RunUpdate, Term, redact};
+use swath_store::{Append, NewEvent, RunLease, Term, redact};
 use swath_task::TaskError;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -25,17 +26,14 @@ use crate::outputs::StepOutputs;
 use crate::program::{Bound, Program};
 use crate::reuse::Reuse;
 use crate::slots::Missing;
-use crate::{Engine, Holding, lock, now, steady};
+use crate::{Engine, Holding, lock, steady};
+use record::{Waiting, Writing};
 use taken_over::Earlier;
 
 /// How many answers are taken into one append.
 const BATCH: usize = 512;
 /// How long a cancelled run may take to end.
 const CANCEL_GRACE: u64 = 15_000;
-/// Outputs of a flow that would make the summary of its run longer than this are left out: steps keep their own.
-const LONGEST_SUMMARY: usize = 256 << 10;
-/// Events, besides the first and the last, that change the state of the run.
-const CHANGING: [&str; 4] = ["reopened", "cancel_requested", "paused", "unpaused"];
 /// Page size when a journal is loaded.
 const PAGE: u32 = 10_000;
 /// Code of the fault of a step whose needs no slot of this machine can meet.
@@ -172,14 +170,15 @@ struct Driver {
     /// What a re-run takes over.
     earlier: Earlier,
     seq: u64,
+    /// It was driven before, and cut off.
+    resumed: bool,
+    /// The next append, and what waits for it.
     append: Append,
-    updates: Vec<Update>,
+    waiting: Waiting,
+    writing: Option<Writing>,
     prepared: HashMap<(u32, u32), Prepared>,
     /// What steps lack to start, as the engine has it.
     missing: HashMap<u32, Missing>,
-    claimed: Vec<Claimed>,
-    /// Flights that have ended, until their results are durable.
-    landed: Vec<Flight>,
     live: HashMap<(u32, u32), Live>,
     reports: mpsc::UnboundedReceiver<Report>,
     reporter: mpsc::UnboundedSender<Report>,
@@ -261,12 +260,12 @@ impl Engine {
             items: HashMap::new(),
             earlier: Earlier::default(),
             seq: events.len() as u64,
+            resumed: !events.is_empty(),
             append: Append::default(),
-            updates: Vec::new(),
+            waiting: Waiting::default(),
+            writing: None,
             prepared: HashMap::new(),
             missing: HashMap::new(),
-            claimed: Vec::new(),
-            landed: Vec::new(),
             live: HashMap::new(),
             reports,
             reporter,
@@ -320,16 +319,16 @@ impl Drop for Driver {
 impl Driver {
     async fn turn(&mut self) -> Result<Ending, DriveError> {
         let (engine, stop, term) = (self.engine.clone(), self.stop.clone(), self.term.clone());
-        let first = if self.seq == 0 { Input::Begin } else { Input::Recovered };
-        self.updates.push(Update::RunStarted {
+        let first = if self.resumed { Input::Recovered } else { Input::Begin };
+        self.waiting.updates.push(Update::RunStarted {
             run: self.run.clone(),
             flow: self.program.name().to_owned(),
             steps: self.machine.graph().steps.len(),
             above: self.above.clone(),
-            resumed: self.seq > 0,
+            resumed: self.resumed,
         });
         if self.machine.state() == RunState::Paused {
-            self.updates.push(Update::Paused);
+            self.waiting.updates.push(Update::Paused);
         }
         self.offer(first);
         if matches!(self.machine.state(), RunState::Failed | RunState::Cancelled) {
@@ -349,11 +348,14 @@ impl Driver {
                 self.pause(*above.borrow());
             }
             let more = self.advance().await?;
-            self.persist().await?;
-            self.start_claimed();
+            self.start_ahead();
+            self.record();
             if self.machine.state().has_ended() {
+                self.settle().await?;
                 return Ok(self.ending());
             }
+            // What has gathered is enough: it goes into the journal first.
+            let more = more && self.writing.is_none();
             let due = self.machine.next_due();
             let wait = due.map(|due| Duration::from_millis(due.saturating_sub(steady())));
             let starved = self.starved;
@@ -373,6 +375,7 @@ impl Driver {
                     }
                 }
                 () = changed(&mut above) => {}
+                answer = record::answer(&mut self.writing) => self.recorded(answer)?,
                 Some(report) = self.reports.recv() => {
                     self.hear(report);
                     for _ in 1..BATCH {
@@ -414,83 +417,17 @@ impl Driver {
         if self.program.is_lifted(s as usize) { i.to_string() } else { String::new() }
     }
 
-    /// Makes everything since the last time durable, then tells the observers.
-    async fn persist(&mut self) -> Result<(), DriveError> {
-        self.compute_outputs();
-        let ready = self.machine.queued();
-        if self.queued != ready {
-            self.queued = ready;
-            self.updates.push(Update::Queued { ready });
-        }
-        if self.append.events.is_empty() {
-            self.landed.clear();
-            self.tell();
-            return Ok(());
-        }
-        let mut append = std::mem::take(&mut self.append);
-        append.run = self.run.clone();
-        append.expected_seq = self.seq;
-        append.epoch = self.term.epoch();
-        append.at = now() as i64;
-        let state = self.state();
-        let first = self.seq == 0;
-        if first || state.has_ended() || append.events.iter().any(|e| CHANGING.contains(&e.kind.as_str())) {
-            append.update = Some(RunUpdate {
-                state: Some(state.name().to_owned()),
-                started_at: first.then_some(append.at),
-                ended_at: state.has_ended().then_some(append.at),
-                error: match &self.yielded {
-                    Some(Err(fault)) => Some(format!("{OUTPUTS}: {}", show(fault))),
-                    _ => self
-                        .failures
-                        .first()
-                        .filter(|_| state == RunState::Failed)
-                        .map(|failed| format!("{}: {}", failed.step, show(&failed.fault))),
-                },
-                summary: state.has_ended().then(|| self.summary()),
-            });
-        }
-        let span = tracing::debug_span!(target: "swath::store", "append to the journal", swath.events = append.events.len() as i64);
-        self.seq = self.engine.store.append(append).instrument(span).await?;
-        self.landed.clear();
-        self.paused.send_if_modified(|paused| std::mem::replace(paused, state == RunState::Paused) != *paused);
-        if state.has_ended() {
-            self.updates.push(Update::RunEnded { state: state.name().to_owned() });
-        }
-        self.tell();
-        Ok(())
-    }
-
-    /// What is kept of a run that has ended beside its journal: counts, and the outputs of the flow where they are not
-    /// too long.
-    fn summary(&self) -> String {
-        let mut summary = json!({ "ran": self.ran, "reused": self.reused });
-        if let Some(Ok(outputs)) = &self.yielded {
-            summary["outputs"] = outputs.clone();
-            let text = summary.to_string();
-            if text.len() <= LONGEST_SUMMARY {
-                return text;
-            }
-            summary["outputs"] = Value::Null;
-        }
-        summary.to_string()
-    }
-
-    fn tell(&mut self) {
-        for update in self.updates.drain(..) {
-            self.engine.observer.update(&self.run, &update);
-        }
-    }
-
     /// Live attempts that run another flow.
     fn sub_flows(&self) -> usize {
-        let claimed = self.claimed.iter().filter(|claimed| claimed.prepared.bound.is_flow()).count();
-        claimed + self.live.values().filter(|live| live.is_flow).count()
+        let written = self.writing.iter().flat_map(|writing| &writing.waiting.claimed);
+        let claimed = self.waiting.claimed.iter().chain(written).filter(|claimed| claimed.prepared.bound.is_flow());
+        claimed.count() + self.live.values().filter(|live| live.is_flow).count()
     }
 
     /// Ends the attempts of a drive that cannot go on: their slots are free, and nobody writes any more, when it has ended.
     async fn abandon(&mut self) {
-        self.claimed.clear();
+        self.waiting.claimed.clear();
+        self.writing = None;
         self.live.values().for_each(|live| live.cancel.cancel());
         while !self.live.is_empty() {
             let Some(report) = self.reports.recv().await else { break };
@@ -513,7 +450,7 @@ impl Driver {
                 _ => self.hear(report),
             }
         }
-        self.persist().await?;
+        self.settle().await?;
         Ok(self.ending())
     }
 

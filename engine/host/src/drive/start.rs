@@ -1,7 +1,6 @@
 //! From ready to running: evaluated, bound, taken from the cache or given slots, and started once the claim is durable.
 
 use std::any::Any;
-use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
@@ -59,6 +58,9 @@ impl Driver {
     /// been done so far should be made durable first.
     pub(super) async fn advance(&mut self) -> Result<bool, DriveError> {
         while !self.stop.is_cancelled() {
+            if self.append.events.len() > 4 * BATCH {
+                return Ok(true);
+            }
             let mut moved = false;
             let evaluations: Vec<u32> = self.machine.evaluations().collect();
             for step in evaluations {
@@ -93,9 +95,6 @@ impl Driver {
             if !moved {
                 return Ok(false);
             }
-            if self.append.events.len() > 4 * BATCH {
-                return Ok(true);
-            }
         }
         Ok(false)
     }
@@ -119,7 +118,7 @@ impl Driver {
             };
             if prepared.reuse.as_ref().is_some_and(|reuse| reuse.look_up) {
                 let task = self.program.task(step as usize).to_owned();
-                self.updates.push(Update::LookedUp { task, found: found.is_some() });
+                self.waiting.updates.push(Update::LookedUp { task, found: found.is_some() });
             }
             if let (Some(found), Some(reuse)) = (found, &prepared.reuse) {
                 let parts = reuse.parts.clone();
@@ -139,7 +138,7 @@ impl Driver {
                 self.prepared.remove(&(step, index));
                 self.note_missing(step, None);
                 let task = self.program.task(step as usize).to_owned();
-                self.updates.push(Update::LookedUp { task, found: true });
+                self.waiting.updates.push(Update::LookedUp { task, found: true });
                 self.reuse(step, index, found, parts);
                 return Ok(Tried::Moved);
             }
@@ -176,7 +175,7 @@ impl Driver {
             return Ok(Tried::Waits);
         }
         if let Some(prepared) = self.prepared.remove(&(step, index)) {
-            self.claimed.push(Claimed { step, index, prepared, held, flight });
+            self.waiting.claimed.push(Claimed { step, index, prepared, held, flight });
         }
         Ok(Tried::Moved)
     }
@@ -271,16 +270,16 @@ impl Driver {
         Ok(Ok((Prepared { bound, reuse, waited: false, apart }, found)))
     }
 
-    /// Starts what was claimed, now that the claim is durable.
-    pub(super) fn start_claimed(&mut self) {
-        if self.claimed.is_empty() {
-            return;
-        }
-        // One pass over all that runs: a fan-out claims thousands at a time, and a search for each would square them.
-        let running = self.machine.running().map(|(s, i, attempt, epoch, started)| ((s, i), (attempt, epoch, started)));
-        let running: HashMap<(u32, u32), (u32, u64, u64)> = running.collect();
-        for Claimed { step, index, prepared, held, flight } in std::mem::take(&mut self.claimed) {
-            let Some(&(attempt, epoch, started)) = running.get(&(step, index)) else { continue };
+    /// Starts what was claimed. The answer is what observers are to be told of it.
+    pub(super) fn start(&mut self, claimed: Vec<Claimed>) -> Vec<Update> {
+        let mut updates = Vec::with_capacity(claimed.len());
+        for Claimed { step, index, prepared, held, flight } in claimed {
+            let Some((attempt, epoch, started)) = self.machine.attempt(step, index) else { continue };
+            // The wish to stop came while its claim was being written.
+            if self.stop.is_cancelled() || self.machine.state() == RunState::Cancelling {
+                self.offer(Input::Stopped { step, index, epoch });
+                continue;
+            }
             let at = AttemptId { step: self.path(step), instance: self.instance(step, index), attempt };
             let (task, waited) = (self.program.task(step as usize).to_owned(), self.waited(step, index));
             let cancel = CancellationToken::new();
@@ -303,7 +302,7 @@ impl Driver {
                 let waited = waited.as_millis() as i64;
                 tracing::debug!(target: TRACE, parent: &span, { swath.wait_ms = waited }, "waited to start");
             }
-            self.engine.observer.update(&self.run, &Update::AttemptStarted { at: at.clone(), task, waited });
+            updates.push(Update::AttemptStarted { at: at.clone(), task, waited });
             let live = Live {
                 cancel: cancel.clone(),
                 reuse,
@@ -351,5 +350,6 @@ impl Driver {
             };
             tokio::spawn(tracing::Instrument::instrument(work, span));
         }
+        updates
     }
 }
