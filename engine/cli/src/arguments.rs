@@ -180,6 +180,9 @@ pub(crate) struct Serve {
     /// How long live runs may take to end when the server is told to stop.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub grace: std::time::Duration,
+    /// How many runs to drive at a time: further ones wait, first come first.
+    #[arg(long, value_name = "COUNT", default_value = "200", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub max_runs: u32,
     #[command(flatten)]
     pub slots: Slots,
     #[command(flatten)]

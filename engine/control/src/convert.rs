@@ -46,8 +46,9 @@ pub fn run_state(name: &str) -> v1::RunState {
 /// A run as it stands. `driven`: whether somebody drives it on.
 pub fn run(row: RunRow, driven: bool) -> v1::Run {
     let state = match row.state.as_str() {
-        // Paused, whether or not somebody waits for its end.
+        // Whether or not somebody waits for their end, or for a place for them.
         "paused" => v1::RunState::Paused,
+        "pending" => v1::RunState::Pending,
         _ if is_live(&row) && !driven => v1::RunState::Interrupted,
         state => run_state(state),
     };

@@ -9,9 +9,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use swath_host::again::{self, AgainError, Wish};
 use swath_host::ask::{self, Refusal, Resume};
-use swath_host::standing::{self, Standing};
+use swath_host::standing::{self, Standing, WaitKind};
 use swath_host::{Engine, PlannedFlow, launch, preflight};
 use swath_plan::{Catalogue, Plan, RerunProblem};
+use swath_run::RunState;
 use swath_store::{Artifacts, Error, RunFilter, RunLease, RunRow, Store};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +22,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::convert::{LIVE, declined, is_live, not_now, refused, wrong};
 use crate::flows::{Text, refuse};
+use crate::places::{Place, Places};
 use crate::watch::Changes;
 
 /// How often runs to go on with are looked for, and how often one of them is tried.
@@ -44,6 +46,7 @@ struct Shared {
     stop: CancellationToken,
     draining: AtomicBool,
     live: Mutex<HashSet<String>>,
+    places: Places,
     drives: TaskTracker,
     /// Told of the end of each drive.
     ended: Notify,
@@ -52,8 +55,15 @@ struct Shared {
 }
 
 impl Fleet {
-    /// No runs yet. `stop` is the token that the engine was made with, `changes` its observer.
-    pub fn new(engine: Arc<Engine>, catalogue: Arc<Catalogue>, changes: Arc<Changes>, stop: CancellationToken) -> Self {
+    /// No runs yet, and at most `most` at a time: others wait, first come first. `stop` is the token that the engine was
+    /// made with, `changes` its observer.
+    pub fn new(
+        engine: Arc<Engine>,
+        catalogue: Arc<Catalogue>,
+        changes: Arc<Changes>,
+        stop: CancellationToken,
+        most: usize,
+    ) -> Self {
         Self(Arc::new(Shared {
             store: engine.store().clone(),
             engine,
@@ -62,6 +72,7 @@ impl Fleet {
             stop,
             draining: AtomicBool::new(false),
             live: Mutex::default(),
+            places: Places::new(most),
             drives: TaskTracker::new(),
             ended: Notify::new(),
             tried: Mutex::default(),
@@ -91,6 +102,11 @@ impl Fleet {
     /// How many runs are driven now.
     pub fn live(&self) -> usize {
         self.lock().len()
+    }
+
+    /// How many runs wait for a place.
+    pub fn waiting(&self) -> usize {
+        self.0.places.waiting()
     }
 
     /// Whether no more runs are started.
@@ -183,7 +199,13 @@ impl Fleet {
             if let Some(caller) = caller {
                 fleet.0.engine.asked(&id, caller);
             }
-            fleet.drive(lease, plan, now);
+            match fleet.0.places.take() {
+                Some(place) => fleet.drive(lease, plan, now, Some(place)),
+                None => {
+                    drop(lease);
+                    fleet.line_up(&id);
+                }
+            }
             row.map(|row| (row, true)).map_err(refused)
         });
         started.await.map_err(|error| Status::internal(error.to_string()))?
@@ -207,7 +229,7 @@ impl Fleet {
         }
         // Its server was killed before it drove the run.
         if is_live(&row) && self.0.store.run_holder(id).await.map_err(refused)?.is_none() {
-            return self.take_up(id, false).await.map(Some);
+            self.line_up(id);
         }
         Ok(Some(row))
     }
@@ -227,7 +249,7 @@ impl Fleet {
         match ask::resume(self.0.store.as_ref(), id).await.map_err(declined)? {
             Resume::Asked => self.0.store.run_row(id).await.map_err(refused),
             Resume::Drive => {
-                let before = self.take_up(id, true).await?;
+                let before = self.take_up(id, true, None).await?;
                 self.begun_again(before).await
             }
         }
@@ -247,8 +269,9 @@ impl Fleet {
         }
     }
 
-    /// Drives a run from where its journal ends. One that is paused stays so unless it is to `unpause`.
-    async fn take_up(&self, id: &str, unpause: bool) -> Result<RunRow, Status> {
+    /// Drives a run from where its journal ends. One that is paused stays so unless it is to `unpause`. What somebody asks
+    /// to go on with needs no place.
+    async fn take_up(&self, id: &str, unpause: bool, place: Option<Place>) -> Result<RunRow, Status> {
         let stored = self.0.store.get_run(id).await.map_err(refused)?;
         if stored.row.state == "completed" {
             return Err(declined(Refusal::Ended { run: id.to_owned(), state: stored.row.state }));
@@ -257,7 +280,11 @@ impl Fleet {
             let why = format!("run `{id}` was planned by another version of swath ({error}): start a new run");
             not_now("PLAN_OF_ANOTHER_VERSION", why)
         })?;
-        let secrets = launch::secrets(&plan).map_err(|missing| not_now("SECRET_MISSING", missing.to_string()))?;
+        let (plan, secrets) = {
+            let secrets = tokio::task::spawn_blocking(move || launch::secrets(&plan).map(|secrets| (plan, secrets)));
+            let secrets = secrets.await.map_err(|error| Status::internal(error.to_string()))?;
+            secrets.map_err(|missing| not_now("SECRET_MISSING", missing.to_string()))?
+        };
         let lease = self.0.store.lease_run(id).await.map_err(refused)?;
         if self.0.store.served_by(id).await.map_err(refused)?.is_none() {
             self.0.store.mark_served(id, "").await.map_err(refused)?;
@@ -269,8 +296,59 @@ impl Fleet {
         self.0.store.unsettle(id).await.map_err(refused)?;
         self.0.engine.learn_secrets(secrets);
         let created = Timestamp::from_millisecond(stored.row.created_at).unwrap_or(Timestamp::UNIX_EPOCH);
-        self.drive(lease, plan, created);
+        self.drive(lease, plan, created, place);
         Ok(stored.row)
+    }
+
+    /// Has a run that nobody drives wait for a place.
+    fn line_up(&self, id: &str) {
+        self.0.places.line_up(id);
+        // One may have become free meanwhile.
+        self.fill();
+    }
+
+    /// Gives free places to those that wait.
+    fn fill(&self) {
+        while !self.is_draining()
+            && let Some((id, place)) = self.0.places.next()
+        {
+            let fleet = self.clone();
+            tokio::spawn(async move {
+                if !fleet.take_its_turn(&id, place).await {
+                    // Its place is free again.
+                    fleet.fill();
+                }
+            });
+        }
+    }
+
+    /// Goes on with a run that nobody drives, if it still is to be driven.
+    async fn take_its_turn(&self, id: &str, place: Place) -> bool {
+        match self.0.store.run_row(id).await {
+            // Who goes on with a paused one asks for it.
+            Ok(row) if is_live(&row) && row.state != RunState::Paused.name() => {}
+            Ok(_) | Err(Error::NoRun(_)) => return false,
+            Err(error) => {
+                tracing::warn!("run `{id}` is not begun yet: {error}");
+                return false;
+            }
+        }
+        let tries = {
+            let mut tried = self.0.tried.lock().unwrap_or_else(PoisonError::into_inner);
+            let tries = tried.entry(id.to_owned()).or_insert(0);
+            *tries += 1;
+            *tries
+        };
+        if tries > MOST_TRIES {
+            return false;
+        }
+        match self.take_up(id, false, Some(place)).await {
+            Ok(_) => return true,
+            // Another server was faster.
+            Err(status) if self.is_driven(id).await => tracing::debug!("{}", status.message()),
+            Err(status) => tracing::warn!("run `{id}` is not gone on with: {}", status.message()),
+        }
+        false
     }
 
     /// Where a step of a run stands, and what it waits for.
@@ -278,7 +356,15 @@ impl Fleet {
         let missing = |at: u32| self.0.engine.missing(id, at);
         let all = standing::of_run(self.0.store.as_ref(), id, &missing).await.map_err(refused)?;
         let known: Vec<String> = all.iter().map(|one| one.step.clone()).collect();
-        let found = all.into_iter().find(|one| one.step == step);
+        let mut found = all.into_iter().find(|one| one.step == step);
+        if let (Some(found), Some(before)) = (&mut found, self.0.places.before(id)) {
+            for wait in found.waits_for.iter_mut().filter(|wait| wait.kind == WaitKind::Driver) {
+                let most = self.0.places.most();
+                wait.kind = WaitKind::Slot;
+                wait.what =
+                    format!("a place: the server drives {most} runs at a time, and {before} more are before this one");
+            }
+        }
         found.ok_or_else(|| wrong("step", format!("run `{id}` has no step `{step}`; it has {}", known.join(", "))))
     }
 
@@ -341,20 +427,9 @@ impl Fleet {
             if self.is_draining() || driven.contains_key(&row.id) {
                 continue;
             }
-            let tries = {
-                let mut tried = self.0.tried.lock().unwrap_or_else(PoisonError::into_inner);
-                let tries = tried.entry(row.id.clone()).or_insert(0);
-                *tries += 1;
-                *tries
-            };
-            if tries > MOST_TRIES {
-                continue;
-            }
-            match self.take_up(&row.id, false).await {
-                Ok(_) => adopted += 1,
-                // Another server was faster.
-                Err(status) if self.is_driven(&row.id).await => tracing::debug!("{}", status.message()),
-                Err(status) => tracing::warn!("run `{}` is not gone on with: {}", row.id, status.message()),
+            match self.0.places.take() {
+                Some(place) => adopted += usize::from(self.take_its_turn(&row.id, place).await),
+                None => self.line_up(&row.id),
             }
         }
         Ok(adopted)
@@ -368,6 +443,10 @@ impl Fleet {
     pub async fn keep_adopting(&self) {
         while !self.is_draining() {
             tokio::time::sleep(ADOPTING).await;
+            // Who waits here has been found already.
+            if self.waiting() > 0 {
+                continue;
+            }
             if let Err(error) = self.adopt().await {
                 tracing::warn!("the store could not be looked through for runs to go on with: {error}");
             }
@@ -397,16 +476,19 @@ impl Fleet {
         self.0.drives.wait().await;
     }
 
-    fn drive(&self, lease: RunLease, plan: Plan, created: Timestamp) {
+    fn drive(&self, lease: RunLease, plan: Plan, created: Timestamp, place: Option<Place>) {
         let fleet = self.clone();
         let id = lease.run().to_owned();
         self.lock().insert(id.clone());
-        let listed = Listed(fleet.clone(), id.clone());
+        let listed = Listed { fleet: fleet.clone(), id: id.clone(), place };
         self.0.drives.spawn(async move {
             let _listed = listed;
             let program = Arc::new(PlannedFlow::new(plan, fleet.0.catalogue.clone(), created));
             match fleet.0.engine.drive(&lease, program).await {
-                Ok(ending) => tracing::info!(run = %id, state = ending.state.name(), "run ended"),
+                Ok(ending) => {
+                    fleet.0.tried.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+                    tracing::info!(run = %id, state = ending.state.name(), "run ended");
+                }
                 Err(error) => tracing::error!(run = %id, "the run cannot be driven on: {error}"),
             }
             drop(lease);
@@ -428,14 +510,21 @@ struct Beginning {
     caller: Option<String>,
 }
 
-/// Takes a run off the list of those that are live, however its drive ends.
-struct Listed(Fleet, String);
+/// Takes a run off the list of those that are live, however its drive ends. Its place goes to the next.
+struct Listed {
+    fleet: Fleet,
+    id: String,
+    place: Option<Place>,
+}
 
 impl Drop for Listed {
     fn drop(&mut self) {
-        self.0.lock().remove(&self.1);
-        self.0.0.changes.happened(&self.1);
-        self.0.0.ended.notify_one();
+        let Self { fleet, id, place } = self;
+        fleet.lock().remove(id);
+        drop(place.take());
+        fleet.0.changes.happened(id);
+        fleet.0.ended.notify_one();
+        fleet.fill();
     }
 }
 

@@ -13,6 +13,7 @@ mod deployments;
 mod door;
 mod fleet;
 mod flows;
+mod places;
 mod runs;
 mod server;
 mod system;

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use swath_host::again::Wish;
 use swath_host::standing::Wait;
+use swath_run::RunState;
 use swath_store::{LogFilter, RunCursor, RunFilter, RunRow};
 use tokio::sync::mpsc;
 use tonic::{Request, Response, Status};
@@ -235,8 +236,11 @@ fn stopping() -> Status {
     Status::unavailable("the server stops: ask the next one for what follows")
 }
 
-/// Whether somebody drives a run on.
+/// Whether somebody drives a run on, or it waits for its turn.
 async fn goes_on(fleet: &Fleet, row: &RunRow) -> Result<bool, Status> {
+    if row.state == RunState::Pending.name() {
+        return Ok(true);
+    }
     Ok(is_live(row) && fleet.store().run_holder(&row.id).await.map_err(refused)?.is_some())
 }
 

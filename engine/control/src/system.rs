@@ -21,6 +21,7 @@ impl v1::system_service_server::SystemService for SystemService {
             started_at: Some(time(self.started.as_millisecond())),
             store: self.fleet.store().place(),
             live_runs: u32::try_from(self.fleet.live()).unwrap_or(u32::MAX),
+            waiting_runs: u32::try_from(self.fleet.waiting()).unwrap_or(u32::MAX),
             draining: self.fleet.is_draining(),
         }))
     }

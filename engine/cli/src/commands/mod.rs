@@ -108,14 +108,14 @@ pub(crate) fn is_below(id: &str) -> bool {
     id.contains('.')
 }
 
-/// State of a run as a person should see it: a live run that nobody drives was cut off.
+/// State of a run as a person should see it: one that had begun and that nobody drives was cut off.
 pub(crate) async fn shown_state(store: &dyn Store, row: &RunRow) -> Result<String, Failure> {
     Ok(shown_states(store, std::slice::from_ref(row)).await?.pop().unwrap_or_default())
 }
 
 /// The same of many runs.
 pub(crate) async fn shown_states(store: &dyn Store, rows: &[RunRow]) -> Result<Vec<String>, Failure> {
-    let is_live = |row: &&RunRow| matches!(row.state.as_str(), "pending" | "running" | "cancelling");
+    let is_live = |row: &&RunRow| matches!(row.state.as_str(), "running" | "cancelling");
     let live: Vec<String> = rows.iter().filter(is_live).map(|row| row.id.clone()).collect();
     let driven = if live.is_empty() { HashMap::new() } else { store.holders(&live).await? };
     let shown = |row: &RunRow| match is_live(&row) && !driven.contains_key(&row.id) {

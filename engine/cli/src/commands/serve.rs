@@ -42,7 +42,7 @@ pub(crate) fn run(global: &Global, command: Serve, catalogue: Arc<Catalogue>) ->
         if let Some(metrics) = exporting.metrics() {
             metrics.watch_slots(attempt_logs::slots(&engine));
         }
-        let fleet = Fleet::new(engine, catalogue, changes, stop);
+        let fleet = Fleet::new(engine, catalogue, changes, stop, command.max_runs as usize);
         // Nothing begins before the port is this process' own.
         let refused = |error: ServeError| match error {
             ServeError::Listen(..) => Failure::Usage(format!("{error}; `--listen` names another address")),

@@ -521,7 +521,7 @@ fn a_servers_runs_are_paused_gone_on_with_and_run_again_by_command_line_and_stay
     serving.child.wait().unwrap();
     assert_eq!(starting.wait().unwrap().code(), Some(1), "its server is gone");
     let serving = Serving::start(&place, &[]);
-    assert_eq!(serving.adopted, 1);
+    assert_eq!(serving.adopted, 0, "it is gone on with when somebody asks for that");
     std::thread::sleep(Duration::from_millis(1_500));
     let (_, shown) = place.json(&["show", &run]);
     assert_eq!(shown["shown_state"], "paused", "a restart goes on with nothing");

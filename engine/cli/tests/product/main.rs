@@ -14,6 +14,7 @@ mod faults;
 mod flow_tests;
 mod metrics;
 mod outputs;
+mod places;
 mod postgis;
 mod reference;
 mod serve;

@@ -132,11 +132,19 @@ impl Driver {
                     swath_run::SkipReason::Skipped(of) => format!("`{}` was skipped", self.path(*of)),
                 };
                 let step = self.path(*s);
-                self.waiting.updates.push(Update::StepEnded { step, instance: String::new(), how: Ended::Skipped { because } });
+                self.waiting.updates.push(Update::StepEnded {
+                    step,
+                    instance: String::new(),
+                    how: Ended::Skipped { because },
+                });
             }
             Event::UpstreamFailed { s, .. } => {
                 let step = self.path(*s);
-                self.waiting.updates.push(Update::StepEnded { step, instance: String::new(), how: Ended::UpstreamFailed });
+                self.waiting.updates.push(Update::StepEnded {
+                    step,
+                    instance: String::new(),
+                    how: Ended::UpstreamFailed,
+                });
             }
             Event::Dropped { s } => {
                 self.prepared.retain(|(step, _), _| step != s);
