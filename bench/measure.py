@@ -19,6 +19,8 @@ RELEASE = "target/release"
 SWATH = f"{RELEASE}/swath"
 RASTERS = ".tools/bench/rasters/bin/python"
 PREFECT = ".tools/bench/prefect/bin/python"
+ENGINES = ".tools/bench/engines/bin/python"
+TESTS = ".tools/py/bin/python"
 THREADS = str(os.cpu_count() or 2)
 loads, measured = [], {}
 
@@ -59,25 +61,58 @@ def swath(flow, *arguments):
 
 
 def engine():
-    for shape, name in [("chain", "chain"), ("fan-out", "fan-out")]:
-        ours, peers = [], []
+    steps = lambda shape, count, **more: Once(os.environ["SWATH_BENCH_STEPS"], shape, str(count), DATA, **more).said  # noqa: E731
+    peers = {
+        "Prefect": lambda shape: Once(PREFECT, "bench/prefect_steps.py", shape, "1000").said,
+        "DBOS": lambda shape: Once(ENGINES, "bench/dbos_steps.py", shape, "1000").said,
+        "Dask, nothing durable": lambda shape: Once(ENGINES, "bench/dask_steps.py", shape, "10000" if shape == "fan-out" else "2000").said,
+        "HyperQueue, a process each": lambda shape: Once(ENGINES, "bench/hyperqueue_steps.py", shape, "2000" if shape == "fan-out" else "200").said,
+    }
+    for shape in ("chain", "fan-out"):
+        ours, seen = [], {name: [] for name in peers}
         for _ in range(ROUNDS):
-            ours.append(Once(os.environ["SWATH_BENCH_STEPS"], shape, "10000", DATA).said)
-            peers.append(Once(PREFECT, "bench/prefect_steps.py", shape, "1000").said)
+            ours.append(steps(shape, 10_000))
+            for name, run in peers.items():
+                seen[name].append(run(shape))
         rate = median([o["steps_per_second"] for o in ours])
-        peer = median([p["steps_per_second"] for p in peers])
-        durable = median([p["recorded_per_second"] for p in peers])
-        row(f"{name} of 10,000 steps, durable", f"{rate:,.0f} steps/s", f"Prefect {peer:,.0f} steps/s ({durable:,.0f} recorded)",
-            f"{rate / peer:.0f} x", "5,000 steps/s, 20 x", rate >= 5000 and rate >= 20 * peer,
-            f"{max(o['peak_mib'] for o in ours)} / {max(p['peak_mib'] for p in peers)} MiB")
-    for shape, steps, name, goal in [("wide", 10_000, "10,000 steps side by side", 5000),
+        for name, said in seen.items():
+            peer = median([p["steps_per_second"] for p in said])
+            recorded = [p["recorded_per_second"] for p in said if "recorded_per_second" in p]
+            note = f" ({median(recorded):,.0f} recorded)" if recorded else ""
+            row(f"{shape} of 10,000 steps, durable", f"{rate:,.0f} steps/s", f"{name}: {peer:,.0f} steps/s{note}", f"{rate / peer:.0f} x",
+                "10,000 steps/s, 20 x", rate >= 10_000 and rate >= 20 * peer,
+                f"{max(o['peak_mib'] for o in ours)} / {max(p['peak_mib'] for p in said)} MiB")
+        ours = [steps(shape, 10_000) for _ in range(ROUNDS)]
+        other = [steps(shape, 10_000, SWATH_STORE="private") for _ in range(ROUNDS)]
+        rate, base = median([o["steps_per_second"] for o in other]), median([o["steps_per_second"] for o in ours])
+        row(f"{shape} of 10,000 steps on PostgreSQL", f"{rate:,.0f} steps/s", f"Swath on SQLite: {base:,.0f} steps/s", f"{rate / base:.2f} x",
+            "0.33 x", rate >= base / 3, f"{max(o['peak_mib'] for o in other)} / {max(o['peak_mib'] for o in ours)} MiB")
+        large = steps(shape, 100_000)
+        row(f"{shape} of 100,000 steps, durable", f"{large['steps_per_second']:,.0f} steps/s", "", "", "10,000 steps/s, 300 MiB",
+            large["steps_per_second"] >= 10_000 and large["peak_mib"] < 300, f"{large['peak_mib']} MiB")
+    for shape, count, name, goal in [("wide", 10_000, "10,000 steps side by side", 10_000),
                                      ("chain-kept", 10_000, "chain of 10,000, results kept for reuse", 0),
+                                     ("chain-effects", 10_000, "chain of 10,000 that change the world", 0),
                                      ("chain-isolated", 1_000, "chain of 1,000, each step in a process that waited for it", 0),
                                      ("chain-isolated-cold", 300, "chain of 300, each step in a new process", 0)]:
-        ours = [Once(os.environ["SWATH_BENCH_STEPS"], shape, str(steps), DATA).said for _ in range(ROUNDS)]
+        ours = [steps(shape, count) for _ in range(ROUNDS)]
         rate = median([o["steps_per_second"] for o in ours])
         row(name, f"{rate:,.0f} steps/s", "", "", f"{goal:,} steps/s" if goal else "", rate >= goal if goal else None,
             f"{max(o['peak_mib'] for o in ours)} MiB")
+
+
+def server():
+    said = [Once(TESTS, "bench/server.py", "start").said for _ in range(2 * ROUNDS + 1)]
+    ready, idle = median([s["ready_ms"] for s in said]), max(s["idle_pss_mib"] for s in said)
+    row("`swath serve`, start to ready", f"{ready:.0f} ms", "", "", "300 ms", ready < 300, "")
+    row("`swath serve`, nothing to do", f"{median([s['idle_cpu_ms_per_s'] for s in said]):.1f} ms of processor time a second", "", "",
+        "60 MiB", idle < 60, f"{idle} MiB")
+    queued = Once(TESTS, "bench/server.py", "queue", "10000", "8").said
+    row("10,000 runs wait, 8 at a time: place free to run begun, p99", f"{queued['dispatch_ms_p99']} ms (median {queued['dispatch_ms_median']})",
+        "", "", "20 ms", queued["dispatch_ms_p99"] < 20, f"{queued['peak_mib']} MiB")
+    watched = Once(TESTS, "bench/server.py", "watch", "1000", "100").said
+    row("1,000 live runs watched by 100 clients", f"{watched['cores_watched']} cores ({watched['cores_unwatched']} unwatched)", "", "",
+        "1 core", watched["cores_watched"] < 1, f"{watched['pss_mib']} MiB")
 
 
 def start():
@@ -169,7 +204,7 @@ def detect():
 
 
 def main():
-    parts = {"engine": engine, "start": start, "composite": composite, "inference": inference, "detect": detect}
+    parts = {"engine": engine, "server": server, "start": start, "composite": composite, "inference": inference, "detect": detect}
     chosen = sys.argv[1:] or list(parts)
     if unknown := [part for part in chosen if part not in parts]:
         sys.exit(f"no such part: {', '.join(unknown)}; there are {', '.join(parts)}")

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures Swath against peers, in turns within the same run, and prints a table. `make bench` calls it.
 #
-#   bench/run.sh [engine] [start] [composite] [inference] [detect]      all of them when none is named
+#   bench/run.sh [engine] [server] [start] [composite] [inference] [detect]      all of them when none is named
 #
 #   SWATH_BENCH_ROUNDS=3   how often each pair is measured; medians are shown
 #   SWATH_BENCH_LARGE=1    also the composite of 9 times the area: 6 GiB of disk and some minutes more
@@ -28,6 +28,7 @@ peers() {
 }
 peers rasters
 if wanted engine || wanted start; then peers prefect; fi
+if wanted engine; then peers engines; fi
 python=.tools/bench/rasters/bin/python
 
 # --- Swath ------------------------------------------------------------------------------------------------------------

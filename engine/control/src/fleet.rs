@@ -432,6 +432,8 @@ impl Fleet {
                 None => self.line_up(&row.id),
             }
         }
+        // Somebody may have lined up for a place of which nothing came.
+        self.fill();
         Ok(adopted)
     }
 

@@ -6,9 +6,11 @@
 //! ```
 //!
 //! SHAPE is `chain` (each step reads the one before), `fan-out` (one step lifted over a list), `wide` (that many steps
-//! that read the same one), `chain-kept` (a chain whose results also go into the cache), `chain-isolated` (a tenth as many
-//! steps, each in a process of its own that the one before has used) or `chain-isolated-cold` (each in a new process).
-//! FOLDER decides which disk is measured; `SWATH_STORE` names a PostgreSQL database to be measured instead. One line of
+//! that read the same one), `chain-kept` (a chain whose results also go into the cache), `chain-effects` (a chain of steps
+//! that change the world: none starts before its claim is durable), `chain-isolated` (a tenth as many steps, each in a
+//! process of its own that the one before has used) or `chain-isolated-cold` (each in a new process).
+//! FOLDER decides which disk is measured; `SWATH_STORE` names a PostgreSQL database to be measured instead, or is
+//! `private` for one that is started for it. One line of
 //! JSON: what is timed goes from the creation of the run to its durable end; planning is apart.
 
 #[path = "../tests/support/mod.rs"]
@@ -30,6 +32,7 @@ use swath_plan::{Catalogue, Plan, PlanInput};
 use swath_run::RunState;
 use swath_store::{Access, Address, Artifacts, Home, LEASE, NewRun};
 use swath_task::{Context, Needs, Purity, Task, TaskDef, TaskError};
+use swath_testkit::postgres::Postgres;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::Count;
@@ -40,8 +43,11 @@ type Outcome<T> = Result<T, Box<dyn Error>>;
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Pass {
-    /// Makes this step's results differ in the cache from those of others; they do not go there when it is not given.
+    /// Makes this step's results differ in the cache from those of others.
     kept_as: Option<u32>,
+    /// It is taken to change the world: it starts when its claim is durable, and not before.
+    #[serde(default)]
+    effect: bool,
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -59,7 +65,7 @@ struct Given {
 impl Task for Pass {
     const NAME: &'static str = "bench.pass";
     const VERSION: u32 = 1;
-    const PURITY: Purity = Purity::Volatile;
+    const PURITY: Purity = Purity::Pure;
     type Inputs = Taken;
     type Outputs = Given;
 
@@ -68,7 +74,7 @@ impl Task for Pass {
     }
 
     fn purity(&self) -> Purity {
-        if self.kept_as.is_some() { Purity::Pure } else { Purity::Volatile }
+        if self.effect { Purity::Effect } else { Purity::Pure }
     }
 
     async fn run(&self, inputs: Taken, _: &Context) -> Result<Given, TaskError> {
@@ -78,7 +84,8 @@ impl Task for Pass {
 
 const TASKS: &[TaskDef] = &[TaskDef::of::<Count>(), TaskDef::of::<Pass>()];
 
-const SHAPES: [&str; 6] = ["chain", "fan-out", "wide", "chain-kept", "chain-isolated", "chain-isolated-cold"];
+const SHAPES: [&str; 7] =
+    ["chain", "fan-out", "wide", "chain-kept", "chain-effects", "chain-isolated", "chain-isolated-cold"];
 
 /// The argument with which this program is the process of a step.
 const WORKER: &str = "worker";
@@ -110,19 +117,25 @@ fn flow(shape: &str, steps: u32) -> Outcome<String> {
     let to = if shape == "fan-out" { steps } else { 1 };
     let mut text = format!("flow: bench\nsteps:\n  count: {{ task: toy.count, with: {{ to: {to} }} }}\n");
     match shape {
-        "chain" | "chain-kept" | "chain-isolated" | "chain-isolated-cold" => {
+        "chain" | "chain-kept" | "chain-effects" | "chain-isolated" | "chain-isolated-cold" => {
             let mut from = "count.values".to_owned();
             for step in 0..steps {
-                let kept = if shape == "chain-kept" { format!(", with: {{ kept_as: {step} }}") } else { String::new() };
-                let isolate = if shape.starts_with("chain-isolated") { ", isolate: process" } else { "" };
-                writeln!(text, "  s{step}: {{ task: bench.pass, in: {{ value: {from} }}{kept}{isolate} }}")?;
+                let more = match shape {
+                    "chain" => "cache: off".to_owned(),
+                    "chain-kept" => format!("with: {{ kept_as: {step} }}"),
+                    "chain-effects" => "with: { effect: true }".to_owned(),
+                    _ => "cache: off, isolate: process".to_owned(),
+                };
+                writeln!(text, "  s{step}: {{ task: bench.pass, in: {{ value: {from} }}, {more} }}")?;
                 from = format!("s{step}.value");
             }
         }
-        "fan-out" => text.push_str("  all: { each: count.values, task: bench.pass, in: { value: item } }\n"),
+        "fan-out" => {
+            text.push_str("  all: { each: count.values, task: bench.pass, in: { value: item }, cache: off }\n")
+        }
         "wide" => {
             for step in 0..steps {
-                writeln!(text, "  s{step}: {{ task: bench.pass, in: {{ value: count.values }} }}")?;
+                writeln!(text, "  s{step}: {{ task: bench.pass, in: {{ value: count.values }}, cache: off }}")?;
             }
         }
         other => return Err(format!("the shape is one of {SHAPES:?}, not `{other}`").into()),
@@ -153,7 +166,11 @@ async fn measure(shape: &str, steps: u32, home: &Path) -> Outcome<()> {
     let planning = Instant::now();
     let plan = planned(&text, &catalogue)?;
     let planning = planning.elapsed().as_secs_f64();
-    let database = std::env::var("SWATH_STORE").ok();
+    let mut private = None;
+    let database = std::env::var("SWATH_STORE").ok().map(|named| match named.as_str() {
+        "private" => private.insert(Postgres::start(true)).create_database(),
+        _ => named,
+    });
     let store = Address { home: home.to_owned(), database, lease: LEASE }.open(Access::Write).await?;
     let artifacts = Arc::new(Artifacts::local(home)?);
     let capacity = Capacity::of_this_machine();

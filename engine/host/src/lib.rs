@@ -1,7 +1,8 @@
 //! The event loop: drives runs over a store, one process for each run, any number of runs in a process.
 //!
 //! [`Engine`] holds what all runs share: store, artifacts, slots. [`Engine::drive`] takes a run from where its journal
-//! ends to where it ends. The loop acts only on what is durable: inputs -> events -> one append -> starts.
+//! ends to where it ends. What can be seen from outside follows from what is durable: inputs -> events -> one append ->
+//! starts. Pure steps alone may start while that append is under way.
 //! What may happen next is decided by `swath-run`; what a step needs of the flow comes from a [`Program`].
 
 pub mod again;

@@ -65,6 +65,12 @@ impl Channel {
         let _ = self.say(serial, &FromWorker::Line(line));
     }
 
+    /// Tells of a span of the current attempt that has ended. Dropped when there is none.
+    pub fn tell_span(&self, span: String) {
+        let serial = lock(&self.0).serial;
+        let _ = self.say(serial, &FromWorker::Span(span));
+    }
+
     /// Runs attempts until the engine has gone, then ends this process.
     ///
     /// # Errors

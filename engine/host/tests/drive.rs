@@ -6,13 +6,15 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use swath_host::{Capacity, Ending, Engine, PlannedFlow, Unobserved};
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{Connection, SqliteConnection};
+use swath_host::{Capacity, Ending, Engine, PlannedFlow, Unobserved, check_run};
 use swath_plan::{Catalogue, PlanInput};
 use swath_run::RunState;
 use swath_store::{Access, Artifacts, Home, NewRun, SqliteStore, Store};
@@ -86,7 +88,47 @@ impl Task for Work {
     }
 }
 
-const TASKS: &[TaskDef] = &[TaskDef::of::<Count>(), TaskDef::of::<Work>()];
+/// Leaves a mark in a folder.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Mark {
+    folder: LocalPath,
+    name: String,
+    /// What must be in the folder before.
+    #[serde(default)]
+    after: Option<String>,
+    #[serde(default)]
+    effect: bool,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Marked {}
+
+impl Task for Mark {
+    const NAME: &'static str = "toy.mark";
+    const VERSION: u32 = 1;
+    const PURITY: Purity = Purity::Effect;
+    type Inputs = NoInputs;
+    type Outputs = Marked;
+
+    fn purity(&self) -> Purity {
+        if self.effect { Purity::Effect } else { Purity::Pure }
+    }
+
+    async fn run(&self, _: NoInputs, context: &Context) -> Result<Marked, TaskError> {
+        std::fs::write(self.folder.0.join(format!("{}_begun", self.name)), "").unwrap();
+        while self.after.as_ref().is_some_and(|before| !self.folder.0.join(before).exists()) {
+            if context.is_cancelled() {
+                return Err(TaskError::Cancelled);
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        std::fs::write(self.folder.0.join(&self.name), "").unwrap();
+        Ok(Marked {})
+    }
+}
+
+const TASKS: &[TaskDef] = &[TaskDef::of::<Count>(), TaskDef::of::<Work>(), TaskDef::of::<Mark>()];
 
 /// A store in a folder of its own.
 struct Bench {
@@ -245,7 +287,7 @@ async fn equal_work_is_done_once_and_again_only_where_it_failed() {
         "flow: above\nsteps:\n  many: {{ each: \"${{[300, 300, 300, 20, 30, 300]}}\", task: toy.work, {free}, \
          with: {{ millis: \"${{item}}\" }} }}\n"
     );
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     let ending = bench.drive_in(engine.clone(), "many", &text, "").await;
     assert!(completed(&ending) && started.elapsed() < Duration::from_millis(1_100), "{:?}", started.elapsed());
     assert_eq!((ending.ran, ending.reused), (3, 3));
@@ -307,4 +349,71 @@ async fn what_was_cut_off_goes_on_with_what_it_had() {
     assert!(completed(&rest));
     assert_eq!(first.ran + rest.ran, 31, "no step ran twice: {} and {}", first.ran, rest.ran);
     assert_eq!(json!(rest.reused), json!(0));
+}
+
+/// Drives a run whose first step ends when nobody can write to the store, until `seen` is there; then what is there is told,
+/// and the run goes on to its end.
+async fn marks_while_nothing_can_be_written(bench: &Bench, id: &str, text: &str, seen: &str) -> Vec<String> {
+    let marks = bench.path(id);
+    let there = |name: &str| marks.join(name).exists();
+    let watch = async {
+        while !there("waited_begun") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let options = SqliteConnectOptions::new().filename(bench.path("swath.db"));
+        let mut other = SqliteConnection::connect_with(&options).await.unwrap();
+        sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut other).await.unwrap();
+        std::fs::write(marks.join("locked"), "").unwrap();
+        let begun = Instant::now();
+        while !there(seen) {
+            assert!(begun.elapsed() < Duration::from_secs(20), "no `{seen}`");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // Whatever else would start has had the time to.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let names = ["pure", "pure_too", "effect"].into_iter().filter(|name| there(name)).map(str::to_owned).collect();
+        sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
+        names
+    };
+    let (ending, names) = tokio::join!(bench.drive(id, text, ""), watch);
+    assert!(completed(&ending) && there("effect"));
+    let row = bench.store.run_row(id).await.unwrap();
+    assert!(check_run(bench.store.as_ref(), &row).await.unwrap().is_empty());
+    names
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_pure_steps_of_a_run_that_was_never_cut_off_start_before_their_claim_is_durable() {
+    let bench = Bench::new().await;
+    let text = |id: &str| {
+        let folder = bench.path(id);
+        std::fs::create_dir(&folder).unwrap();
+        let step = |name: &str, more: &str| {
+            let folder = folder.display();
+            format!("task: toy.mark, cache: off, with: {{ folder: '{folder}', name: {name}{more} }}")
+        };
+        format!(
+            "flow: ahead\nsteps:\n  waits: {{ {} }}\n  pure: {{ after: waits, {} }}\n  \
+             pure_too: {{ after: pure, {} }}\n  effect: {{ after: pure_too, {} }}\n",
+            step("waited", ", effect: true, after: locked"),
+            step("pure", ""),
+            step("pure_too", ""),
+            step("effect", ", effect: true"),
+        )
+    };
+    let fresh = text("fresh");
+    let names = marks_while_nothing_can_be_written(&bench, "fresh", &fresh, "pure_too").await;
+    assert_eq!(names, ["pure", "pure_too"]);
+
+    let cut_off = text("cut_off");
+    let stop = bench.stop.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        stop.cancel();
+    });
+    assert_eq!(bench.drive("cut_off", &cut_off, "").await.state, RunState::Running);
+    std::fs::remove_file(bench.path("cut_off").join("waited_begun")).unwrap();
+    let bench = Bench { stop: CancellationToken::new(), ..bench };
+    let names = marks_while_nothing_can_be_written(&bench, "cut_off", &cut_off, "waited").await;
+    assert!(names.is_empty(), "{names:?}");
 }

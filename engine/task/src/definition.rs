@@ -20,7 +20,7 @@ use crate::{Context, Fault, Needs, Ports, Problem, TaskError};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Purity {
-    /// Equal parameters and inputs give equal outputs: reused for ever.
+    /// Equal parameters and inputs give equal outputs, and nothing else happens: reused for ever.
     Pure,
     /// The world may have changed: runs again, unless the flow gives its cache a time to live.
     Volatile,

@@ -20,8 +20,9 @@ use crate::{RELAYED, Redact, trace};
 const NAME: &str = "step";
 pub(crate) const TARGET: &str = "swath::step";
 
-/// The span of one attempt, in the trace of its run where traces are sent. What is told inside it (and inside `Context::blocking`, which carries it over) is the
-/// attempt's log; threads that a task starts by itself enter `Span::current()` of their parent to belong to it.
+/// The span of one attempt, in the trace of its run where traces are sent. What is told inside it (and inside
+/// `Context::blocking`, which carries it over) is the attempt's log; threads that a task starts by itself enter
+/// `Span::current()` of their parent to belong to it.
 pub fn attempt_span(run: &str, step: &str, instance: &str, attempt: u32) -> Span {
     let empty = tracing::field::Empty;
     // `error`: no filter of levels may take the span away, only what is told inside it.
@@ -42,6 +43,14 @@ pub fn attempt_span(run: &str, step: &str, instance: &str, attempt: u32) -> Span
         otel.status_description = empty,
     );
     trace::place(&span, run);
+    span
+}
+
+/// [`attempt_span`] in a process of the attempt's own: it stands for the one in the engine, which `carrier` tells of
+/// ([`crate::carrier`]).
+pub fn worker_span(run: &str, step: &str, instance: &str, attempt: u32, carrier: &BTreeMap<String, String>) -> Span {
+    let span = attempt_span(run, step, instance, attempt);
+    trace::stand_for(&span, carrier);
     span
 }
 

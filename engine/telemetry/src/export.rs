@@ -21,11 +21,12 @@ use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider, Temporality};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{
     BatchConfigBuilder, BatchSpanProcessor, IdGenerator, RandomIdGenerator, SdkTracerProvider, SpanData,
-    SpanExporter as ExportSpans,
+    SpanExporter as ExportSpans, SpanProcessor,
 };
 use swath_host::Observer;
 
 use crate::metrics::Metrics;
+use crate::relay::{Relay, Sent};
 use crate::text::clean;
 use crate::trace::{RunIds, Traces, Tracing};
 use crate::{Redact, SetupError};
@@ -36,7 +37,7 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Spans that wait to be sent, where the environment does not say otherwise: those of a few thousand short steps.
 const WAITING: usize = 16_384;
 
-const SCOPE: &str = "swath";
+pub(crate) const SCOPE: &str = "swath";
 const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 
 /// What is exported: traces, metrics, both or nothing. [`Exporting::finish`] sends what is left.
@@ -58,7 +59,7 @@ impl Exporting {
     /// [`SetupError::Export`]: a variable cannot be understood.
     pub fn from_environment(redact: Redact, page: bool) -> Result<Self, SetupError> {
         let mut exporting = Self::default();
-        let (traces, metrics) = match set("OTEL_SDK_DISABLED").is_some_and(|text| text.eq_ignore_ascii_case("true")) {
+        let (traces, metrics) = match is_disabled() {
             true => (false, false),
             false => (wanted("TRACES")?, wanted("METRICS")?),
         };
@@ -72,6 +73,17 @@ impl Exporting {
             exporting.collect_metrics(metrics, page)?;
         }
         Ok(exporting)
+    }
+
+    /// Of a process of attempts: tells its spans, each as a text for [`crate::take_span`], where the environment asks for
+    /// traces.
+    pub fn relaying(tell: impl Fn(String) + Send + Sync + 'static) -> Self {
+        let mut exporting = Self::default();
+        // What is wrong with a variable has been told by the engine, which then sends nothing.
+        if !is_disabled() && wanted("TRACES").unwrap_or(false) {
+            exporting.trace_by(Relay(tell));
+        }
+        exporting
     }
 
     /// Sends nothing, whatever the environment says; with `page` as above.
@@ -135,16 +147,22 @@ impl Exporting {
         if set("OTEL_BSP_MAX_QUEUE_SIZE").is_none() {
             batches = batches.with_max_queue_size(WAITING);
         }
+        let mut batches = BatchSpanProcessor::builder(exporter).with_batch_config(batches.build()).build();
+        batches.set_resource(&resource());
+        self.trace_by(Sent::new(batches));
+        Ok(())
+    }
+
+    fn trace_by(&mut self, processor: impl SpanProcessor + 'static) {
         let provider = SdkTracerProvider::builder()
             .with_resource(resource())
             .with_id_generator(RunIds::default())
-            .with_span_processor(BatchSpanProcessor::builder(exporter).with_batch_config(batches.build()).build())
+            .with_span_processor(processor)
             .build();
         // Tasks put their place in the trace into what they send by this, and into nothing when it is not set.
         opentelemetry::global::set_text_map_propagator(TraceContextPropagator::new());
         self.tracing = Some(Tracing::new(provider.tracer(SCOPE)));
         self.spans = Some(provider);
-        Ok(())
     }
 
     fn collect_metrics(&mut self, sent: bool, page: bool) -> Result<(), SetupError> {
@@ -171,6 +189,10 @@ impl Exporting {
 /// A variable that says something.
 fn set(variable: &str) -> Option<String> {
     std::env::var(variable).ok().filter(|text| !text.trim().is_empty())
+}
+
+fn is_disabled() -> bool {
+    set("OTEL_SDK_DISABLED").is_some_and(|text| text.eq_ignore_ascii_case("true"))
 }
 
 /// Whether a signal (`TRACES`, `METRICS`) is to be sent.

@@ -19,6 +19,7 @@ mod attempt;
 mod export;
 mod lines;
 mod metrics;
+mod relay;
 mod text;
 mod trace;
 
@@ -29,12 +30,13 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::{EnvFilter, Registry};
 
 use attempt::TARGET as SPANS;
-pub use attempt::{AttemptKey, AttemptLogs, Batch, Buffer, LogRecord, LogSink, attempt_span};
+pub use attempt::{AttemptKey, AttemptLogs, Batch, Buffer, LogRecord, LogSink, attempt_span, worker_span};
 pub use export::Exporting;
 pub use lines::{Format, Lines};
 pub use metrics::Metrics;
+pub use relay::take_span;
 pub use text::{LONGEST_LINE, plain};
-pub use trace::drive_span;
+pub use trace::{carrier, drive_span};
 
 /// Takes secrets out of a text.
 pub type Redact = fn(&str) -> Cow<'_, str>;

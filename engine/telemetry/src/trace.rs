@@ -9,7 +9,7 @@
 //! 4. Whoever asked for a run is linked to its root, not its parent: the trace is the run's own.
 
 use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::SystemTime;
 
@@ -131,6 +131,29 @@ pub(crate) fn place(span: &Span, run: &str) {
         // It fails where the span is filtered away.
         let _ = span.set_parent(tracing.below(run));
     }
+}
+
+/// Where this thread is in its trace, for a process of an attempt; empty where traces are not sent.
+pub fn carrier() -> BTreeMap<String, String> {
+    let mut carrier = HashMap::new();
+    if TRACING.get().is_some() {
+        TraceContextPropagator::new().inject_context(&Context::current(), &mut carrier);
+    }
+    carrier.into_iter().collect()
+}
+
+/// Gives a new span the ids of the one that `carrier` tells of: what happens below it is in the place of that one.
+pub(crate) fn stand_for(span: &Span, carrier: &BTreeMap<String, String>) {
+    let carrier: HashMap<String, String> = carrier.clone().into_iter().collect();
+    let place = TraceContextPropagator::new().extract(&carrier);
+    let ids = place.span().span_context().clone();
+    if TRACING.get().is_none() || !ids.is_valid() || span.set_parent(place).is_err() {
+        return;
+    }
+    NEXT.set(Some((ids.trace_id(), ids.span_id())));
+    // It gets its ids now.
+    let _ = span.context();
+    NEXT.set(None);
 }
 
 /// The span of the time in which this process drives a run; none when traces are not sent.

@@ -1,6 +1,5 @@
 //! `swath attempt-worker`: the process of a step, at the other end of an engine's channel.
 
-use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -17,15 +16,12 @@ pub(crate) fn run(global: &Global, catalogue: Arc<Catalogue>) -> Result<ExitCode
     })?;
     let settings = Settings { verbosity: global.verbose, format: Format::Text, redact: swath_store::redact };
     // The engine shows the lines, and keeps them.
-    if let Err(error) =
-        swath_telemetry::init_to(settings, std::io::sink, Relay(channel.clone()), &Exporting::nothing(false))
-    {
+    let spans = channel.clone();
+    let relaying = Exporting::relaying(move |span| spans.tell_span(span));
+    if let Err(error) = swath_telemetry::init_to(settings, std::io::sink, Relay(channel.clone()), &relaying) {
         tell!("warning: {error}: what the step logs is lost");
     }
-    let span = |run: &str, step: &str, instance: &str, attempt: u32, _trace: &BTreeMap<String, String>| {
-        swath_telemetry::attempt_span(run, step, instance, attempt)
-    };
-    let served = channel.serve(catalogue, span);
+    let served = channel.serve(catalogue, swath_telemetry::worker_span);
     served.map(|()| ExitCode::SUCCESS).map_err(|error| Failure::Usage(format!("cannot start the event loop: {error}")))
 }
 

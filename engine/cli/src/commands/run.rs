@@ -118,7 +118,12 @@ pub(crate) fn isolation(global: &Global, isolate: &Isolate, otherwise: Isolated)
     // They log as this process does.
     let told = std::iter::repeat_n("--verbose".into(), global.verbose.into());
     let arguments = std::iter::once("attempt-worker".into()).chain(told).collect();
-    Isolation { heartbeat: isolate.heartbeat, ..Isolation::new(which, arguments) }
+    Isolation {
+        heartbeat: isolate.heartbeat,
+        trace: swath_telemetry::carrier,
+        spans: swath_telemetry::take_span,
+        ..Isolation::new(which, arguments)
+    }
 }
 
 impl Session {

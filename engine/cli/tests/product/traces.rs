@@ -240,27 +240,33 @@ steps:
 }
 
 #[test]
-fn work_on_pixels_is_seen_below_the_attempts_that_do_it() {
-    let place = Place::new("");
-    let collector = Collector::start();
+fn work_on_pixels_is_seen_below_the_attempts_that_do_it_in_processes_of_their_own_too() {
     let flow = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../flows/season.yaml");
-    let arguments = ["run", flow.to_str().unwrap(), "--out", "results"];
-    let (code, told) = ended(sending(&place, &arguments, &collector.grpc, "grpc"));
-    assert_eq!(code, Some(0), "{told}");
-    let spans = collector.spans_when(|spans| !named(spans, "drive").is_empty());
-    let attempt = |name| one(&spans, name).id.as_str();
-    let below = |name, parent: &str| named(&spans, name).iter().filter(|span| span.parent == parent).count();
-    // The composite reads with threads of its own.
-    assert!(below("open a raster", attempt("composite")) > 10 && below("read a raster", attempt("composite")) > 10);
-    assert_eq!((below("write a COG", attempt("composite")), below("commit an artifact", attempt("picture"))), (1, 1));
-    assert!(below("read a raster", attempt("greenness")) > 0);
-    let told = one(&spans, "composite").events.iter().filter(|event| event.name == "progress").count();
-    assert!((1..=10).contains(&told), "progress is told {told} times");
-    let known: BTreeSet<&str> = spans.iter().map(|span| span.id.as_str()).collect();
-    let (roots, others): (Vec<&Span>, Vec<&Span>) = spans.iter().partition(|span| span.parent.is_empty());
-    assert_eq!(roots.len(), 1, "{roots:?}");
-    let lost: Vec<_> = others.iter().filter(|span| !known.contains(span.parent.as_str())).collect();
-    assert!(lost.is_empty(), "{lost:?}");
+    for isolate in ["none", "all"] {
+        let place = Place::new("");
+        let collector = Collector::start();
+        let arguments = ["run", flow.to_str().unwrap(), "--out", "results", "--isolate", isolate];
+        let (code, told) = ended(sending(&place, &arguments, &collector.grpc, "grpc"));
+        assert_eq!(code, Some(0), "{told}");
+        let spans = collector.spans_when(|spans| !named(spans, "drive").is_empty());
+        let attempt = |name| one(&spans, name).id.as_str();
+        let below = |name, parent: &str| named(&spans, name).iter().filter(|span| span.parent == parent).count();
+        // The composite reads with threads of its own.
+        assert!(below("open a raster", attempt("composite")) > 10 && below("read a raster", attempt("composite")) > 10);
+        assert_eq!(
+            (below("write a COG", attempt("composite")), below("commit an artifact", attempt("picture"))),
+            (1, 1)
+        );
+        assert!(below("read a raster", attempt("greenness")) > 0);
+        let told = one(&spans, "composite").events.iter().filter(|event| event.name == "progress").count();
+        assert!((1..=10).contains(&told), "progress is told {told} times");
+        let known: BTreeSet<&str> = spans.iter().map(|span| span.id.as_str()).collect();
+        let (roots, others): (Vec<&Span>, Vec<&Span>) = spans.iter().partition(|span| span.parent.is_empty());
+        assert_eq!(roots.len(), 1, "{roots:?}");
+        assert!(spans.iter().all(|span| span.trace == roots[0].trace), "one trace: {spans:#?}");
+        let lost: Vec<_> = others.iter().filter(|span| !known.contains(span.parent.as_str())).collect();
+        assert!(lost.is_empty(), "{isolate}: {lost:?}");
+    }
 }
 
 #[test]

@@ -103,6 +103,7 @@ impl Watch<'_> {
                         }
                         Some(Ok(FromWorker::Metric { name, value })) => self.host.told_metric(name.into(), value),
                         Some(Ok(FromWorker::Line(line))) => relay(&line),
+                        Some(Ok(FromWorker::Span(span))) => (self.isolation.spans)(&span),
                         Some(Ok(FromWorker::Ask(id, question))) => answers.push(answer(self.host, id, question)),
                         Some(Ok(FromWorker::Ended(result))) => {
                             return result.map_err(|failure| AttemptError::Task(failure.into()));

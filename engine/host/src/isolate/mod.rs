@@ -57,6 +57,8 @@ pub struct Isolation {
     pub idle: usize,
     /// What a worker is told of the trace that the current attempt belongs to.
     pub trace: fn() -> BTreeMap<String, String>,
+    /// What becomes of what workers tell of the spans in it ([`crate::worker::Channel::tell_span`]).
+    pub spans: fn(&str),
 }
 
 impl Isolation {
@@ -68,7 +70,7 @@ impl Isolation {
         // By this name it is what runs now, even when another program has been put in its place meanwhile.
         let program = PathBuf::from("/proc/self/exe");
         let idle = std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2));
-        Self { which, program, arguments, heartbeat: Self::HEARTBEAT, idle, trace: BTreeMap::new }
+        Self { which, program, arguments, heartbeat: Self::HEARTBEAT, idle, trace: BTreeMap::new, spans: |_| {} }
     }
 }
 

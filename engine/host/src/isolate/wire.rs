@@ -49,9 +49,18 @@ pub(crate) struct Start {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum FromWorker {
     Alive,
-    Progress { done: u64, total: u64, unit: String },
-    Metric { name: String, value: f64 },
+    Progress {
+        done: u64,
+        total: u64,
+        unit: String,
+    },
+    Metric {
+        name: String,
+        value: f64,
+    },
     Line(Line),
+    /// A span that has ended, in the words of whoever makes spans.
+    Span(String),
     Ask(u64, Question),
     Ended(Result<Value, Failure>),
 }
