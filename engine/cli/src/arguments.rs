@@ -98,6 +98,8 @@ pub(crate) enum Command {
     Backfill(Backfill),
     /// Make, list and revoke tokens: who may ask a server on this store, and for what.
     Token(Token),
+    /// List the servers that live on a store, what they have for steps, and how many runs they drive.
+    Workers(At),
     /// List runs, newest first.
     Runs(Runs),
     /// Show a run: its steps, results and failures.

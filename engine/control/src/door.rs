@@ -165,7 +165,7 @@ fn needed(path: &str) -> Option<Scope> {
             Some(match method {
                 "GetRun" | "ListRuns" | "WatchRun" | "ReadLogs" | "ExplainStep" | "ListDeployments"
                 | "GetDeployment" | "ListNextFires" | "ListTasks" | "GetInfo" | "ListArtifacts" | "GetLineage"
-                | "ReadArtifact" => Scope::Read,
+                | "ReadArtifact" | "ListWorkers" => Scope::Read,
                 // It reads files that the flow names.
                 "ValidateFlow" | "StartRun" | "CancelRun" | "PauseRun" | "ResumeRun" | "RerunRun"
                 | "TriggerDeployment" => Scope::Run,

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use swath_host::again::{self, AgainError, Wish};
 use swath_host::ask::{self, Refusal, Resume};
 use swath_host::standing::{self, Standing};
-use swath_host::{Engine, PlannedFlow, launch, preflight};
+use swath_host::{Engine, PlannedFlow, SlotUse, launch, preflight};
 use swath_plan::{Catalogue, Plan, RerunProblem};
 use swath_store::{Artifacts, Error, RunFilter, RunLease, RunRow, Store};
 use tokio::sync::Notify;
@@ -91,6 +91,23 @@ impl Fleet {
     /// How many runs are driven now.
     pub fn live(&self) -> usize {
         self.lock().len()
+    }
+
+    /// Ids of the runs that are driven now, in order.
+    pub fn live_runs(&self) -> Vec<String> {
+        let mut runs: Vec<String> = self.lock().iter().cloned().collect();
+        runs.sort_unstable();
+        runs
+    }
+
+    /// What there is for steps, and how much of it they hold.
+    pub fn slots(&self) -> Vec<SlotUse> {
+        self.0.engine.slots()
+    }
+
+    /// How many processes of their own there are for steps.
+    pub fn isolated(&self) -> u32 {
+        self.0.engine.isolated()
     }
 
     /// Whether no more runs are started.

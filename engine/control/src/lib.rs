@@ -21,6 +21,7 @@ mod tasks;
 mod tls;
 mod watch;
 mod web;
+mod workers;
 
 /// Messages and services, generated from `proto/`.
 #[expect(clippy::allow_attributes, unused_qualifications, reason = "generated")]
@@ -41,3 +42,4 @@ pub use server::{Rules, ServeError, listen, serve};
 pub use tls::Tls;
 pub use watch::Changes;
 pub use web::{Origin, OriginError};
+pub use workers::workers;

@@ -32,7 +32,9 @@ use crate::v1::flow_service_server::FlowServiceServer;
 use crate::v1::run_service_server::RunServiceServer;
 use crate::v1::system_service_server::SystemServiceServer;
 use crate::v1::task_service_server::TaskServiceServer;
+use crate::v1::worker_service_server::WorkerServiceServer;
 use crate::web::{self, Origin};
+use crate::workers::{Herald, WorkerService};
 
 /// Largest request: the text of a flow with what is around it.
 const LARGEST_REQUEST: usize = swath_flow::MAX_TEXT + (1 << 20);
@@ -120,12 +122,16 @@ pub async fn serve(
     let deployments =
         DeploymentServiceServer::new(DeploymentService { registry: registry.clone(), wake: wake.clone() });
     let flows = FlowServiceServer::new(FlowService { catalogue: fleet.catalogue().clone() });
+    let started = Timestamp::now();
+    let address = listener.local_addr().map_err(|error| ServeError::Transport(error.to_string()))?;
+    let herald = Herald::new(fleet.clone(), address, started);
     let grpc = Routes::new(runs.max_decoding_message_size(LARGEST_REQUEST))
         .add_service(flows.max_decoding_message_size(LARGEST_REQUEST))
         .add_service(deployments.max_decoding_message_size(LARGEST_REQUEST))
         .add_service(ArtifactServiceServer::new(ArtifactService { fleet: fleet.clone() }))
         .add_service(TaskServiceServer::new(TaskService { catalogue: fleet.catalogue().clone() }))
-        .add_service(SystemServiceServer::new(SystemService { fleet: fleet.clone(), started: Timestamp::now() }))
+        .add_service(SystemServiceServer::new(SystemService { fleet: fleet.clone(), started }))
+        .add_service(WorkerServiceServer::new(WorkerService { herald: herald.clone() }))
         .add_service(health_service)
         .add_service(reflection().build_v1().map_err(described)?)
         // Python's client asks by the older name.
@@ -171,6 +177,10 @@ pub async fn serve(
         let fleet = fleet.clone();
         async move { fleet.keep_adopting().await }
     });
+    let telling = tokio::spawn({
+        let herald = herald.clone();
+        async move { herald.keep_telling().await }
+    });
     let mut scheduling = tokio::spawn(Scheduler::new(fleet.clone(), registry, wake).run());
     let last = {
         let fleet = fleet.clone();
@@ -204,5 +214,9 @@ pub async fn serve(
     };
     adopting.abort();
     scheduling.abort();
+    telling.abort();
+    // What it was about to tell must not come after this.
+    let _ = telling.await;
+    herald.leave().await;
     served
 }

@@ -35,6 +35,7 @@ const NEEDS: [(&str, &[&str]); 3] = [
             "ListArtifacts",
             "GetLineage",
             "ReadArtifact",
+            "ListWorkers",
             "ServerReflectionInfo",
         ],
     ),

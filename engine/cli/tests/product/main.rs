@@ -22,3 +22,4 @@ mod shared_store;
 mod traces;
 mod truth;
 mod web;
+mod workers;

@@ -1,0 +1,16 @@
+-- Servers that live, as they say of themselves. Times are milliseconds since 1970 UTC.
+
+CREATE TABLE worker (
+    n          INTEGER PRIMARY KEY,
+    id         TEXT    NOT NULL UNIQUE,
+    host       TEXT    NOT NULL,
+    pid        INTEGER NOT NULL,
+    version    TEXT    NOT NULL,
+    address    TEXT    NOT NULL,
+    started_at INTEGER NOT NULL,
+    state      TEXT    NOT NULL,
+    seen_at    INTEGER NOT NULL DEFAULT (CAST(unixepoch('subsec') * 1000 AS INTEGER))
+) STRICT;
+
+-- For how long each has said nothing.
+CREATE VIEW worker_silence AS SELECT n, CAST(unixepoch('subsec') * 1000 AS INTEGER) - seen_at AS silent FROM worker;
