@@ -9,7 +9,7 @@ use swath_flow::{Diagnostic, ParameterSpec, ParameterType};
 use swath_host::{Asked, FlowText};
 use swath_plan::{Catalogue, Plan, deployment_of};
 use swath_schedule::{DeploymentSpec, Fire, Problem, ScheduleSpec};
-use swath_store::{DeploymentRow, Error, FireFilter, FireRow, NewFire, NewVersion, Store, Version};
+use swath_store::{DeploymentRow, Error, FireFilter, FireRow, NewFire, NewVersion, Store};
 use swath_task::Digest;
 
 use super::content::Content;
@@ -122,6 +122,7 @@ impl Registry {
         let version = NewVersion {
             name,
             flow: plan.name,
+            source,
             spec: json!(spec).to_string(),
             content: json!(content).to_string(),
             paused,
@@ -232,9 +233,9 @@ impl Registry {
         now: Timestamp,
     ) -> Result<(Plan, String), DeployError> {
         let newest = self.store.deployment(name).await?.version;
-        let version = self.store.versions(name, Some(newest)).await?.into_iter().next();
-        let version = version.ok_or_else(|| DeployError::Refused(format!("`{name}` has no version {newest}")))?;
-        let content: Content = read("deployment", &version.content)?;
+        let content = self.store.content(name, newest).await?;
+        let content = content.ok_or_else(|| DeployError::Refused(format!("`{name}` has no version {newest}")))?;
+        let content: Content = read("deployment", &content)?;
         let catalogue = self.catalogue.clone();
         let planned = tokio::task::spawn_blocking(move || {
             let flow = content.flow();
@@ -253,11 +254,6 @@ impl Registry {
             .map(|fire| fire.at)
             .take(count)
             .collect()
-    }
-
-    /// The path of the flow that a version runs.
-    pub fn source(version: &Version) -> Result<String, DeployError> {
-        Ok(read::<Content>("deployment", &version.content)?.source)
     }
 }
 

@@ -14,3 +14,7 @@ CREATE TABLE worker (
 
 -- For how long each has said nothing.
 CREATE VIEW worker_silence AS SELECT n, CAST(unixepoch('subsec') * 1000 AS INTEGER) - seen_at AS silent FROM worker;
+
+-- Where the flow of a version was read: its content, which may be long, need not be read for that.
+ALTER TABLE deployment_version ADD COLUMN source TEXT NOT NULL DEFAULT '';
+UPDATE deployment_version SET source = coalesce(json_extract(content, '$.source'), '') WHERE json_valid(content);
