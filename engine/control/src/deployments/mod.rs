@@ -10,6 +10,7 @@
 
 mod content;
 mod hooks;
+mod launches;
 mod registry;
 mod scheduler;
 mod service;
