@@ -18,7 +18,7 @@ use tonic_web::GrpcWebLayer;
 
 use crate::artifacts::ArtifactService;
 use crate::connections::{Limits, incoming};
-use crate::deployments::{DeploymentService, Registry, Scheduler, receive};
+use crate::deployments::{DeploymentService, Registry, Scheduler, Webhooks, receive};
 use crate::door::{Door, admit, only_grpc};
 use crate::fleet::Fleet;
 use crate::flows::FlowService;
@@ -140,7 +140,7 @@ pub async fn serve(
     let webhooks = Router::new()
         .route("/hooks/{name}", post(receive))
         .layer(DefaultBodyLimit::max(LARGEST_WEBHOOK))
-        .with_state((registry.clone(), wake.clone()));
+        .with_state(Webhooks::new(registry.clone(), wake.clone()));
     let probes = Router::new().route("/healthz", get(|| async { "ok\n" })).route(
         "/readyz",
         get(move || async move {

@@ -22,4 +22,5 @@ mod shared_store;
 mod traces;
 mod truth;
 mod web;
+mod webhooks;
 mod workers;
