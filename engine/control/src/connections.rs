@@ -212,19 +212,19 @@ async fn attend(stream: TcpStream, guest: Guest, tls: Option<TlsAcceptor>, lines
     }
 }
 
+/// Plain, or encrypted.
+type Carrier = Either<TcpStream, Box<TlsStream<TcpStream>>>;
+
 /// A connection that can be ended from outside.
 pub struct Line {
-    stream: Either<TcpStream, Box<TlsStream<TcpStream>>>,
+    stream: Carrier,
     ended: Pin<Box<WaitForCancellationFutureOwned>>,
     guest: Guest,
 }
 
 impl Line {
     /// Its stream, unless it was ended. Whoever waits on the stream is woken by the end.
-    fn stream(
-        &mut self,
-        context: &mut Context<'_>,
-    ) -> io::Result<Pin<&mut Either<TcpStream, Box<TlsStream<TcpStream>>>>> {
+    fn stream(&mut self, context: &mut Context<'_>) -> io::Result<Pin<&mut Carrier>> {
         match self.ended.as_mut().poll(context) {
             Poll::Ready(()) => Err(io::ErrorKind::ConnectionAborted.into()),
             Poll::Pending => Ok(Pin::new(&mut self.stream)),

@@ -15,7 +15,7 @@ use crate::serve::{FLOW, Serving};
 /// A client says this and no more.
 fn says(address: &str, bytes: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     // It may have been closed already.
     let _ = stream.write_all(bytes);
     stream

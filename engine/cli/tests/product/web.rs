@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use prost::Message;
 use reqwest::header::{HeaderMap, HeaderName};
-use reqwest::{Client, Method, Response};
+use reqwest::{Certificate, Client, Method, Response, Version};
 use swath_control::v1;
 
-use crate::access::token;
+use crate::access::{certificates, token};
 use crate::common::Place;
 use crate::serve::{FLOW, Serving, start};
 
@@ -145,6 +145,26 @@ async fn preflight(serving: &Serving, origin: &str) -> Response {
 
 fn header<'a>(headers: &'a HeaderMap, name: &'static str) -> Option<&'a str> {
     headers.get(HeaderName::from_static(name)).map(|value| value.to_str().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_came_over_tls_asks_over_tls_in_either_version_of_http() {
+    let place = Place::new(FLOW);
+    certificates(place.path());
+    let serving = Serving::start(&place, &["--tls-cert", "server.pem", "--tls-key", "server.key"]);
+    let root = Certificate::from_pem(&std::fs::read(place.path().join("root.pem")).unwrap()).unwrap();
+    // It installs a provider of ciphers as well.
+    drop(client());
+    for (builder, version) in [(Client::builder().http1_only(), Version::HTTP_11), (Client::builder(), Version::HTTP_2)]
+    {
+        let client = builder.tls_certs_only([root.clone()]).build().unwrap();
+        let request = client.post(format!("https://{}{LIST}", serving.address));
+        let request = request.header("content-type", "application/grpc-web+proto");
+        let request = request.header("origin", format!("https://{}", serving.address));
+        let answer = request.body(framed(&v1::ListRunsRequest::default())).send().await.unwrap();
+        assert_eq!((answer.version(), answer.status().as_u16()), (version, 200));
+        assert_eq!(read::<v1::ListRunsResponse>(answer).await.1["grpc-status"], "0");
+    }
 }
 
 const ALLOWED: &str = "access-control-allow-origin";
