@@ -3,7 +3,8 @@
 #
 #   system   GDAL (headers, library, tools), a C compiler, pkg-config, Python's venv,     Debian packages
 #            PostgreSQL with PostGIS: its programs only, tests start servers of their own
-#   .tools/py  ONNX Runtime's shared library; numpy, rasterio and others for the tests    PyPI, versions in requirements.txt
+#   .tools/py  ONNX Runtime's shared library; numpy, rasterio and others for the tests;   PyPI, versions in requirements.txt
+#            buf, which looks over the gRPC definitions
 #   .tools/prometheus  Prometheus and promtool for the tests: unpacked there, not installed  Debian package
 #
 # Rust is not installed here: the script says so when it is missing or too old. Done once, a second call takes no time: the

@@ -10,6 +10,9 @@ say() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
 say "compose file"
 .tools/py/bin/python -m check_jsonschema --builtin-schema vendor.compose-spec infra/docker-compose.yml
 
+say "gRPC definitions"
+.tools/py/bin/buf lint engine/control/proto
+
 say "formatting"
 cargo fmt --all --check
 

@@ -3,13 +3,14 @@
 use std::error::Error;
 use std::path::PathBuf;
 
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     "swath/v1/artifact_service.proto",
     "swath/v1/deployment_service.proto",
     "swath/v1/flow_service.proto",
     "swath/v1/run_service.proto",
     "swath/v1/system_service.proto",
     "swath/v1/task_service.proto",
+    "swath/v1/worker_service.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

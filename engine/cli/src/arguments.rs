@@ -98,6 +98,8 @@ pub(crate) enum Command {
     Backfill(Backfill),
     /// Make, list and revoke tokens: who may ask a server on this store, and for what.
     Token(Token),
+    /// List the servers that live on a store, what they have for steps, and how many runs they drive.
+    Workers(At),
     /// List runs, newest first.
     Runs(Runs),
     /// Show a run: its steps, results and failures.
@@ -177,6 +179,20 @@ pub(crate) struct Serve {
     /// Without TLS on an address that other machines can reach: tokens then travel in the clear.
     #[arg(long, conflicts_with = "tls_cert")]
     pub no_tls: bool,
+    /// Let web pages of this origin ask over gRPC-Web, `https://maps.example.com` for example; may be repeated. Those of the
+    /// server's own origin always may. Where no token is needed, they may then start programs on this machine.
+    #[arg(long = "web-origin", value_name = "ORIGIN")]
+    pub web_origins: Vec<swath_control::Origin>,
+    /// Connections that may be open at once.
+    #[arg(long, value_name = "COUNT", default_value = "512", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_connections: u32,
+    /// Of them, those on which no token was shown; where none is needed, those without a request yet. One more, and the
+    /// oldest of them is closed.
+    #[arg(long, value_name = "COUNT", default_value = "128", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_strangers: u32,
+    /// How long the first request of a connection may take to come, TLS included.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
+    pub patience: std::time::Duration,
     /// How long live runs may take to end when the server is told to stop.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub grace: std::time::Duration,

@@ -82,6 +82,7 @@ fn run(arguments: Arguments, catalogue: Arc<Catalogue>) -> Result<ExitCode, Fail
         Command::Deployments(command) => commands::deployments::deployments(&global, command, catalogue),
         Command::Backfill(command) => commands::deployments::backfill(&global, command, catalogue),
         Command::Token(command) => commands::token::run(&global, command),
+        Command::Workers(command) => commands::workers::run(&global, command),
         Command::Runs(command) => commands::runs::run(&global, command),
         Command::Show(command) => commands::show::run(&global, command),
         Command::Logs(command) => commands::logs::run(&global, command),

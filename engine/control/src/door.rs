@@ -1,7 +1,7 @@
 //! Who may come in, and what for.
 //!
 //! 1. On a loopback address nobody needs a token, unless the server is told so; then only requests under a name of this
-//!    machine are answered, and none that a web page could send.
+//!    machine are answered, and none that a web page of another origin could send, unless that origin was let in.
 //! 2. Elsewhere everything needs a token but the probes (which tell nothing) and webhooks (which are signed).
 //! 3. What is not listed needs the widest scope: a method that somebody adds is closed until it is opened.
 //! 4. Of a token a digest is kept. Whether it is there, right, or still good is not told apart to whoever has none.
@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, Method, StatusCode, Version, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
@@ -18,6 +18,9 @@ use swath_store::{NewToken, Store, TokenRow};
 use swath_task::Digest;
 use tonic::Status;
 use tonic::body::Body;
+
+use crate::connections::Guest;
+use crate::web::{Origin, host_of, is_own};
 
 /// What a token allows. Each allows what those before it do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -66,50 +69,84 @@ pub fn new_token(name: &str, scope: Scope, now: Timestamp, expires: Option<Times
     (format!("swath_{id}_{secret}"), kept)
 }
 
-/// Whether tokens are asked for, and of whom.
+/// Who is let in.
 #[derive(Clone)]
 pub struct Door {
     /// Where tokens are kept; `None`: nobody needs one.
     pub tokens: Option<Arc<dyn Store>>,
+    /// Of what other origins web pages may ask.
+    pub origins: Arc<[Origin]>,
+}
+
+/// What a request speaks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tongue {
+    Grpc,
+    /// gRPC as web pages can speak it.
+    Web,
+    /// Plain HTTP.
+    Http,
+}
+
+impl Tongue {
+    fn of(request: &Request) -> Self {
+        let content_type =
+            request.headers().get(header::CONTENT_TYPE).map(|value| value.as_bytes()).unwrap_or_default();
+        match request.version() {
+            _ if request.method() != Method::POST => Self::Http,
+            _ if content_type.starts_with(b"application/grpc-web") => Self::Web,
+            Version::HTTP_2 if content_type.starts_with(b"application/grpc") => Self::Grpc,
+            _ => Self::Http,
+        }
+    }
 }
 
 /// Lets a request in, or says why not.
 pub async fn admit(State(door): State<Door>, request: Request, next: Next) -> Response {
-    let is_grpc = is_grpc(&request);
+    let tongue = Tongue::of(&request);
+    let guest = request.extensions().get::<Guest>().cloned();
+    if let Some(guest) = &guest {
+        guest.asks();
+    }
     match &door.tokens {
         None if !is_this_machine(&request) => {
-            (StatusCode::FORBIDDEN, "this server answers to 127.0.0.1 and localhost\n").into_response()
+            return (StatusCode::FORBIDDEN, "this server answers to 127.0.0.1 and localhost\n").into_response();
         }
-        None => next.run(request).await,
+        None => {}
         Some(store) => match needed(request.uri().path()) {
-            None => next.run(request).await,
-            Some(scope) => match check(store.as_ref(), request.headers(), scope).await {
-                Ok(()) => next.run(request).await,
-                Err(status) => refuse(&status, is_grpc),
-            },
+            // Whoever asks for no more than this stays a stranger.
+            None => return next.run(request).await,
+            Some(scope) => {
+                if let Err(status) = check(store.as_ref(), request.headers(), scope).await {
+                    return refuse(&status, tongue);
+                }
+            }
         },
     }
-}
-
-/// gRPC and nothing that a web page could send without asking: that would start programs on this machine.
-pub async fn only_grpc(request: Request, next: Next) -> Response {
-    match is_grpc(&request) && !request.headers().contains_key(header::ORIGIN) {
-        true => next.run(request).await,
-        false => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "this is gRPC over HTTP/2\n").into_response(),
+    if let Some(guest) = &guest {
+        guest.is_known();
     }
+    next.run(request).await
 }
 
-fn is_grpc(request: &Request) -> bool {
-    let content_type = request.headers().get(header::CONTENT_TYPE).map(|value| value.as_bytes()).unwrap_or_default();
-    request.version() == Version::HTTP_2
-        && request.method() == Method::POST
-        && content_type.starts_with(b"application/grpc")
+/// gRPC, and nothing that a web page could send without asking: that would start programs on this machine.
+pub async fn only_grpc(State(door): State<Door>, request: Request, next: Next) -> Response {
+    let origin = request.headers().get(header::ORIGIN);
+    match (Tongue::of(&request), origin) {
+        (Tongue::Grpc | Tongue::Web, None) => next.run(request).await,
+        (Tongue::Web, Some(origin)) if is_own(origin, &request) || door.origins.iter().any(|own| own == origin) => {
+            next.run(request).await
+        }
+        (Tongue::Web, Some(_)) => {
+            (StatusCode::FORBIDDEN, "pages of this origin may not ask: `--web-origin` lets them\n").into_response()
+        }
+        _ => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "this is gRPC over HTTP/2, or gRPC-Web\n").into_response(),
+    }
 }
 
 /// Whether a request names this machine: another name that leads here may be that of a web page.
 fn is_this_machine(request: &Request) -> bool {
-    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
-    let host = request.uri().authority().map(|authority| authority.as_str()).or(host).unwrap_or_default();
+    let host = host_of(request);
     let name = host.rsplit_once(':').map_or(host, |(name, _)| name).trim_matches(['[', ']']);
     name == "localhost" || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
@@ -128,7 +165,7 @@ fn needed(path: &str) -> Option<Scope> {
             Some(match method {
                 "GetRun" | "ListRuns" | "WatchRun" | "ReadLogs" | "ExplainStep" | "ListDeployments"
                 | "GetDeployment" | "ListNextFires" | "ListTasks" | "GetInfo" | "ListArtifacts" | "GetLineage"
-                | "ReadArtifact" => Scope::Read,
+                | "ReadArtifact" | "ListWorkers" => Scope::Read,
                 // It reads files that the flow names.
                 "ValidateFlow" | "StartRun" | "CancelRun" | "PauseRun" | "ResumeRun" | "RerunRun"
                 | "TriggerDeployment" => Scope::Run,
@@ -166,9 +203,14 @@ fn is_good(kept: &TokenRow, secret: &str) -> bool {
     kept.digest == Digest::of(secret.as_bytes()).hex() && kept.expires_at.is_none_or(|end| now < end)
 }
 
-fn refuse(status: &Status, is_grpc: bool) -> Response {
-    if is_grpc {
-        return status.clone().into_http::<Body>().map(axum::body::Body::new);
+fn refuse(status: &Status, tongue: Tongue) -> Response {
+    if tongue != Tongue::Http {
+        let mut refused = status.clone().into_http::<Body>().map(axum::body::Body::new);
+        if tongue == Tongue::Web {
+            let web = HeaderValue::from_static("application/grpc-web+proto");
+            refused.headers_mut().insert(header::CONTENT_TYPE, web);
+        }
+        return refused;
     }
     let code = match status.code() {
         tonic::Code::Unauthenticated => StatusCode::UNAUTHORIZED,

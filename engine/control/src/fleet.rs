@@ -7,13 +7,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde_json::json;
 use swath_host::again::{self, AgainError, Wish};
 use swath_host::ask::{self, Refusal, Resume};
 use swath_host::standing::{self, Standing, WaitKind};
-use swath_host::{Engine, PlannedFlow, launch, preflight};
+use swath_host::{Engine, PlannedFlow, SlotUse, launch, preflight};
 use swath_plan::{Catalogue, Plan, RerunProblem};
 use swath_run::RunState;
 use swath_store::{Artifacts, Error, RunFilter, RunLease, RunRow, Store};
+use swath_task::Digest;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -109,6 +111,23 @@ impl Fleet {
         self.0.places.waiting()
     }
 
+    /// Ids of the runs that are driven now, in order.
+    pub fn live_runs(&self) -> Vec<String> {
+        let mut runs: Vec<String> = self.lock().iter().cloned().collect();
+        runs.sort_unstable();
+        runs
+    }
+
+    /// What there is for steps, and how much of it they hold.
+    pub fn slots(&self) -> Vec<SlotUse> {
+        self.0.engine.slots()
+    }
+
+    /// How many processes of their own there are for steps.
+    pub fn isolated(&self) -> u32 {
+        self.0.engine.isolated()
+    }
+
     /// Whether no more runs are started.
     pub fn is_draining(&self) -> bool {
         self.0.draining.load(Ordering::Acquire)
@@ -130,9 +149,7 @@ impl Fleet {
     pub async fn start(&self, text: Text, key: &str, caller: Option<String>) -> Result<(RunRow, bool), Status> {
         self.admits()?;
         let request = text.digest();
-        if !key.is_empty()
-            && let Some(row) = self.started_by(&launch::keyed_id(key), &request).await?
-        {
+        if let Some(row) = self.of_key(key, &request).await? {
             return Ok((row, false));
         }
         let now = Timestamp::now();
@@ -141,8 +158,7 @@ impl Fleet {
         let planned = tokio::task::spawn_blocking(move || text.plan(&catalogue, now)).await;
         let planned = planned.map_err(|error| Status::internal(error.to_string()))?;
         let (plan, source) = planned.map_err(|problems| refuse(&problems))?;
-        let id = if key.is_empty() { launch::run_id(&plan.name, now) } else { launch::keyed_id(key) };
-        let keyed = !key.is_empty();
+        let (id, keyed) = id_for(key, &plan, now);
         let beginning = Beginning { id, plan, text: source.text().to_owned(), request, keyed, caller };
         self.begin(beginning, now).await
     }
@@ -219,7 +235,15 @@ impl Fleet {
         }
     }
 
-    /// The run that an earlier request of a key started, if that was the same request.
+    /// The run that an earlier request of this key started, if there is a key.
+    async fn of_key(&self, key: &str, request: &str) -> Result<Option<RunRow>, Status> {
+        match key {
+            "" => Ok(None),
+            key => self.started_by(&launch::keyed_id(key), request).await,
+        }
+    }
+
+    /// The run of this id, if it was started by the same request.
     async fn started_by(&self, id: &str, request: &str) -> Result<Option<RunRow>, Status> {
         let Some(row) = self.known(id).await? else { return Ok(None) };
         if self.0.store.served_by(id).await.map_err(refused)?.as_deref() != Some(request) {
@@ -368,15 +392,22 @@ impl Fleet {
         found.ok_or_else(|| wrong("step", format!("run `{id}` has no step `{step}`; it has {}", known.join(", "))))
     }
 
-    /// Starts a new run of what run `id` is pinned to, which takes results of that one over. `caller` as in [`Self::start`].
+    /// Starts a new run of what run `id` is pinned to, which takes results of that one over. `key` and `caller` as in
+    /// [`Self::start`].
     pub async fn rerun(
         &self,
         id: &str,
         wish: Wish,
         params_folder: &str,
+        key: &str,
         caller: Option<String>,
-    ) -> Result<RunRow, Status> {
+    ) -> Result<(RunRow, bool), Status> {
         self.admits()?;
+        let request = json!(["rerun", id, wish.from, wish.params, params_folder]);
+        let request = Digest::of(request.to_string().as_bytes()).hex();
+        if let Some(row) = self.of_key(key, &request).await? {
+            return Ok((row, false));
+        }
         let stored = self.0.store.run_row(id).await.map_err(refused)?;
         let folder = match (params_folder, Path::new(&stored.source).parent()) {
             ("", Some(folder)) => folder.to_owned(),
@@ -391,9 +422,8 @@ impl Fleet {
             AgainError::Problem(problem) => not_now("RERUN_NOT_POSSIBLE", problem.to_string()),
         })?;
         let now = Timestamp::now();
-        let (id, text, request) = (launch::run_id(&plan.name, now), stored.text, String::new());
-        let beginning = Beginning { id, plan, text, request, keyed: false, caller };
-        self.begin(beginning, now).await.map(|(row, _)| row)
+        let (id, keyed) = id_for(key, &plan, now);
+        self.begin(Beginning { id, plan, text: stored.text, request, keyed, caller }, now).await
     }
 
     /// Asks whoever drives a run to end it soon; one that nobody drives ends at once.
@@ -527,6 +557,14 @@ impl Drop for Listed {
         fleet.0.changes.happened(id);
         fleet.0.ended.notify_one();
         fleet.fill();
+    }
+}
+
+/// The id of a new run, and whether it follows from a key.
+fn id_for(key: &str, plan: &Plan, now: Timestamp) -> (String, bool) {
+    match key {
+        "" => (launch::run_id(&plan.name, now), false),
+        key => (launch::keyed_id(key), true),
     }
 }
 

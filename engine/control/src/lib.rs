@@ -8,6 +8,7 @@
 //! 4. A watcher sees every event of a journal once, in order, from whichever number it asks for.
 
 mod artifacts;
+mod connections;
 mod convert;
 mod deployments;
 mod door;
@@ -18,7 +19,10 @@ mod runs;
 mod server;
 mod system;
 mod tasks;
+mod tls;
 mod watch;
+mod web;
+mod workers;
 
 /// Messages and services, generated from `proto/`.
 #[expect(clippy::allow_attributes, unused_qualifications, reason = "generated")]
@@ -29,10 +33,14 @@ pub mod v1 {
     pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/swath.bin"));
 }
 
+pub use connections::Limits;
 pub use convert::millis;
 pub use convert::with_causes;
 pub use deployments::{Backfilled, DeployError, Deployable, DeploymentService, Registry, Scheduler};
 pub use door::{Scope, new_token};
 pub use fleet::Fleet;
-pub use server::{Rules, ServeError, Tls, listen, serve};
+pub use server::{Rules, ServeError, listen, serve};
+pub use tls::Tls;
 pub use watch::Changes;
+pub use web::{Origin, OriginError};
+pub use workers::workers;

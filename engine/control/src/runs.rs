@@ -177,11 +177,12 @@ impl v1::run_service_server::RunService for RunService {
 
     async fn rerun_run(&self, request: Request<v1::RerunRunRequest>) -> Result<Response<v1::RerunRunResponse>, Status> {
         let caller = caller_of(&request);
-        let v1::RerunRunRequest { id, from, parameters, parameter_folder } = request.into_inner();
+        let v1::RerunRunRequest { id, from, parameters, parameter_folder, idempotency_key } = request.into_inner();
         let mut params: Vec<(String, String)> = parameters.into_iter().collect();
         params.sort_unstable();
-        let row = self.fleet.rerun(&id_of("id", id)?, Wish { from, params }, &parameter_folder, caller).await?;
-        Ok(Response::new(v1::RerunRunResponse { run: Some(self.run(row).await?) }))
+        let (id, wish) = (id_of("id", id)?, Wish { from, params });
+        let (row, started) = self.fleet.rerun(&id, wish, &parameter_folder, &idempotency_key, caller).await?;
+        Ok(Response::new(v1::RerunRunResponse { run: Some(self.run(row).await?), started }))
     }
 
     async fn explain_step(

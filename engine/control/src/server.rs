@@ -14,24 +14,27 @@ use jiff::Timestamp;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tonic::service::Routes;
-use tonic::transport::server::TcpIncoming;
-use tonic::transport::{Certificate, Identity, ServerTlsConfig};
+use tonic_web::GrpcWebLayer;
 
 use crate::artifacts::ArtifactService;
-use crate::convert::with_causes;
-use crate::deployments::{DeploymentService, Registry, Scheduler, receive};
+use crate::connections::{Limits, incoming};
+use crate::deployments::{DeploymentService, Registry, Scheduler, Webhooks, receive};
 use crate::door::{Door, admit, only_grpc};
 use crate::fleet::Fleet;
 use crate::flows::FlowService;
 use crate::runs::RunService;
 use crate::system::SystemService;
 use crate::tasks::TaskService;
+use crate::tls::Tls;
 use crate::v1::artifact_service_server::ArtifactServiceServer;
 use crate::v1::deployment_service_server::DeploymentServiceServer;
 use crate::v1::flow_service_server::FlowServiceServer;
 use crate::v1::run_service_server::RunServiceServer;
 use crate::v1::system_service_server::SystemServiceServer;
 use crate::v1::task_service_server::TaskServiceServer;
+use crate::v1::worker_service_server::WorkerServiceServer;
+use crate::web::{self, Origin};
+use crate::workers::{Herald, WorkerService};
 
 /// Largest request: the text of a flow with what is around it.
 const LARGEST_REQUEST: usize = swath_flow::MAX_TEXT + (1 << 20);
@@ -49,6 +52,8 @@ const CONNECTION_AGE: Duration = Duration::from_secs(6 * 3600);
 const AT_ONCE: usize = 128;
 /// Headers of a request, at most.
 const HEADERS: u32 = 16 << 10;
+/// Streams that a client may have taken back before they were looked at.
+const RESETS: usize = 20;
 
 /// Why there is no server.
 #[derive(Debug)]
@@ -82,26 +87,10 @@ pub struct Rules {
     pub tokens: bool,
     /// What is encrypted, and by what.
     pub tls: Option<Tls>,
-}
-
-/// Certificates in PEM.
-pub struct Tls {
-    /// The server's certificate, with those that lead to a root.
-    pub certificate: String,
-    /// Its key.
-    pub key: String,
-    /// The roots of the certificates that clients must have; `None`: they need none.
-    pub client_roots: Option<String>,
-}
-
-impl Tls {
-    fn server(&self) -> ServerTlsConfig {
-        let config = ServerTlsConfig::new().identity(Identity::from_pem(&self.certificate, &self.key));
-        match &self.client_roots {
-            Some(roots) => config.client_ca_root(Certificate::from_pem(roots)),
-            None => config,
-        }
-    }
+    /// Of what other origins web pages may ask.
+    pub origins: Vec<Origin>,
+    /// Who may be connected.
+    pub limits: Limits,
 }
 
 /// Takes `address`; the port is chosen by the system where it has 0.
@@ -133,12 +122,16 @@ pub async fn serve(
     let deployments =
         DeploymentServiceServer::new(DeploymentService { registry: registry.clone(), wake: wake.clone() });
     let flows = FlowServiceServer::new(FlowService { catalogue: fleet.catalogue().clone() });
+    let started = Timestamp::now();
+    let address = listener.local_addr().map_err(|error| ServeError::Transport(error.to_string()))?;
+    let herald = Herald::new(fleet.clone(), address, started);
     let grpc = Routes::new(runs.max_decoding_message_size(LARGEST_REQUEST))
         .add_service(flows.max_decoding_message_size(LARGEST_REQUEST))
         .add_service(deployments.max_decoding_message_size(LARGEST_REQUEST))
         .add_service(ArtifactServiceServer::new(ArtifactService { fleet: fleet.clone() }))
         .add_service(TaskServiceServer::new(TaskService { catalogue: fleet.catalogue().clone() }))
-        .add_service(SystemServiceServer::new(SystemService { fleet: fleet.clone(), started: Timestamp::now() }))
+        .add_service(SystemServiceServer::new(SystemService { fleet: fleet.clone(), started }))
+        .add_service(WorkerServiceServer::new(WorkerService { herald: herald.clone() }))
         .add_service(health_service)
         .add_service(reflection().build_v1().map_err(described)?)
         // Python's client asks by the older name.
@@ -147,7 +140,7 @@ pub async fn serve(
     let webhooks = Router::new()
         .route("/hooks/{name}", post(receive))
         .layer(DefaultBodyLimit::max(LARGEST_WEBHOOK))
-        .with_state((registry.clone(), wake.clone()));
+        .with_state(Webhooks::new(registry.clone(), wake.clone()));
     let probes = Router::new().route("/healthz", get(|| async { "ok\n" })).route(
         "/readyz",
         get(move || async move {
@@ -166,13 +159,27 @@ pub async fn serve(
         }
     };
     let probes = probes.route("/metrics", get(page));
-    let grpc = grpc.into_axum_router().layer(middleware::from_fn(only_grpc));
-    let tokens = rules.tokens.then(|| fleet.store().clone());
-    let door = middleware::from_fn_with_state(Door { tokens }, admit);
-    let routes = Routes::from(probes.merge(webhooks).merge(grpc).layer(door));
+    let door = Door { tokens: rules.tokens.then(|| fleet.store().clone()), origins: rules.origins.clone().into() };
+    let admit = middleware::from_fn_with_state(door.clone(), admit);
+    let grpc = grpc
+        .into_axum_router()
+        .layer(GrpcWebLayer::new())
+        .layer(middleware::from_fn_with_state(door, only_grpc))
+        .layer(admit.clone());
+    // Browsers ask without a token whether they may ask.
+    let grpc = match web::cors(&rules.origins) {
+        Some(cors) => grpc.layer(cors),
+        None => grpc,
+    };
+    let routes = Routes::from(probes.merge(webhooks).layer(admit).merge(grpc));
+    let acceptor = rules.tls.as_ref().map(Tls::acceptor).transpose()?;
     let adopting = tokio::spawn({
         let fleet = fleet.clone();
         async move { fleet.keep_adopting().await }
+    });
+    let telling = tokio::spawn({
+        let herald = herald.clone();
+        async move { herald.keep_telling().await }
     });
     let mut scheduling = tokio::spawn(Scheduler::new(fleet.clone(), registry, wake).run());
     let last = {
@@ -187,11 +194,7 @@ pub async fn serve(
         health.set_not_serving::<RunServiceServer<RunService>>().await;
         fleet.drain(rules.grace).await;
     };
-    let mut server = tonic::transport::Server::builder();
-    if let Some(tls) = rules.tls {
-        server = server.tls_config(tls.server()).map_err(|error| ServeError::Tls(with_causes(&error)))?;
-    }
-    let serving = server
+    let serving = tonic::transport::Server::builder()
         .accept_http1(true)
         .max_connection_age(CONNECTION_AGE)
         .concurrency_limit_per_connection(AT_ONCE)
@@ -199,8 +202,9 @@ pub async fn serve(
         .http2_keepalive_interval(Some(KEEP_ALIVE.0))
         .http2_keepalive_timeout(Some(KEEP_ALIVE.1))
         .http2_max_header_list_size(HEADERS)
+        .http2_max_pending_accept_reset_streams(Some(RESETS))
         .add_routes(routes)
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), drained);
+        .serve_with_incoming_shutdown(incoming(listener, acceptor, rules.limits), drained);
     let served = tokio::select! {
         served = serving => served.map_err(|error| ServeError::Transport(error.to_string())),
         // A client that never ends its stream does not keep the server.
@@ -210,5 +214,9 @@ pub async fn serve(
     };
     adopting.abort();
     scheduling.abort();
+    telling.abort();
+    // What it was about to tell must not come after this.
+    let _ = telling.await;
+    herald.leave().await;
     served
 }

@@ -146,6 +146,11 @@ impl Engine {
         lock(&self.slots).in_use()
     }
 
+    /// Processes of their own that there are for attempts: those that run one, and those that wait for one.
+    pub fn isolated(&self) -> u32 {
+        self.workers.alive()
+    }
+
     /// The store.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store

@@ -31,6 +31,7 @@ mod rows;
 mod sqlite;
 mod store;
 mod tokens;
+mod workers;
 mod writer;
 
 pub use address::{Address, LEASE};
@@ -43,6 +44,7 @@ pub use error::Error;
 pub use home::Home;
 pub use key::{Difference, KeyParts, canonical_json};
 pub use lease::{RunLease, Term};
+pub use locks::this_machine;
 pub use postgres::PostgresStore;
 pub use record::{
     Append, Broken, CacheEntry, CacheFilter, CacheRow, CacheTerms, Collected, Lineage, LogBatch, LogFilter, LogLine,
@@ -53,3 +55,4 @@ pub use redact::{LONGEST_TEXT, REDACTED, bounded, redact, storable};
 pub use sqlite::SqliteStore;
 pub use store::{Access, Store};
 pub use tokens::{NewToken, TokenRow, Tokens};
+pub use workers::{Worker, WorkerRow, Workers};

@@ -166,7 +166,7 @@ pub(crate) fn this_process() -> String {
 }
 
 /// The name of this machine, if it has one.
-pub(crate) fn this_machine() -> Option<String> {
+pub fn this_machine() -> Option<String> {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
     Some(host.trim().to_owned()).filter(|host| !host.is_empty())
 }

@@ -15,6 +15,7 @@ use crate::record::{
     Retention, RunFilter, RunRow, StoredEvent, StoredLogLine, StoredResult, StoredRun, Vocabulary,
 };
 use crate::tokens::Tokens;
+use crate::workers::Workers;
 
 /// How often a process looks what is asked of the runs that it drives.
 pub(crate) const LOOK: Duration = Duration::from_millis(400);
@@ -46,7 +47,7 @@ pub enum Access {
 ///
 /// `tests/store/conformance.rs` checks this on every implementation.
 #[async_trait]
-pub trait Store: Deployments + Tokens + Send + Sync + 'static {
+pub trait Store: Deployments + Tokens + Workers + Send + Sync + 'static {
     /// Where the store is, as a person would name it; without a password.
     fn place(&self) -> String;
 

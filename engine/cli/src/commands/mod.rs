@@ -25,6 +25,7 @@ pub(crate) mod tasks;
 pub(crate) mod test;
 pub(crate) mod token;
 pub(crate) mod validate;
+pub(crate) mod workers;
 
 use std::collections::HashMap;
 use std::path::Path;

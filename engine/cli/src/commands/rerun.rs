@@ -27,6 +27,7 @@ pub(crate) fn run(global: &Global, command: Rerun, catalogue: Arc<Catalogue>) ->
                 from,
                 parameters: params.into_iter().collect(),
                 parameter_folder: here.display().to_string(),
+                idempotency_key: String::new(),
             };
             let answer = runs.rerun_run(request).await.map_err(refused)?.into_inner();
             return remote::follow(global, server, runs, answer.run.unwrap_or_default().id, 0).await;

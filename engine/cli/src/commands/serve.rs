@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use serde_json::json;
-use swath_control::{Changes, Fleet, Rules, ServeError, Tls};
+use swath_control::{Changes, Fleet, Limits, Rules, ServeError, Tls};
 use swath_host::{Engine, Isolated};
 use swath_plan::Catalogue;
 use swath_store::Home;
@@ -94,7 +94,14 @@ fn rules(command: &Serve) -> Result<Rules, Failure> {
             command.listen
         )));
     }
-    Ok(Rules { grace: command.grace, tokens: open || command.tokens, tls })
+    let limits = Limits {
+        connections: command.max_connections as usize,
+        strangers: command.max_strangers as usize,
+        patience: command.patience,
+        ..Limits::default()
+    };
+    let origins = command.web_origins.clone();
+    Ok(Rules { grace: command.grace, tokens: open || command.tokens, tls, origins, limits })
 }
 
 /// The first signal is awaited here; the second ends the process at once.

@@ -35,6 +35,7 @@ const NEEDS: [(&str, &[&str]); 3] = [
             "ListArtifacts",
             "GetLineage",
             "ReadArtifact",
+            "ListWorkers",
             "ServerReflectionInfo",
         ],
     ),
@@ -42,7 +43,7 @@ const NEEDS: [(&str, &[&str]); 3] = [
     ("admin", &["DeployFlow", "PauseDeployment", "ResumeDeployment", "DeleteDeployment", "BackfillDeployment"]),
 ];
 
-fn token(place: &Place, name: &str, more: &[&str]) -> String {
+pub fn token(place: &Place, name: &str, more: &[&str]) -> String {
     let (code, out, err) = place.run(&[&["token", "create", name][..], more].concat());
     assert_eq!(code, Some(0), "{err}");
     out.trim().to_owned()
@@ -162,7 +163,7 @@ async fn every_route_is_closed_to_those_whose_token_does_not_reach_it() {
 }
 
 /// A root, a server's certificate for 127.0.0.1 and a client's, as files.
-fn certificates(folder: &Path) {
+pub fn certificates(folder: &Path) {
     let openssl = |arguments: &str| {
         let done = Command::new("openssl").args(arguments.split(' ')).current_dir(folder).output().unwrap();
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));

@@ -397,6 +397,44 @@ fn a_re_run_covers_the_interval_of_the_run_it_is_of() {
     assert_eq!(told(&place), [interval, interval]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_re_run_that_is_asked_for_twice_with_a_key_is_one_run() {
+    let place = ledger_flow();
+    let serving = Serving::start(&place, &[]);
+    let (code, ended) = place.json(&["run", "flow.yaml"]);
+    assert_eq!(code, Some(0), "{ended}");
+    let id = ended["run"].as_str().unwrap().to_owned();
+    told(&place);
+    let mut runs = RunServiceClient::new(serving.channel().await);
+    let request = |key: &str, from: &str| v1::RerunRunRequest {
+        id: id.clone(),
+        from: vec![from.to_owned()],
+        idempotency_key: key.to_owned(),
+        ..Default::default()
+    };
+    let first = runs.rerun_run(request("k", "tell")).await.unwrap().into_inner();
+    let again = runs.rerun_run(request("k", "tell")).await.unwrap().into_inner();
+    assert!(first.started && !again.started);
+    let run = first.run.unwrap().id;
+    assert_eq!(run, again.run.unwrap().id);
+    // Two that meet: one starts it.
+    let mut other = runs.clone();
+    let both = tokio::join!(runs.rerun_run(request("l", "tell")), other.rerun_run(request("l", "tell")));
+    let both = [both.0.unwrap().into_inner(), both.1.unwrap().into_inner()];
+    assert_eq!(both.iter().filter(|answer| answer.started).count(), 1);
+    assert_eq!(both[0].run.as_ref().unwrap().id, both[1].run.as_ref().unwrap().id);
+    let refused = runs.rerun_run(request("k", "read")).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::AlreadyExists, "{refused:?}");
+    let key = v1::StartRunRequest { idempotency_key: "k".to_owned(), ..crate::serve::start(&place, "0", "") };
+    assert_eq!(runs.start_run(key).await.unwrap_err().code(), tonic::Code::AlreadyExists);
+    for id in [&run, &both[0].run.as_ref().unwrap().id] {
+        crate::serve::watched(&mut runs, id, 0).await;
+        let (_, shown) = place.json(&["show", id]);
+        assert_eq!(shown["rerun_of"], json!(ended["run"]));
+    }
+    assert_eq!(told(&place), ["tell", "tell"]);
+}
+
 #[test]
 fn a_re_run_that_is_killed_goes_on_with_what_it_took_over() {
     let situation = Situation::of("failed");

@@ -15,7 +15,7 @@ use crate::common::{Place, signal};
 use crate::serve::Serving;
 
 /// Writes what it covers into `ledger`, then takes `seconds`.
-const SCAN: &str = "flow: scan
+pub const SCAN: &str = "flow: scan
 params:
   seconds: { type: number, default: 0 }
   found: { type: integer, default: 0 }
@@ -30,17 +30,17 @@ outputs:
   found: ${params.found}
 ";
 
-fn with_deployment(deployment: &str) -> String {
+pub fn with_deployment(deployment: &str) -> String {
     SCAN.replace("params:\n", &format!("deployment: {deployment}\nparams:\n"))
 }
 
-fn lines(place: &Place, file: &str) -> Vec<String> {
+pub fn lines(place: &Place, file: &str) -> Vec<String> {
     let text = std::fs::read_to_string(place.path().join(file)).unwrap_or_default();
     text.lines().map(str::to_owned).collect()
 }
 
 /// Waits until something is so.
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(60);
     while !is_so() {
         assert!(Instant::now() < deadline, "{what}: it never came");
@@ -48,14 +48,14 @@ fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-fn done(place: &Place, arguments: &[&str]) -> String {
+pub fn done(place: &Place, arguments: &[&str]) -> String {
     let (code, _, err) = place.run(arguments);
     assert_eq!(code, Some(0), "{arguments:?}: {err}");
     err
 }
 
 /// States of the fires of a deployment, the oldest first: that of the run, where there is one.
-fn states(place: &Place, name: &str) -> Vec<String> {
+pub fn states(place: &Place, name: &str) -> Vec<String> {
     let (_, shown) = place.json(&["deployments", "show", name]);
     let state = |fire: &Value| fire["run_state"].as_str().or(fire["state"].as_str()).unwrap().to_owned();
     shown["fires"].as_array().unwrap().iter().rev().map(state).collect()
@@ -206,7 +206,7 @@ fn what_was_deployed_is_what_runs_until_it_is_deployed_again() {
     assert_eq!(place.json(&["deployments", "show", "pinned"]).1["version"], 2);
 }
 
-fn post(address: &str, path: &str, body: &str, headers: &str) -> String {
+pub fn post(address: &str, path: &str, body: &str, headers: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     let length = body.len();
     write!(
@@ -258,7 +258,7 @@ fn runs_start_others_webhooks_start_runs_and_hooks_are_told_until_they_hear() {
     let ask = |body: &str, headers: &str| post(&address, "/hooks/scan", body, headers);
     for (body, headers, status) in [
         ("{}", "", "401"),
-        ("{}", "X-Swath-Signature: sha256=00\r\n", "401"),
+        ("{}", "Webhook-Signature: v1,AAAA\r\n", "401"),
         ("{\"found\": 2}", signed(&place, "{\"found\": 3}").as_str(), "401"),
         ("[]", &signed(&place, "[]"), "400"),
         ("{\"fuond\": 2}", &signed(&place, "{\"fuond\": 2}"), "400"),
@@ -462,4 +462,70 @@ fn an_occasion_that_cannot_be_started_is_told_and_the_next_covers_it_and_others_
     std::fs::write(place.path().join("key"), "k").unwrap();
     until("a run", || !lines(&place, "ledger").is_empty());
     assert!(lines(&place, "ledger")[0].starts_with(&first), "{first}: {:?}", lines(&place, "ledger"));
+}
+
+#[test]
+fn a_deployment_that_is_slow_to_start_keeps_no_other_and_its_runs_begin_in_order() {
+    let slow = with_deployment("{ while_running: allow }");
+    let slow = slow.replace("  found:", "  key: { type: secret, default: THE_KEY }\n  found:");
+    let slow = slow.replace("purity: effect", "secret_env: { KEY: $key }\n      purity: effect");
+    let place = Place::new(&slow);
+    std::fs::write(place.path().join("other.yaml"), SCAN.replace("flow: scan", "flow: other")).unwrap();
+    done(&place, &["deploy", "flow.yaml"]);
+    done(&place, &["deploy", "other.yaml", "-p", "ledger=others"]);
+    // Whoever reads it waits until somebody writes.
+    let made = Command::new("mkfifo").arg("key").current_dir(place.path()).status().unwrap();
+    assert!(made.success());
+    let _serving = Serving::start_with(&place, &[], &[("THE_KEY_FILE", "key")]);
+    for _ in 0..3 {
+        done(&place, &["deployments", "trigger", "scan"]);
+    }
+    until("the first to be taken", || states(&place, "scan").contains(&"started".to_owned()));
+    for count in 1..=2 {
+        done(&place, &["deployments", "trigger", "other"]);
+        until("the other, meanwhile", || lines(&place, "others").len() == count);
+    }
+    assert_eq!(states(&place, "scan"), ["started", "due", "due"], "one after the other");
+    let writes = "while test -p key; do echo k > key; done";
+    let mut writing = Command::new("sh").args(["-c", writes]).current_dir(place.path()).spawn().unwrap();
+    until("all three", || states(&place, "scan") == ["completed"; 3]);
+    writing.kill().unwrap();
+    writing.wait().unwrap();
+    assert_eq!(lines(&place, "ledger").len(), 3, "each once");
+    let (_, shown) = place.json(&["deployments", "show", "scan"]);
+    let begun = |fire: &Value| {
+        let (_, run) = place.json(&["show", fire["run"].as_str().unwrap()]);
+        run["run"]["created_at"].as_i64().unwrap()
+    };
+    let begun: Vec<i64> = shown["fires"].as_array().unwrap().iter().rev().map(begun).collect();
+    assert!(begun.is_sorted(), "{begun:?}");
+}
+
+#[test]
+fn deployments_that_would_start_each_other_for_ever_are_refused() {
+    let after = |name: &str, before: &str| {
+        SCAN.replace("flow: scan", &format!("flow: {name}\ndeployment: {{ triggers: [{{ after: {before} }}] }}"))
+    };
+    let place = Place::new(&after("one", "one"));
+    let deploy = |text: &str| {
+        std::fs::write(place.path().join("flow.yaml"), text).unwrap();
+        place.run(&["deploy", "flow.yaml"])
+    };
+    let (code, _, told) = deploy(&after("one", "one"));
+    assert!(code == Some(2) && told.contains("its trigger `after` is itself"), "{told}");
+    // What it waits for need not be there yet, and ways that meet are no cycle.
+    for (name, before) in [("two", "one"), ("three", "two"), ("four", "two")] {
+        let (code, _, told) = deploy(&after(name, before));
+        assert_eq!(code, Some(0), "{told}");
+    }
+    let both = after("five", "three").replace("[{ after: three }]", "[{ after: three }, { after: four }]");
+    assert_eq!(deploy(&both).0, Some(0));
+    let (code, _, told) = deploy(&after("one", "three"));
+    let cycle = "`one` runs after `three`, `three` runs after `two`, `two` runs after `one`";
+    assert!(code == Some(2) && told.contains(cycle), "{told}");
+    let (_, listed) = place.json(&["deployments"]);
+    assert_eq!(listed.as_array().unwrap().len(), 4, "it was not deployed");
+    // Without the link in the middle it may.
+    assert_eq!(deploy(&after("three", "nobody")).0, Some(0));
+    assert_eq!(deploy(&after("one", "three")).0, Some(0));
 }

@@ -206,6 +206,7 @@ fn every_command_works_on_a_store_on_postgresql_and_none_tells_its_password() {
         (Some("completed"), Some(3))
     );
     assert!(run(&["logs", id]).1.contains("told: two"));
+    assert_eq!(run(&["workers", "--json"]).1.trim(), "[]");
     assert!(run(&["explain", id]).1.contains("ran"));
     assert_eq!(run(&["resume", id]).0, Some(0));
     let (code, _, err) = run(&["rerun", id, "--from", "last"]);

@@ -13,7 +13,7 @@ use swath_schedule::Fire;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Content {
     /// Absolute path of the flow.
-    pub source: String,
+    source: String,
     text: String,
     files: BTreeMap<PathBuf, String>,
     params: Vec<(String, String)>,

@@ -5,15 +5,18 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hmac::{Hmac, KeyInit, Mac};
 use jiff::Timestamp;
-use sha2::Sha256;
+use rustix::process::{Pid, Signal, kill_process_group};
+use serde_json::json;
 use swath_schedule::Hook;
 use swath_store::{Error, Store, Telling, redact};
+use swath_task::Digest;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use tokio::sync::Semaphore;
 
+use super::secrets::Secrets;
+use super::signature;
 use crate::convert::with_causes;
 
 /// How many are told at once.
@@ -30,6 +33,7 @@ const LONGEST_WAIT: i64 = 3_600_000;
 pub struct Hooks {
     store: Arc<dyn Store>,
     client: Result<reqwest::Client, String>,
+    secrets: Arc<Secrets>,
     at_once: Arc<Semaphore>,
 }
 
@@ -46,7 +50,7 @@ impl Hooks {
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .map_err(|error| error.to_string());
-        Self { store, client, at_once: Arc::new(Semaphore::new(AT_ONCE)) }
+        Self { store, client, secrets: Arc::default(), at_once: Arc::new(Semaphore::new(AT_ONCE)) }
     }
 
     /// Begins to tell what is due. `hook_of` finds a hook by deployment and number.
@@ -58,13 +62,13 @@ impl Hooks {
         for telling in self.store.tellings(now.as_millisecond(), free).await? {
             let Ok(permit) = self.at_once.clone().try_acquire_owned() else { break };
             let hook = hook_of(&telling.deployment, telling.hook as usize);
-            let (store, client) = (self.store.clone(), self.client.clone());
+            let (store, client, secrets) = (self.store.clone(), self.client.clone(), self.secrets.clone());
             tokio::spawn(async move {
                 let _permit = permit;
                 let told = match hook {
                     // The deployment has another version by now.
                     None => Err(("its hook is gone".to_owned(), false)),
-                    Some(hook) => tell(&hook, &telling, client).await.map_err(|why| (why, true)),
+                    Some(hook) => tell(&hook, &telling, client, &secrets, PATIENCE).await.map_err(|why| (why, true)),
                 };
                 let now = Timestamp::now().as_millisecond();
                 let (error, next) = match told {
@@ -90,26 +94,39 @@ impl Hooks {
     }
 }
 
-async fn tell(hook: &Hook, telling: &Telling, client: Result<reqwest::Client, String>) -> Result<(), String> {
+async fn tell(
+    hook: &Hook,
+    telling: &Telling,
+    client: Result<reqwest::Client, String>,
+    secrets: &Secrets,
+    patience: Duration,
+) -> Result<(), String> {
     match &hook.url {
-        Some(url) => request(hook, url, telling, client?).await,
-        None => tokio::time::timeout(PATIENCE, command(hook, telling))
+        Some(url) => request(hook, url, telling, client?, secrets).await,
+        None => tokio::time::timeout(patience, command(hook, telling))
             .await
-            .unwrap_or_else(|_| Err(format!("`{}` took longer than {} s", hook.command[0], PATIENCE.as_secs()))),
+            .unwrap_or_else(|_| Err(format!("`{}` took longer than {} s", hook.command[0], patience.as_secs()))),
     }
 }
 
-async fn request(hook: &Hook, url: &str, telling: &Telling, client: reqwest::Client) -> Result<(), String> {
+async fn request(
+    hook: &Hook,
+    url: &str,
+    telling: &Telling,
+    client: reqwest::Client,
+    secrets: &Secrets,
+) -> Result<(), String> {
+    let (id, time) = (id_of(telling), Timestamp::now().as_second());
     let mut request = client
         .post(url)
         .header("content-type", "application/json")
-        .header("x-swath-delivery", telling.id)
+        .header(signature::ID, &id)
+        .header(signature::TIME, time)
         .header("x-swath-happening", &telling.happening);
     if let Some(variable) = &hook.secret {
-        let variable = variable.clone();
-        let found = tokio::task::spawn_blocking(move || swath_host::secret(&variable)).await;
-        let secret = found.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
-        request = request.header("x-swath-signature", signature(secret.as_bytes(), telling.message.as_bytes()));
+        let secret = secrets.get(variable).await?;
+        let signed = signature::sign(&secret, &id, time, telling.message.as_bytes());
+        request = request.header(signature::SIGNATURE, signed);
     }
     let answer = request.body(telling.message.clone()).send().await.map_err(|error| {
         // The path of an address may itself be a secret.
@@ -132,53 +149,76 @@ async fn command(hook: &Hook, telling: &Telling) -> Result<(), String> {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .kill_on_drop(true)
+        // What it starts is killed with it.
+        .process_group(0)
         .spawn()
         .map_err(failed)?;
+    let mut group = Group(child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)));
     if let Some(mut input) = child.stdin.take() {
         // A program need not read what it is told.
         let _ = input.write_all(telling.message.as_bytes()).await;
     }
     let status = child.wait().await.map_err(failed)?;
+    // What goes on after its end was meant to.
+    group.0 = None;
     if status.success() { Ok(()) } else { Err(format!("`{program}` ended with {status}")) }
 }
 
-/// `sha256=` and the HMAC-SHA256 of a body by a secret, in hexadecimal digits, as GitHub signs its webhooks.
-pub fn signature(secret: &[u8], body: &[u8]) -> String {
-    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(secret) else { return String::new() };
-    mac.update(body);
-    format!("sha256={}", hex::encode(mac.finalize().into_bytes()))
+/// What tells a telling from all others, also from those of other stores, however often it is tried.
+fn id_of(telling: &Telling) -> String {
+    let whole = json!([telling.id, telling.deployment, telling.hook, telling.message]);
+    format!("msg_{}", &Digest::of(whole.to_string().as_bytes()).hex()[..24])
 }
 
-/// Whether a signature is that of a body, in a time that does not tell how much of it is right.
-pub fn is_signed(secret: &[u8], body: &[u8], signature: &str) -> bool {
-    let Some(bytes) = signature.strip_prefix("sha256=").and_then(|digits| hex::decode(digits).ok()) else {
-        return false;
-    };
-    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(secret) else { return false };
-    mac.update(body);
-    mac.verify_slice(&bytes).is_ok()
+/// The processes of a command: killed together where it has not ended.
+struct Group(Option<Pid>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(leader) = self.0 {
+            // It fails when all of them are gone, which is what is wanted.
+            let _ = kill_process_group(leader, Signal::KILL);
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use swath_schedule::Happening;
+
     use super::*;
 
-    #[test]
-    fn bodies_are_signed_as_rfc_4231_says() {
-        // Test case 2.
-        let signed = signature(b"Jefe", b"what do ya want for nothing?");
-        assert_eq!(signed, "sha256=5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
-        assert!(is_signed(b"Jefe", b"what do ya want for nothing?", &signed));
-        for (secret, body, signature) in [
-            ("jefe", "what do ya want for nothing?", signed.as_str()),
-            ("Jefe", "what do ya want for nothing!", &signed),
-            ("Jefe", "what do ya want for nothing?", ""),
-            ("Jefe", "what do ya want for nothing?", "sha256="),
-            ("Jefe", "what do ya want for nothing?", &signed[..70]),
-            ("Jefe", "what do ya want for nothing?", &signed.replace("5b", "5c")),
-            ("Jefe", "what do ya want for nothing?", &signed.replace("5b", "+b")),
-        ] {
-            assert!(!is_signed(secret.as_bytes(), body.as_bytes(), signature), "{signature}");
+    #[tokio::test]
+    async fn a_command_that_takes_too_long_is_killed_with_all_it_started() {
+        let folder = tempfile::tempdir().unwrap();
+        let noted = folder.path().join("pid");
+        let script = format!("sleep 600 & echo $! > {0}.new; mv {0}.new {0}; wait", noted.display());
+        let hook = Hook {
+            on: vec![Happening::Completed],
+            url: None,
+            secret: None,
+            command: ["sh", "-c", &script].map(str::to_owned).to_vec(),
+        };
+        let telling = Telling {
+            id: 1,
+            deployment: "scan".into(),
+            hook: 0,
+            happening: "completed".into(),
+            message: "{}".into(),
+            attempts: 0,
+        };
+        let told = tell(&hook, &telling, Err("none".into()), &Secrets::default(), Duration::from_millis(1500)).await;
+        assert!(told.unwrap_err().contains("took longer than"));
+        let started = std::fs::read_to_string(noted).unwrap().trim().to_owned();
+        // Whoever takes in orphans need not have buried it yet.
+        let lives = || {
+            let state = std::fs::read_to_string(format!("/proc/{started}/stat")).unwrap_or_default();
+            state.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
+        };
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        while lives() {
+            assert!(std::time::Instant::now() < deadline, "what it started lives on");
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 }

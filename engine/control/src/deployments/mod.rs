@@ -10,12 +10,15 @@
 
 mod content;
 mod hooks;
+mod launches;
 mod registry;
 mod scheduler;
+mod secrets;
 mod service;
+mod signature;
 mod webhook;
 
 pub use registry::{Backfilled, DeployError, Deployable, Registry};
 pub use scheduler::Scheduler;
 pub use service::DeploymentService;
-pub(crate) use webhook::receive;
+pub(crate) use webhook::{Webhooks, receive};

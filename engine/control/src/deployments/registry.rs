@@ -1,6 +1,7 @@
 //! Deployments as those who manage them see them. Everything here is a change of the store: the server that runs on it
 //! acts on what it finds there.
 
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -9,7 +10,7 @@ use swath_flow::{Diagnostic, ParameterSpec, ParameterType};
 use swath_host::{Asked, FlowText};
 use swath_plan::{Catalogue, Plan, deployment_of};
 use swath_schedule::{DeploymentSpec, Fire, Problem, ScheduleSpec};
-use swath_store::{DeploymentRow, Error, FireFilter, FireRow, NewFire, NewVersion, Store, Version};
+use swath_store::{DeploymentRow, Error, FireFilter, FireRow, NewFire, NewVersion, Store};
 use swath_task::Digest;
 
 use super::content::Content;
@@ -107,10 +108,7 @@ impl Registry {
         let (plan, files) = planned.map_err(DeployError::Flow)?;
         let name = name.unwrap_or_else(|| plan.name.clone());
         check_name(&name)?;
-        if spec.triggers.iter().any(|trigger| trigger.after.as_deref() == Some(name.as_str())) {
-            let why = format!("the deployment `{name}` would start itself for ever: its trigger `after` is itself");
-            return Err(DeployError::Refused(why));
-        }
+        self.check_ends(&name, &spec).await?;
         // What is due by a schedule that stays as it is stays due.
         let before = match self.store.deployment(&name).await {
             Ok(row) => spec_of(&row.spec).ok(),
@@ -122,6 +120,7 @@ impl Registry {
         let version = NewVersion {
             name,
             flow: plan.name,
+            source,
             spec: json!(spec).to_string(),
             content: json!(content).to_string(),
             paused,
@@ -129,6 +128,27 @@ impl Registry {
             now: now.as_millisecond(),
         };
         Ok(self.store.deploy(version).await?)
+    }
+
+    /// Refuses a deployment that would start itself for ever, by its own trigger or by way of others.
+    async fn check_ends(&self, name: &str, spec: &DeploymentSpec) -> Result<(), DeployError> {
+        let mut specs = BTreeMap::new();
+        for row in self.store.deployments().await? {
+            // What is wrong with another one is told elsewhere.
+            if let Ok(spec) = spec_of(&row.spec) {
+                specs.insert(row.name, spec);
+            }
+        }
+        specs.insert(name.to_owned(), spec.clone());
+        let Some(cycle) = cycle(name, &specs) else { return Ok(()) };
+        Err(DeployError::Refused(match cycle.as_slice() {
+            [_] => format!("the deployment `{name}` would start itself for ever: its trigger `after` is itself"),
+            cycle => {
+                let each = cycle.iter().zip(cycle.iter().cycle().skip(1));
+                let each: Vec<String> = each.map(|(one, before)| format!("`{one}` runs after `{before}`")).collect();
+                format!("the deployment `{name}` would start itself for ever: {}", each.join(", "))
+            }
+        }))
     }
 
     /// Asks for a run now. With the same key it is asked for once.
@@ -232,9 +252,9 @@ impl Registry {
         now: Timestamp,
     ) -> Result<(Plan, String), DeployError> {
         let newest = self.store.deployment(name).await?.version;
-        let version = self.store.versions(name, Some(newest)).await?.into_iter().next();
-        let version = version.ok_or_else(|| DeployError::Refused(format!("`{name}` has no version {newest}")))?;
-        let content: Content = read("deployment", &version.content)?;
+        let content = self.store.content(name, newest).await?;
+        let content = content.ok_or_else(|| DeployError::Refused(format!("`{name}` has no version {newest}")))?;
+        let content: Content = read("deployment", &content)?;
         let catalogue = self.catalogue.clone();
         let planned = tokio::task::spawn_blocking(move || {
             let flow = content.flow();
@@ -254,11 +274,24 @@ impl Registry {
             .take(count)
             .collect()
     }
+}
 
-    /// The path of the flow that a version runs.
-    pub fn source(version: &Version) -> Result<String, DeployError> {
-        Ok(read::<Content>("deployment", &version.content)?.source)
+/// A way from `name` along triggers back to it: each runs after the one that follows, the last after the first.
+fn cycle<'a>(name: &'a str, specs: &'a BTreeMap<String, DeploymentSpec>) -> Option<Vec<&'a str>> {
+    let mut seen = HashSet::new();
+    let mut ways = vec![vec![name]];
+    while let Some(way) = ways.pop() {
+        let spec = way.last().and_then(|last| specs.get(*last));
+        for before in spec.iter().flat_map(|spec| &spec.triggers).filter_map(|trigger| trigger.after.as_deref()) {
+            if before == name {
+                return Some(way);
+            }
+            if seen.insert(before) {
+                ways.push([way.as_slice(), &[before]].concat());
+            }
+        }
     }
+    None
 }
 
 /// What tells a fire of a schedule from the others.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use swath_run::RunState;
 use swath_schedule::{
     Admission, CatchUp, Concurrency, DeploymentSpec, Fire, Happening, RunEnding, Schedule, admit, missed,
@@ -15,11 +15,10 @@ use swath_store::{
 };
 use swath_task::Digest;
 use tokio::sync::Notify;
-use tonic::{Code, Status};
-use tonic_types::StatusExt;
 
 use super::hooks::Hooks;
-use super::registry::{DeployError, Registry, read, scheduled_key, spec_of};
+use super::launches::{Launch, Launches};
+use super::registry::{Registry, scheduled_key, spec_of};
 use crate::fleet::Fleet;
 
 /// The store may be changed by others: it is looked at as often as this.
@@ -40,6 +39,7 @@ pub struct Scheduler {
     fleet: Fleet,
     registry: Registry,
     hooks: Hooks,
+    launches: Launches,
     wake: Arc<Notify>,
     /// When each deployment was last looked at.
     looked: HashMap<String, i64>,
@@ -50,16 +50,6 @@ pub struct Scheduler {
     taken: HashMap<i64, i64>,
     /// What was last wrong with each deployment: told once.
     wrong: HashMap<String, String>,
-}
-
-/// What came of starting a run.
-enum Start {
-    /// It is there, or is tried again.
-    Started(String),
-    /// It cannot be.
-    Refused,
-    /// Another server was faster.
-    Taken,
 }
 
 /// How a deployment goes, ready to be asked.
@@ -76,10 +66,12 @@ impl Scheduler {
     /// Over the store of `fleet`, whose runs it starts. A note on `wake` makes it look at once.
     pub fn new(fleet: Fleet, registry: Registry, wake: Arc<Notify>) -> Self {
         let hooks = Hooks::new(registry.store().clone());
+        let launches = Launches::new(fleet.clone(), registry.clone(), wake.clone());
         Self {
             fleet,
             registry,
             hooks,
+            launches,
             wake,
             looked: HashMap::new(),
             compiled: HashMap::new(),
@@ -127,6 +119,8 @@ impl Scheduler {
             };
             next = [next, self.of_one(row, due)].into_iter().flatten().min();
         }
+        // Asked before the fires are read: what one that is busy by now comes to is not in them.
+        let busy = self.launches.busy();
         let mut open = Open::new();
         let filter = FireFilter { open: true, ..FireFilter::default() };
         for fire in self.store().fires(&filter).await?.into_iter().rev() {
@@ -137,7 +131,7 @@ impl Scheduler {
         self.taken.retain(|id, _| ids.contains(id));
         for row in &rows {
             let Some(fires) = open.get(&row.name) else { continue };
-            let due = self.act(row, fires, &rows, now).await;
+            let due = self.act(row, fires, &rows, busy.contains(&row.name), now).await;
             next = [next, self.of_one(row, due)].into_iter().flatten().min();
         }
         self.hooks.tell(now, |name, hook| self.compiled.get(name)?.1.spec.hooks.get(hook).cloned()).await?;
@@ -227,6 +221,7 @@ impl Scheduler {
         row: &DeploymentRow,
         fires: &[FireRow],
         all: &[DeploymentRow],
+        is_busy: bool,
         now: Timestamp,
     ) -> Result<Option<Timestamp>, Error> {
         let compiled = self.compiled(row)?;
@@ -242,16 +237,37 @@ impl Scheduler {
             let ended = Some(String::new());
             self.store().settle(fire.id, Follows { tellings, ended, ..Follows::default() }).await?;
         }
+        // What comes after a run that is being started is decided on when that is there, or found not to be possible.
+        let next = match is_busy {
+            true => None,
+            false => self.decide(row, &compiled, fires, live, now).await?,
+        };
+        self.tell_late(&compiled.spec, fires, now).await?;
+        Ok(next)
+    }
+
+    /// Decides what becomes of fires whose time has come, up to the first that is to run now. Returns when one is next due.
+    async fn decide(
+        &mut self,
+        row: &DeploymentRow,
+        compiled: &Compiled,
+        fires: &[FireRow],
+        live: Vec<FireRow>,
+        now: Timestamp,
+    ) -> Result<Option<Timestamp>, Error> {
         // Started, as far as the store goes, by a server that died before the run was pinned.
         for fire in live.iter().filter(|fire| fire.run_state.is_none()) {
             let seen = *self.taken.entry(fire.id).or_insert(now.as_millisecond());
             if now.as_millisecond() - seen >= PATIENCE {
-                self.start(row, fire, now).await?;
+                // It has that long again.
+                self.taken.insert(fire.id, now.as_millisecond());
+                return self.start(row, fire).await;
             }
         }
         let mut next = None;
         let mut waiting: Vec<&FireRow> = fires.iter().filter(|fire| fire.state == fire_state::WAITING).collect();
         let due: Vec<&FireRow> = fires.iter().filter(|fire| fire.state == fire_state::DUE).collect();
+        let most = compiled.spec.most_running();
         for fire in due {
             if instant(fire.due) > now {
                 next = [next, Some(instant(fire.due))].into_iter().flatten().min();
@@ -261,22 +277,13 @@ impl Scheduler {
             if row.paused {
                 continue;
             }
-            let patient = is_patient(fire);
-            let most = compiled.spec.most_running();
-            let admission = match patient {
+            let admission = match is_patient(fire) {
                 true if live.len() < most && waiting.is_empty() => Admission::Start,
                 true => continue,
                 false => admit(compiled.spec.while_running, live.len(), waiting.len(), most),
             };
             match admission {
-                Admission::Start => {
-                    match self.start(row, fire, now).await? {
-                        Start::Started(run) => live.push(FireRow { run: Some(run), ..fire.clone() }),
-                        Start::Refused => {}
-                        // How many are live is not known now.
-                        Start::Taken => return Ok(Some(now)),
-                    }
-                }
+                Admission::Start => return self.start(row, fire).await,
                 Admission::Skip => {
                     let run = live.first().and_then(|fire| fire.run.clone()).unwrap_or_default();
                     let note = format!("`{run}` was still live");
@@ -299,11 +306,10 @@ impl Scheduler {
         }
         if !row.paused
             && let Some(first) = waiting.iter().find(|fire| fire.state == fire_state::WAITING)
-            && live.len() < compiled.spec.most_running()
+            && live.len() < most
         {
-            self.start(row, first, now).await?;
+            return self.start(row, first).await;
         }
-        self.tell_late(&compiled.spec, fires, now).await?;
         Ok(next)
     }
 
@@ -321,8 +327,9 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Starts the run of a fire.
-    async fn start(&self, row: &DeploymentRow, fire: &FireRow, now: Timestamp) -> Result<Start, Error> {
+    /// Takes a fire, and begins to start its run: the deployment is looked at again when that is done. Where another server
+    /// was faster, how many runs are live is not known: it is looked at again at once.
+    async fn start(&self, row: &DeploymentRow, fire: &FireRow) -> Result<Option<Timestamp>, Error> {
         let covered = self.covered(row, fire).await?;
         let run = match &fire.run {
             Some(run) => run.clone(),
@@ -332,42 +339,13 @@ impl Scheduler {
                 let change =
                     FireChange { state: fire_state::STARTED, run: Some(run.clone()), note: String::new(), since };
                 if !self.store().change_fire(fire.id, &fire.state, change).await? {
-                    return Ok(Start::Taken);
+                    return Ok(Some(Timestamp::now()));
                 }
                 run
             }
         };
-        let params: Map<String, Value> = read("parameters of a fire", &fire.params)?;
-        let now = Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now);
-        let refused = match self.registry.plan(&row.name, params, covered, now).await {
-            Ok((plan, text)) => match self.fleet.start_as(run.clone(), plan, text, now).await {
-                Ok(()) => {
-                    if fire.cause == "schedule" {
-                        let lag = Duration::try_from(Timestamp::now().duration_since(instant(fire.due)));
-                        self.fleet.tell_lag(&run, &row.flow, lag.unwrap_or_default());
-                    }
-                    return Ok(Start::Started(run));
-                }
-                // The store is busy, or the server about to stop: the next look tries again.
-                Err(status) if is_passing(&status) => {
-                    tracing::warn!("run `{run}` cannot be started now: {}", status.message());
-                    return Ok(Start::Started(run));
-                }
-                Err(status) => status.message().to_owned(),
-            },
-            Err(DeployError::Store(error)) => return Err(error),
-            Err(DeployError::Flow(problems)) => {
-                let told: Vec<String> =
-                    problems.iter().map(|problem| format!("[{}] {}", problem.code, problem.report().message)).collect();
-                told.join("; ")
-            }
-            Err(error) => error.to_string(),
-        };
-        tracing::error!(deployment = row.name, "run `{run}` cannot be started: {refused}");
-        let change = FireChange { state: fire_state::REFUSED, run: None, note: refused, since: None };
-        // Not where another server has started it meanwhile.
-        self.store().change_fire(fire.id, fire_state::STARTED, change).await?;
-        Ok(Start::Refused)
+        self.launches.begin(row.clone(), Launch { fire: fire.clone(), run, covered });
+        Ok(None)
     }
 
     /// What the run of a fire covers: with what those before it would have covered that were left out.
@@ -524,13 +502,6 @@ fn says_yes(output: Option<&Value>) -> bool {
         Some(Value::Array(items)) => !items.is_empty(),
         Some(Value::Object(entries)) => !entries.is_empty(),
     }
-}
-
-/// Whether trying again a moment later may help.
-fn is_passing(status: &Status) -> bool {
-    // Somebody else is about to start it, or to find out that it is there.
-    let is_held = status.get_details_error_info().is_some_and(|info| info.reason == "E101");
-    is_held || matches!(status.code(), Code::Unavailable | Code::Aborted | Code::ResourceExhausted | Code::Internal)
 }
 
 /// What somebody asked for in one go: it waits its turn, whatever the policy says of the clock.

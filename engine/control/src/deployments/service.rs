@@ -116,20 +116,18 @@ impl v1::deployment_service_server::DeploymentService for DeploymentService {
     ) -> Result<Response<v1::GetDeploymentResponse>, Status> {
         let name = request.into_inner().name;
         let row = self.registry.store().deployment(&name).await.map_err(refused)?;
-        let versions = self.registry.store().versions(&name, None).await.map_err(refused)?;
-        let versions = versions.into_iter().map(|version| {
-            Ok(v1::DeploymentVersion {
-                source: Registry::source(&version).map_err(told)?,
-                version: version.version,
-                digest: version.digest,
-                created_at: Some(time(version.created_at)),
-            })
+        let versions = self.registry.store().versions(&name).await.map_err(refused)?;
+        let versions = versions.into_iter().map(|version| v1::DeploymentVersion {
+            version: version.version,
+            digest: version.digest,
+            created_at: Some(time(version.created_at)),
+            source: version.source,
         });
         let filter = FireFilter { deployment: Some(name), limit: Some(FIRES), ..FireFilter::default() };
         let fires = self.registry.store().fires(&filter).await.map_err(refused)?;
         Ok(Response::new(v1::GetDeploymentResponse {
             deployment: Some(deployment(&row)),
-            versions: versions.collect::<Result<_, Status>>()?,
+            versions: versions.collect(),
             fires: fires.into_iter().map(fire).collect(),
         }))
     }

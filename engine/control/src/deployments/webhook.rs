@@ -11,19 +11,29 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use tokio::sync::Notify;
 
-use super::hooks::is_signed;
 use super::registry::{DeployError, Registry, WEBHOOK, spec_of};
+use super::secrets::Secrets;
+use super::signature::{Signed, check, may_be_signed};
 
-/// Names of the headers that carry a signature, ours and those of others that sign alike.
-const SIGNATURES: [&str; 2] = ["x-swath-signature", "x-hub-signature-256"];
-/// Names of the headers that tell one delivery from another.
-const DELIVERIES: [&str; 3] = ["x-swath-delivery", "x-github-delivery", "idempotency-key"];
-/// Longest name of a delivery.
-const LONGEST_KEY: usize = 200;
+/// What webhooks start runs with.
+#[derive(Clone)]
+pub struct Webhooks {
+    registry: Registry,
+    /// Tells the scheduler that something is to be done.
+    wake: Arc<Notify>,
+    secrets: Arc<Secrets>,
+}
+
+impl Webhooks {
+    /// Of the deployments of a registry.
+    pub fn new(registry: Registry, wake: Arc<Notify>) -> Self {
+        Self { registry, wake, secrets: Arc::default() }
+    }
+}
 
 /// Answers a request: 202 with the fire, 401 where the signature is not right, 404 where no webhook is.
 pub async fn receive(
-    State((registry, wake)): State<(Registry, Arc<Notify>)>,
+    State(Webhooks { registry, wake, secrets }): State<Webhooks>,
     Path(name): Path<String>,
     headers: HeaderMap,
     body: Bytes,
@@ -39,19 +49,21 @@ pub async fn receive(
     let Some(variable) = spec.triggers.into_iter().find_map(|trigger| trigger.webhook) else {
         return refuse(StatusCode::NOT_FOUND, "there is no webhook of this name".to_owned());
     };
-    // A command may print it.
-    let found = tokio::task::spawn_blocking(move || swath_host::secret(&variable)).await;
-    let secret = match found.map_err(|error| error.to_string()).and_then(|found| found.map_err(|why| why.to_string())) {
+    let unsigned =
+        || refuse(StatusCode::UNAUTHORIZED, "the signature is not that of the message, or too old".to_owned());
+    // Nobody looks for a secret for whoever does not even say that he has it.
+    if !may_be_signed(&headers) {
+        return unsigned();
+    }
+    let secret = match secrets.get(&variable).await {
         Ok(secret) => secret,
         Err(error) => {
             tracing::error!(deployment = name, "its webhook is refused: {error}");
             return refuse(StatusCode::SERVICE_UNAVAILABLE, "the server lacks the secret of this webhook".to_owned());
         }
     };
-    let header = |names: &[&str]| names.iter().find_map(|name| headers.get(*name)?.to_str().ok().map(str::to_owned));
-    if secret.is_empty() || !is_signed(secret.as_bytes(), &body, &header(&SIGNATURES).unwrap_or_default()) {
-        return refuse(StatusCode::UNAUTHORIZED, "the signature is not that of the body".to_owned());
-    }
+    let now = Timestamp::now();
+    let Some(Signed { id }) = check(&secret, &headers, &body, now.as_second()) else { return unsigned() };
     let params = match body.trim_ascii() {
         b"" => Some(Map::new()),
         body => serde_json::from_slice::<Map<String, Value>>(body).ok(),
@@ -59,8 +71,7 @@ pub async fn receive(
     let Some(params) = params else {
         return refuse(StatusCode::BAD_REQUEST, "the body is a JSON object with parameters of the flow".to_owned());
     };
-    let key = header(&DELIVERIES).filter(|key| key.len() <= LONGEST_KEY);
-    match registry.trigger(&name, WEBHOOK, params, key, Timestamp::now()).await {
+    match registry.trigger(&name, WEBHOOK, params, id, now).await {
         Ok(fire) => {
             wake.notify_one();
             (StatusCode::ACCEPTED, Json(json!({ "deployment": name, "fire": fire.id, "key": fire.key })))

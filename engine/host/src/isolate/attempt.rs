@@ -45,7 +45,8 @@ pub(crate) async fn run(
     let mut worker = match host.engine.workers.take(&apart.task) {
         Some(worker) => worker,
         None => {
-            Worker::start(isolation, &names).await.map_err(|error| AttemptError::Task(not_started(step, &error)))?
+            let started = host.engine.workers.start(isolation, &names).await;
+            started.map_err(|error| AttemptError::Task(not_started(step, &error)))?
         }
     };
     let start = Start {

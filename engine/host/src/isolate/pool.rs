@@ -3,12 +3,15 @@
 //! A worker waits only when its attempt succeeded and it has not grown, and takes attempts of the task it has run before
 //! only: what one native library leaves in a process never meets another.
 
+use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use swath_task::Bytes;
 
-use super::process::Worker;
+use super::Isolation;
+use super::process::{Alive, Worker};
 use crate::lock;
 
 /// How long a worker waits before it is ended.
@@ -16,10 +19,11 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// The most memory that a worker which waits may hold.
 const MOST_MEMORY: Bytes = Bytes::mib(256);
 
-/// Workers that wait.
+/// Workers: those that wait, and how many there are.
 pub(crate) struct Pool {
     most: usize,
     waiting: Mutex<Waiting>,
+    alive: Arc<AtomicU32>,
 }
 
 #[derive(Default)]
@@ -39,7 +43,17 @@ struct Idle {
 impl Pool {
     /// Of at most so many workers.
     pub fn new(most: usize) -> Arc<Self> {
-        Arc::new(Self { most, waiting: Mutex::default() })
+        Arc::new(Self { most, waiting: Mutex::default(), alive: Arc::default() })
+    }
+
+    /// A new worker. `secret` names environment variables that it must not see.
+    pub async fn start(&self, isolation: &Isolation, secret: &[String]) -> io::Result<Worker> {
+        Worker::start(isolation, secret, Alive::new(&self.alive)).await
+    }
+
+    /// How many there are: those that work and those that wait.
+    pub fn alive(&self) -> u32 {
+        self.alive.load(Ordering::Relaxed)
     }
 
     /// A worker that has run this task.

@@ -4,8 +4,9 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{ExitStatus, Stdio};
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -37,11 +38,29 @@ pub(crate) struct Worker {
     pub memory: Memory,
     /// Its end was taken note of: its id may be another's by now.
     reaped: bool,
+    _alive: Alive,
+}
+
+/// Counts a worker as long as there is one.
+pub(crate) struct Alive(Arc<AtomicU32>);
+
+impl Alive {
+    /// One more.
+    pub fn new(count: &Arc<AtomicU32>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Worker {
     /// Starts one. `secret` names environment variables that it must not see.
-    pub async fn start(isolation: &Isolation, secret: &[String]) -> io::Result<Self> {
+    pub async fn start(isolation: &Isolation, secret: &[String], alive: Alive) -> io::Result<Self> {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         let ((out, its_out), (err, its_err)) = (io::pipe()?, io::pipe()?);
         ours.set_nonblocking(true)?;
@@ -63,7 +82,7 @@ impl Worker {
         tokio::spawn(listen(reading, told));
         tokio::spawn(speak(writing, waiting));
         let (out, err) = (Stream::new("stdout", out.into())?, Stream::new("stderr", err.into())?);
-        Ok(Self { child, pid, to, from, out, err, memory: Memory::of(pid), reaped: false })
+        Ok(Self { child, pid, to, from, out, err, memory: Memory::of(pid), reaped: false, _alive: alive })
     }
 
     /// Says something, without waiting. What cannot be said because it has died is found out by listening.

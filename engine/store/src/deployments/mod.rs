@@ -36,8 +36,11 @@ pub trait Deployments: Send + Sync + 'static {
     /// [`Error::NoDeployment`].
     async fn deployment(&self, name: &str) -> Result<DeploymentRow, Error>;
 
-    /// The versions of a deployment, newest first, or the one that is asked for.
-    async fn versions(&self, name: &str, version: Option<u32>) -> Result<Vec<Version>, Error>;
+    /// The versions of a deployment, newest first, without what they run: that may be long.
+    async fn versions(&self, name: &str) -> Result<Vec<Version>, Error>;
+
+    /// What a version of a deployment runs; `None`: there is no such version.
+    async fn content(&self, name: &str, version: u32) -> Result<Option<String>, Error>;
 
     /// Pauses a deployment or lets it go on; what was due meanwhile is left out.
     async fn set_paused(&self, name: &str, paused: bool, now: i64) -> Result<DeploymentRow, Error>;
@@ -76,6 +79,8 @@ pub struct NewVersion {
     pub name: String,
     /// Name of the flow.
     pub flow: String,
+    /// Where the flow was read.
+    pub source: String,
     /// How it goes, opaque to the store.
     pub spec: String,
     /// What it runs, opaque to the store: the flow's text, those of its sub-flows, its parameters.
@@ -127,10 +132,8 @@ pub struct Version {
     pub created_at: i64,
     /// Name of the flow.
     pub flow: String,
-    /// How it goes.
-    pub spec: String,
-    /// What it runs.
-    pub content: String,
+    /// Where the flow was read.
+    pub source: String,
 }
 
 /// States of a fire.

@@ -104,8 +104,7 @@ fn version(row: &impl Columns) -> Result<Version, Error> {
         digest: row.text(1)?,
         created_at: row.integer(2)?,
         flow: row.text(3)?,
-        spec: row.text(4)?,
-        content: row.text(5)?,
+        source: row.text(4)?,
     })
 }
 
@@ -191,8 +190,8 @@ impl<D: Tables> Deployments for D {
             // Two who deploy at once do so one after the other.
             statement!("UPDATE deployment SET name = name WHERE name = $1", name),
             statement!(
-                "INSERT INTO deployment_version (deployment, version, digest, created_at, flow, spec, content) \
-                 SELECT d.n, d.version + 1, $2, $3, $4, $5, $6 FROM deployment d WHERE d.name = $1 AND NOT EXISTS \
+                "INSERT INTO deployment_version (deployment, version, digest, created_at, flow, spec, content, source) \
+                 SELECT d.n, d.version + 1, $2, $3, $4, $5, $6, $7 FROM deployment d WHERE d.name = $1 AND NOT EXISTS \
                  (SELECT 1 FROM deployment_version v WHERE v.deployment = d.n AND v.version = d.version AND v.digest = $2)",
                 name,
                 digest.as_str(),
@@ -200,6 +199,7 @@ impl<D: Tables> Deployments for D {
                 new.flow.as_str(),
                 new.spec.as_str(),
                 new.content.as_str(),
+                new.source.as_str(),
             ),
             statement!(
                 "UPDATE deployment SET version = version + 1, updated_at = $2, \
@@ -223,12 +223,18 @@ impl<D: Tables> Deployments for D {
         rows.into_iter().next().ok_or_else(|| Error::NoDeployment(name.to_owned()))
     }
 
-    async fn versions(&self, name: &str, wanted: Option<u32>) -> Result<Vec<Version>, Error> {
+    async fn versions(&self, name: &str) -> Result<Vec<Version>, Error> {
         self.deployment(name).await?;
-        let text = "SELECT v.version, v.digest, v.created_at, v.flow, v.spec, v.content \
-             FROM deployment_version v JOIN deployment d ON d.n = v.deployment \
-             WHERE d.name = $1 AND ($2 = 0 OR v.version = $2) ORDER BY v.version DESC";
-        select(self, text, &[name.into(), i64::from(wanted.unwrap_or(0)).into()], version).await
+        let text = "SELECT v.version, v.digest, v.created_at, v.flow, v.source FROM deployment_version v \
+             JOIN deployment d ON d.n = v.deployment WHERE d.name = $1 ORDER BY v.version DESC";
+        select(self, text, &[name.into()], version).await
+    }
+
+    async fn content(&self, name: &str, version: u32) -> Result<Option<String>, Error> {
+        let text = "SELECT v.content FROM deployment_version v JOIN deployment d ON d.n = v.deployment \
+             WHERE d.name = $1 AND v.version = $2";
+        let found = select(self, text, &[name.into(), i64::from(version).into()], |row| row.text(0)).await?;
+        Ok(found.into_iter().next())
     }
 
     async fn set_paused(&self, name: &str, paused: bool, now: i64) -> Result<DeploymentRow, Error> {

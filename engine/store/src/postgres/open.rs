@@ -20,8 +20,12 @@ const USE: i32 = 1;
 /// The lock of the one that makes or migrates the tables.
 const MIGRATE: i32 = 2;
 /// `MIGRATIONS[n]` brings schema `n` to `n + 1`.
-const MIGRATIONS: &[&str] =
-    &[include_str!("migrations/0001.sql"), include_str!("migrations/0002.sql"), include_str!("migrations/0003.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001.sql"),
+    include_str!("migrations/0002.sql"),
+    include_str!("migrations/0003.sql"),
+    include_str!("migrations/0004.sql"),
+];
 /// How long a server that is not there is waited for when the store is opened.
 const AT_START: Duration = Duration::from_secs(5);
 /// How many times longer than the server may be out of reach one question may take.

@@ -24,6 +24,7 @@ fn version(name: &str, content: &str, now: i64) -> NewVersion {
     NewVersion {
         name: name.to_owned(),
         flow: "flow".to_owned(),
+        source: format!("/flows/{content}.yaml"),
         spec: "{}".to_owned(),
         content: content.to_owned(),
         paused: false,
@@ -61,13 +62,15 @@ async fn a_version_never_changes_and_equal_content_makes_no_new_one(store: Share
     assert_eq!((second.version, second.handled, second.created_at), (2, 300, 100));
     // Going back to what was before is a version of its own.
     assert_eq!(store.deploy(version("scan", "one", 400)).await.unwrap().version, 3);
-    let versions = store.versions("scan", None).await.unwrap();
-    let contents: Vec<(u32, &str)> = versions.iter().map(|one| (one.version, one.content.as_str())).collect();
-    assert_eq!(contents, [(3, "one"), (2, "two"), (1, "one")]);
+    let versions = store.versions("scan").await.unwrap();
+    let sources: Vec<(u32, &str)> = versions.iter().map(|one| (one.version, one.source.as_str())).collect();
+    assert_eq!(sources, [(3, "/flows/one.yaml"), (2, "/flows/two.yaml"), (1, "/flows/one.yaml")]);
     assert_eq!(versions[0].digest, versions[2].digest);
-    assert_eq!(store.versions("scan", Some(2)).await.unwrap().len(), 1);
+    assert_eq!(store.content("scan", 2).await.unwrap().as_deref(), Some("two"));
+    assert_eq!(store.content("scan", 4).await.unwrap(), None);
+    assert_eq!(store.content("scna", 1).await.unwrap(), None);
     assert!(matches!(store.deployment("scna").await, Err(Error::NoDeployment(name)) if name == "scna"));
-    assert!(matches!(store.versions("scna", None).await, Err(Error::NoDeployment(_))));
+    assert!(matches!(store.versions("scna").await, Err(Error::NoDeployment(_))));
     store.delete_deployment("scan").await.unwrap();
     assert!(matches!(store.delete_deployment("scan").await, Err(Error::NoDeployment(_))));
     assert!(store.deployments().await.unwrap().is_empty());
@@ -153,7 +156,7 @@ async fn who_deploys_at_once_makes_versions_one_after_the_other(store: Shared) {
     for one in deploying.collect::<Vec<_>>() {
         one.await.unwrap();
     }
-    let versions = store.versions("scan", None).await.unwrap();
+    let versions = store.versions("scan").await.unwrap();
     let newest = store.deployment("scan").await.unwrap().version;
     let numbers: Vec<u32> = versions.iter().map(|one| one.version).rev().collect();
     assert_eq!(numbers, (1..=newest).collect::<Vec<_>>());

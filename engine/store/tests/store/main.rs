@@ -9,3 +9,4 @@ mod opening;
 mod postgres;
 mod sharing;
 mod support;
+mod workers;

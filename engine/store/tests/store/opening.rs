@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::support::{append, new_run};
-use swath_store::{Access, Error, Home, RunFilter, SqliteStore, Store};
+use swath_store::{Access, Deployments, Error, Home, RunFilter, SqliteStore, Store};
 
 async fn refusal(home: &Path, access: Access) -> Error {
     match SqliteStore::open(home, access).await {
@@ -112,6 +112,30 @@ async fn what_schema_1_kept_in_files_is_brought_into_the_database() {
     let lease = store.lease_run("r").await.unwrap();
     assert_eq!((lease.epoch(), store.run_row("r").await.unwrap().seq), (1, 0));
     store.append(swath_store::Append { epoch: 1, ..append("r", 0, 2) }).await.unwrap();
+}
+
+#[tokio::test]
+async fn where_the_flows_of_schema_4_were_read_is_brought_out_of_their_content() {
+    let home = tempfile::tempdir().unwrap();
+    let path = Home::new(home.path()).database();
+    for migration in [
+        include_str!("../../src/sqlite/migrations/0001.sql"),
+        include_str!("../../src/sqlite/migrations/0002.sql"),
+        include_str!("../../src/sqlite/migrations/0003.sql"),
+        include_str!("../../src/sqlite/migrations/0004.sql"),
+    ] {
+        sql(&path, migration).await;
+    }
+    sql(
+        &path,
+        r#"PRAGMA application_id = 0x53575448; PRAGMA user_version = 4;
+           INSERT INTO deployment VALUES (1, 'scan', 1, 0, 0, 0, 0);
+           INSERT INTO deployment_version VALUES (1, 1, 'd', 0, 'scan', '{}', '{"source":"/flows/scan.yaml","text":"t"}')"#,
+    )
+    .await;
+    let store = SqliteStore::open(home.path(), Access::Write).await.unwrap();
+    assert_eq!(store.versions("scan").await.unwrap()[0].source, "/flows/scan.yaml");
+    assert!(store.content("scan", 1).await.unwrap().unwrap().contains("\"text\""));
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use swath_store::{Access, Append, Error, LEASE, PostgresStore, RunFilter, Store, Vocabulary};
+use swath_store::{Access, Append, Deployments, Error, LEASE, PostgresStore, RunFilter, Store, Vocabulary};
 use swath_testkit::postgres::{Postgres, psql};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -55,6 +55,25 @@ async fn a_later_schema_is_refused() {
         let error = refusal(&url, access).await;
         assert!(matches!(error, Error::SchemaNewer { found: 99, .. }), "{error:?}");
     }
+}
+
+#[tokio::test]
+async fn where_the_flows_of_schema_3_were_read_is_brought_out_of_their_content() {
+    let url = POSTGRES.create_database();
+    let steps = [
+        "CREATE SCHEMA swath; CREATE TABLE swath.schema_version (swath_store BIGINT NOT NULL); \
+         INSERT INTO swath.schema_version VALUES (3); SET search_path TO swath;",
+        include_str!("../../src/postgres/migrations/0001.sql"),
+        include_str!("../../src/postgres/migrations/0002.sql"),
+        include_str!("../../src/postgres/migrations/0003.sql"),
+        "INSERT INTO deployment (name, version, paused, handled, created_at, updated_at) VALUES ('scan', 1, 0, 0, 0, 0); \
+         INSERT INTO deployment_version (deployment, version, digest, created_at, flow, spec, content) \
+         SELECT n, 1, 'd', 0, 'scan', '{}', '{\"source\":\"/flows/scan.yaml\",\"text\":\"t\"}' FROM deployment;",
+    ];
+    psql(&url, &steps.join("\n"));
+    let store = PostgresStore::open(&url, Access::Write, LEASE).await.unwrap();
+    assert_eq!(store.versions("scan").await.unwrap()[0].source, "/flows/scan.yaml");
+    assert!(store.content("scan", 1).await.unwrap().unwrap().contains("\"text\""));
 }
 
 #[tokio::test(flavor = "multi_thread")]
