@@ -46,7 +46,7 @@ fn agrees(case: &str) {
         let (exactly, theirs) = (difference(&output, &exact).0, difference(&wanted, &exact).0);
         println!(
             "{case} {batch} x {height} x {width}: max abs difference {off:.1e} of values up to {largest:.1}; \
-             to double precision {exactly:.1e}, PyTorch's own {theirs:.1e}"
+             of double precision {exactly:.1e}, PyTorch's own {theirs:.1e}"
         );
         assert!(largest > 0.1, "the reference says nothing: {largest}");
         assert!(off < TOLERANCE, "{case}: {off}");

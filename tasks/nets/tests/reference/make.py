@@ -2,7 +2,7 @@
 
     NAME/network.json           the network as a flow writes it, and how many parameters PyTorch counts
     NAME/weights.safetensors    or weights.pth: random weights, and batch-norm statistics of random images
-    NAME/images.safetensors     input_0, output_0, input_1, ...: what PyTorch gives for them
+    NAME/images.safetensors     input_0, output_0, exact_0, input_1, ...: what PyTorch gives for them, in double precision too
     step/...                    the same for a step of training: gradients, and statistics after it
     imagenet/...                a ResNet and a ConvNeXt as torchvision saves them, first layers as smp inflates them
     evil/...                    pickles that run a program when Python unpickles them
@@ -25,6 +25,7 @@ from segmentation_models_pytorch.encoders._utils import patch_first_conv
 from segmentation_models_pytorch.losses import DiceLoss
 from torch import nn
 from torch.nn import functional
+from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import sigmoid_focal_loss
 
 CASES = {
@@ -39,7 +40,7 @@ CASES = {
     "dual-small": (dict(architecture="dual_unet", encoder="small", optical_channels=4, classes=3), [(2, 64, 96)]),
     "convnext-tiny": (dict(architecture="convnext", in_channels=10, classes=2), [(2, 64, 64), (1, 96, 70)]),
     "convnext-small": (dict(architecture="convnext", size="small", in_channels=3, classes=5), [(1, 64, 64)]),
-    "convnext-base": (dict(architecture="convnext", size="base", in_channels=4), [(1, 64, 64)]),
+    "convnext-base": (dict(architecture="convnext", size="base", in_channels=4, classes=7), [(1, 64, 64)]),
 }
 
 SAFETENSORS = ("unet-resnet18", "unet-small", "convnext-tiny")
@@ -52,7 +53,11 @@ def in_channels(network):
 
 
 def randomise(model, channels):
-    """Weights that leave no layer trivial, and batch-norm statistics of images that went through."""
+    """Weights that leave no layer trivial, and batch-norm statistics of images that went through.
+
+    Residual blocks add less than they pass on, as in trained networks: else PyTorch's own rounding errors grow beyond what
+    is compared here (`exact_0`, in double precision, tells them).
+    """
     for module in model.modules():
         if isinstance(module, (nn.BatchNorm2d, nn.LayerNorm)):
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -63,6 +68,9 @@ def randomise(model, channels):
             nn.init.uniform_(module.layer_scale, 0.1, 1.0)
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0
+    for block in model.modules():
+        if isinstance(block, (BasicBlock, Bottleneck)):
+            nn.init.uniform_((block.bn3 if isinstance(block, Bottleneck) else block.bn2).weight, 0.1, 0.4)
     model.train()
     with torch.no_grad():
         model(torch.randn(8, channels, 96, 96))
