@@ -3,6 +3,7 @@
 use burn::module::{Module, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{Dropout, DropoutConfig, Gelu, Identity, Initializer, PaddingConfig2d};
+use burn::tensor::module::adaptive_avg_pool2d;
 use burn::tensor::{Device, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -117,7 +118,7 @@ impl ConvNext {
         let x = stage(third, downsample(to_third, x));
         let x = stage(fourth, downsample(to_fourth, x));
         let (norm, _, linear) = &self.classifier;
-        let logits = linear.forward(norm.forward(x.mean_dim(3).mean_dim(2)));
+        let logits = linear.forward(norm.forward(adaptive_avg_pool2d(x, [1, 1])));
         let classes = logits.dims()[1];
         logits.reshape([batch, classes])
     }

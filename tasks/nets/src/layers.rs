@@ -123,7 +123,8 @@ impl BatchNorm {
 
 /// `LayerNorm` over the channels of an image: torchvision's `LayerNorm2d`, and its `LayerNorm` between two `Permute`s.
 ///
-/// Written as means, so that nothing is permuted: not here, and not in an exported graph.
+/// Written as sums, so that nothing is permuted: not here, and not in an exported graph. (burn-onnx 0.22 lowers neither
+/// `permute` nor `mean_dim`.)
 #[derive(Module, Debug)]
 pub struct ChannelNorm {
     weight: Param<Tensor<1>>,
@@ -140,10 +141,11 @@ impl ChannelNorm {
     }
 
     pub(crate) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let mean = x.clone().mean_dim(1);
-        let centred = x - mean;
-        let variance = (centred.clone() * centred.clone()).mean_dim(1);
-        let shape = [1, centred.dims()[1], 1, 1];
+        let [_, channels, ..] = x.dims();
+        let mean = |x: Tensor<4>| x.sum_dim(1) / channels as f64;
+        let centred = x.clone() - mean(x);
+        let variance = mean(centred.clone() * centred.clone());
+        let shape = [1, channels, 1, 1];
         centred / (variance + Self::EPSILON).sqrt() * self.weight.val().reshape(shape) + self.bias.val().reshape(shape)
     }
 }
