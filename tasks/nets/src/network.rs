@@ -226,6 +226,7 @@ impl Network {
 }
 
 /// A network with its weights.
+#[expect(clippy::large_enum_variant, reason = "a program holds one or two, and a box is no module")]
 #[derive(Module, Debug)]
 pub enum Model {
     /// UNet.
