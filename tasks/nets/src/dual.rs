@@ -3,9 +3,11 @@
 //! segmentation_models_pytorch has no such network, but all its parts: two of its encoders, named `optical` and `sar`,
 //! and its `UnetDecoder`, which reads the features of both, joined stage by stage.
 
+use std::ops::Range;
+
 use burn::module::Module;
 use burn::nn::conv::Conv2d;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use crate::layers::{head, size};
 use crate::unet::{Decoder, DecoderConfig};
@@ -51,8 +53,8 @@ impl DualUnet {
     /// Logits (batch, classes, height, width) of images whose first channels are optical and the others radar.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let (full, channels) = (size(&x), x.dims()[1]);
-        let optical = self.optical.forward(x.clone().narrow(1, 0, self.optical_channels));
-        let sar = self.sar.forward(x.narrow(1, self.optical_channels, channels - self.optical_channels));
+        let optical = self.optical.forward(take(&x, 0..self.optical_channels));
+        let sar = self.sar.forward(take(&x, self.optical_channels..channels));
         let mut pairs = optical.into_iter().zip(sar);
         let joined = std::array::from_fn(|_| {
             let (optical, sar) = pairs.next().expect("five features of each");
@@ -65,4 +67,12 @@ impl DualUnet {
     pub fn transfer(self, weights: &Weights) -> Result<Self, Error> {
         Ok(Self { optical: self.optical.transfer(weights)?, sar: self.sar.transfer(weights)?, ..self })
     }
+}
+
+/// Some channels of images. By their indices and not as a slice, which names the size of the batch as well: burn-onnx 0.22
+/// exports no slice of a batch of any size.
+fn take(x: &Tensor<4>, channels: Range<usize>) -> Tensor<4> {
+    let indices: Vec<i64> = channels.map(|channel| channel as i64).collect();
+    let count = indices.len();
+    x.clone().select(1, Tensor::<1, Int>::from_data(TensorData::new(indices, [count]), &x.device()))
 }
