@@ -72,6 +72,14 @@ fn only_geo_links_gdal() {
 }
 
 #[test]
+fn networks_know_nothing_of_ours() {
+    let (ours, edges, _) = dependencies();
+    let known: Names = reach("swath-nets", &edges).intersection(&ours).cloned().collect();
+    assert_eq!(known, Names::new(), "`swath-nets` is burn and weights only");
+    assert!(!reach("swath-nets", &edges).contains("gdal-sys"), "`swath-nets` must build without GDAL");
+}
+
+#[test]
 fn pure_rooms_have_no_runtime_and_know_only_whom_they_may() {
     let (ours, edges, _) = dependencies();
     let rooms: [(&str, &[&str]); 5] = [

@@ -1,0 +1,5 @@
+//! Networks, weights and losses, held against PyTorch.
+
+mod pytorch;
+mod support;
+mod weights;
