@@ -1,4 +1,4 @@
-//! Reading features of vector files: GeoJSON, GeoPackage, Shapefile, FlatGeobuf, KML and CSV.
+//! Reading features of vector files: GeoJSON, GeoPackage, Shapefile, FlatGeobuf and KML.
 #![expect(unsafe_code, reason = "FFI edge to GDAL's OGR")]
 
 use std::ffi::c_int;
@@ -16,7 +16,7 @@ use crate::vector::{Feature, Value};
 const OPEN_VECTOR: u32 = 0x04;
 const OPEN_VERBOSE_ERROR: u32 = 0x40;
 /// Formats whose files hold their features themselves: a VRT or a database connection may point anywhere.
-const DRIVERS: [&str; 6] = ["GeoJSON", "GPKG", "ESRI Shapefile", "FlatGeobuf", "KML", "CSV"];
+const DRIVERS: [&str; 5] = ["GeoJSON", "GPKG", "ESRI Shapefile", "FlatGeobuf", "KML"];
 
 /// A layer of a vector file open for reading.
 pub struct FeatureReader {
@@ -110,41 +110,42 @@ impl FeatureReader {
         self.crs.as_ref()
     }
 
-    /// Names of its attributes, in the order of [`Feature::values`].
+    /// Names of its attributes, in the order of the values of a [`Feature`].
     pub fn fields(&self) -> impl Iterator<Item = &str> {
         self.fields.iter().map(|(name, _)| name.as_str())
     }
 
-    /// Calls `each` with every feature in the order of the file; `None` in place of one without a geometry.
-    pub fn read<E: From<GeoError>>(
-        &mut self,
-        mut each: impl FnMut(Option<Feature>) -> std::result::Result<(), E>,
-    ) -> std::result::Result<(), E> {
+    /// Every feature in the order of the file; `None` in place of one without a geometry. Ends after an error.
+    pub fn features(&mut self) -> impl Iterator<Item = Result<Option<Feature>>> {
         // SAFETY: the layer is live.
         let _ = watched(|| unsafe { gdal_sys::OGR_L_ResetReading(self.layer) });
-        loop {
-            // SAFETY: the feature read is destroyed before the next; its geometry is taken out and owned.
-            let (feature, messages) = watched(|| unsafe {
-                let feature = gdal_sys::OGR_L_GetNextFeature(self.layer);
-                if feature.is_null() {
-                    return None;
-                }
-                let values = self.fields.iter().enumerate().map(|(index, (_, kind))| value(feature, index, *kind));
-                let values = values.collect();
-                let geometry = gdal_sys::OGR_F_StealGeometry(feature);
-                gdal_sys::OGR_F_Destroy(feature);
-                let geometry = (!geometry.is_null()).then(|| Geometry::owning(geometry));
-                Some(geometry.map(|geometry| Feature { geometry, values }))
-            });
-            if failed(&messages) {
-                let message = format!("cannot read the features of `{}`: {}", self.name, told(&messages));
-                return Err(GeoError::new(ErrorKind::Vector, message).into());
+        let mut ended = false;
+        std::iter::from_fn(move || {
+            let next = if ended { None } else { self.next().transpose() };
+            ended = !matches!(next, Some(Ok(_)));
+            next
+        })
+    }
+
+    fn next(&mut self) -> Result<Option<Option<Feature>>> {
+        // SAFETY: the feature read is destroyed here; its geometry is taken out and owned.
+        let (feature, messages) = watched(|| unsafe {
+            let feature = gdal_sys::OGR_L_GetNextFeature(self.layer);
+            if feature.is_null() {
+                return None;
             }
-            match feature {
-                Some(feature) => each(feature)?,
-                None => return Ok(()),
-            }
+            let values = self.fields.iter().enumerate().map(|(index, (_, kind))| value(feature, index, *kind));
+            let values = values.collect();
+            let geometry = gdal_sys::OGR_F_StealGeometry(feature);
+            gdal_sys::OGR_F_Destroy(feature);
+            let geometry = (!geometry.is_null()).then(|| Geometry::owning(geometry));
+            Some(geometry.map(|geometry| Feature { geometry, values }))
+        });
+        if failed(&messages) {
+            let message = format!("cannot read the features of `{}`: {}", self.name, told(&messages));
+            return Err(GeoError::new(ErrorKind::Vector, message));
         }
+        Ok(feature)
     }
 }
 
@@ -189,18 +190,17 @@ mod tests {
         let mut reader = FeatureReader::open(&json, None).unwrap();
         assert_eq!(reader.crs(), Some(&Crs::wgs84().unwrap()));
         assert_eq!(reader.fields().collect::<Vec<_>>(), ["name", "km", "n"]);
-        let mut seen = Vec::new();
-        let read = reader.read(|feature| {
-            seen.push(feature.map(|feature| (feature.geometry.bounds().left, feature.values)));
-            Ok::<(), GeoError>(())
-        });
-        read.unwrap();
+        let seen = reader
+            .features()
+            .map(|feature| feature.unwrap().map(|feature| (feature.geometry.bounds().left, feature.values)));
+        let seen: Vec<_> = seen.collect();
         let values = vec![Value::Text("a".into()), Value::Real(2.5), Value::Integer(3)];
         assert_eq!(seen, [Some((15.0, values)), None]);
 
         let package = folder.path().join("b.gpkg");
         let crs = Crs::from_epsg(32633).unwrap();
-        let layer = |name: &str| Layer { name: name.into(), crs: crs.clone(), fields: vec![Field::new("c", FieldType::Text)] };
+        let layer =
+            |name: &str| Layer { name: name.into(), crs: crs.clone(), fields: vec![Field::new("c", FieldType::Text)] };
         let mut written = GeoPackage::open_or_create(&package).unwrap();
         for name in ["one", "two"] {
             let geometry = Geometry::from_geojson(point).unwrap();
