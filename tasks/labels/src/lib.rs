@@ -7,6 +7,7 @@
 mod chips;
 mod map;
 mod sites;
+mod split;
 mod vector;
 
 mod classes;
@@ -19,6 +20,7 @@ pub use chips::CutChips;
 pub use classes::{Class, Name};
 pub use map::LabelRaster;
 pub use sites::LabelSites;
+pub use split::{Hardness, Negatives, Shares, SplitDataset};
 pub use vector::{LabelVector, Others};
 
 use swath_task::TaskDef;
