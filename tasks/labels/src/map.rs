@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use swath_geo::{Grid, PixelWindow, Raster, WarpMap, WarpResampling};
+use swath_geo::{Grid, PixelWindow, Raster, TILE, WarpMap, WarpResampling};
 use swath_kinds::Cog;
 use swath_task::{Artifact, Context, Draft, LocalPath, Needs, Problem, Purity, Task, TaskError};
 
@@ -14,7 +14,9 @@ use crate::faults::{fault, geo_fault};
 use crate::tiles::{MEMORY, holds_value, positive_share, write_label};
 
 /// Most pixels of the map that are read at once; where it is much finer than the raster, a tile is made in parts.
-const MOST_PIXELS: usize = 4 << 20;
+const MOST_PIXELS: usize = 2 << 20;
+/// Bytes that a thread takes: those pixels, where the pixels of a tile lie in the map, and their classes.
+const MAP_MEMORY: u64 = (MOST_PIXELS * 4 + TILE * TILE * (WarpMap::BYTES + 4)) as u64;
 
 /// Lays an existing class map onto the grid of a raster: each pixel gets the class of the map's pixel that its centre lies in.
 ///
@@ -126,7 +128,7 @@ impl LabelRaster {
         };
         let mut metadata = vec![("LABEL".to_owned(), "classes".to_owned())];
         metadata.extend(classes::metadata(self.classes.as_deref().unwrap_or_default()));
-        let counts = write_label(raster, out, metadata, ctx, start, work)?;
+        let counts = write_label(raster, out, metadata, (MEMORY, MAP_MEMORY), ctx, start, work)?;
         if !met.into_inner() {
             let message = format!("the map `{}` does not lie on `{}`", map.display(), raster.display());
             return Err(fault("R109", message, "compare the areas of both"));

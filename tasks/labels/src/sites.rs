@@ -12,7 +12,7 @@ use swath_task::{Artifact, Context, Draft, LocalPath, Needs, Problem, Purity, Ta
 use crate::faults::{fault, geo_fault};
 use crate::places::{self, Site, sound};
 use crate::tiles::{MEMORY, positive_share, write_label};
-use crate::zones::{Zone, label, near};
+use crate::zones::{BLOCK_MEMORY, Zone, label, near};
 
 /// Makes a mask of known sites on the grid of a raster: 1 within a buffer around each, 0.5 in a ring around the buffer, where it
 /// is not known, 0 elsewhere.
@@ -61,7 +61,7 @@ pub struct Inputs {
 pub struct Outputs {
     /// The mask: 0, 0.5 and 1, NaN for no data.
     pub label: Artifact<Cog>,
-    /// Sites whose buffer or ring touches the raster where it has data or not.
+    /// Sites whose buffer or ring touches the raster, whether it has data there or not.
     pub sites: u64,
     /// Share of the pixels with data that lie in a buffer.
     pub positive_share: f64,
@@ -112,8 +112,8 @@ impl LabelSites {
         let sites = places::read(&self.sites.0, self.layer.as_deref())?;
         let grid = Raster::open_path(raster).and_then(|raster| raster.grid()).map_err(geo_fault)?;
         let zones = self.zones(&sites)?;
-        let all: Vec<&Zone> = zones.iter().collect();
-        if !self.allow_none && !self.on_grid(&all, &grid)? {
+        let all = near(&zones.iter().collect::<Vec<_>>(), &grid, &to_degrees(&grid.crs)?);
+        if !self.allow_none && !on_grid(&all, &grid)? {
             return Err(self.nowhere(&sites, raster, &grid));
         }
         let metadata = vec![
@@ -123,7 +123,7 @@ impl LabelSites {
         ];
         let start = |grid: &Grid| to_degrees(&grid.crs);
         let work = |transform: &mut Transform, tile: &Grid| Ok(label(&all, self.ring.metres, tile, transform));
-        let counts = write_label(raster, out, metadata, ctx, start, work)?;
+        let counts = write_label(raster, out, metadata, (MEMORY, BLOCK_MEMORY), ctx, start, work)?;
         let touched = zones.iter().filter(|zone| zone.touched()).count() as u64;
         if touched == 0 && !self.allow_none {
             return Err(self.nowhere(&sites, raster, &grid));
@@ -135,12 +135,6 @@ impl LabelSites {
         sites.iter().map(|site| Zone::new(site, self.buffer.metres, self.ring.metres)).collect()
     }
 
-    /// Whether one of the zones may touch a tile of the grid.
-    fn on_grid(&self, zones: &[&Zone], grid: &Grid) -> Result<bool, TaskError> {
-        let transform = to_degrees(&grid.crs)?;
-        Ok(tiles(grid).iter().any(|tile| !near(zones, tile, &transform).is_empty()))
-    }
-
     /// The fault of sites that all lie elsewhere; tells when they would not with their coordinates swapped.
     fn nowhere(&self, sites: &[Site], raster: &Path, grid: &Grid) -> TaskError {
         let swapped = sites.iter().filter_map(|site| match site.shape {
@@ -150,7 +144,7 @@ impl LabelSites {
             _ => None,
         });
         let swapped = self.zones(&swapped.collect::<Vec<_>>()).unwrap_or_default();
-        let would = self.on_grid(&swapped.iter().collect::<Vec<_>>(), grid).unwrap_or(false);
+        let would = on_grid(&swapped.iter().collect::<Vec<_>>(), grid).unwrap_or(false);
         let message =
             format!("none of the {} sites of `{}` lies on `{}`", sites.len(), self.sites.0.display(), raster.display());
         let help = if would {
@@ -164,6 +158,12 @@ impl LabelSites {
 
 fn to_degrees(crs: &Crs) -> Result<Transform, TaskError> {
     Transform::new(crs, &Crs::wgs84().map_err(geo_fault)?).map_err(geo_fault)
+}
+
+/// Whether one of the zones may touch a tile of the grid.
+fn on_grid(zones: &[&Zone], grid: &Grid) -> Result<bool, TaskError> {
+    let transform = to_degrees(&grid.crs)?;
+    Ok(tiles(grid).iter().any(|tile| !near(zones, tile, &transform).is_empty()))
 }
 
 /// The grid in pieces of the size of a tile.

@@ -20,7 +20,7 @@ pub const BASE_MEMORY: u64 = 80 << 20;
 /// The band in which a composite counts its clear observations: it is 0, not no-data, where there is none.
 pub const COUNT_BAND: &str = "count";
 
-/// Bytes of a thread: label, one band, what the writer compresses and makes overviews of.
+/// Bytes of a thread for a tile: label, one band, what the writer compresses and makes overviews of.
 const TILE_MEMORY: u64 = (TILE * TILE * 40) as u64;
 
 /// Threads that stay within `memory` when each takes `each` bytes; one in any case.
@@ -50,11 +50,13 @@ pub fn holds_value(band: &BandInfo, pixel: f32) -> bool {
     !pixel.is_nan() && band.nodata.is_none_or(|nodata| pixel != nodata as f32)
 }
 
-/// Writes the label that `work` gives for each tile, and counts its values. `start` makes what a thread needs for itself.
+/// Writes the label that `work` gives for each tile, and counts its values. `start` makes what a thread needs for itself;
+/// `memory` is what all of them may take, each of them `each` bytes beside its tile.
 pub fn write_label<S>(
     raster: &Path,
     out: &Path,
     metadata: Vec<(String, String)>,
+    (memory, each): (Bytes, u64),
     ctx: &Context,
     start: impl Fn(&Grid) -> Result<S, TaskError> + Sync,
     work: impl Fn(&mut S, &Grid) -> Result<Vec<f32>, TaskError> + Sync,
@@ -83,7 +85,7 @@ pub fn write_label<S>(
     };
     let span = tracing::Span::current();
     std::thread::scope(|scope| {
-        for _ in 0..threads(ctx.cpus(), MEMORY, TILE_MEMORY).min(windows.len()) {
+        for _ in 0..threads(ctx.cpus(), memory, TILE_MEMORY + each).min(windows.len()) {
             scope.spawn(|| {
                 if let Err(error) = span.in_scope(run) {
                     next.store(windows.len(), Ordering::Relaxed);

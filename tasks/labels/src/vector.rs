@@ -5,17 +5,23 @@ use std::sync::Mutex;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use swath_geo::{Bounds, FeatureReader, Geometry, Grid, Raster, Transform, Value, rasterize_classes};
+use swath_geo::{Bounds, FeatureReader, Geometry, Grid, Raster, TILE, Transform, Value, rasterize_classes};
 use swath_kinds::Cog;
-use swath_task::{Artifact, Context, Draft, LocalPath, Needs, Problem, Purity, Task, TaskError};
+use swath_task::{Artifact, Bytes, Context, Draft, LocalPath, Needs, Problem, Purity, Task, TaskError};
 
 use crate::classes::{self, Class, Name};
 use crate::faults::{fault, geo_fault};
 use crate::places;
-use crate::tiles::{MEMORY, lock, positive_share, write_label};
+use crate::tiles::{self, lock, positive_share, write_label};
 
-/// More polygons than these are held in no memory that a step asks for.
-const MOST_POLYGONS: usize = 2_000_000;
+/// Bytes of polygons that are held, as well-known binary: in memory they take about twice that.
+const MOST_BYTES: usize = 128 << 20;
+/// Bytes of a polygon beside its points.
+const POLYGON: usize = 256;
+/// What the step may take, with so many polygons.
+const MEMORY: Bytes = Bytes::mib(512);
+/// Bytes that a thread takes for the classes of a tile.
+const BURN_MEMORY: u64 = (2 * TILE * TILE) as u64;
 /// Values that a message lists.
 const LISTED: usize = 10;
 
@@ -157,7 +163,7 @@ impl LabelVector {
             }
             Ok(label)
         };
-        let counts = write_label(raster, out, metadata, ctx, |_| Ok(()), work)?;
+        let counts = write_label(raster, out, metadata, (tiles::MEMORY, BURN_MEMORY), ctx, |_| Ok(()), work)?;
         Ok((count, positive_share(&counts).1))
     }
 
@@ -174,7 +180,7 @@ impl LabelVector {
         // Polygons far away may lie where the projection of the raster is not defined. Without a box nothing is left out.
         let from_grid = Transform::new(&grid.crs, &crs).map_err(geo_fault)?;
         let around = grid.bounds().project(&from_grid).ok();
-        let (mut shapes, mut unknown) = (Shapes::new(), Vec::<Name>::new());
+        let (mut shapes, mut unknown, mut held) = (Shapes::new(), Vec::<Name>::new(), 0);
         for (index, feature) in reader.features().enumerate() {
             if index % 1024 == 0 {
                 ctx.check_cancelled()?;
@@ -206,13 +212,15 @@ impl LabelVector {
             }
             let geometry = feature.geometry.project(&to_grid).map_err(geo_fault)?;
             let bounds = geometry.bounds();
-            if touches(&bounds, &grid.bounds()) {
-                shapes.push((geometry, class, bounds));
+            if !touches(&bounds, &grid.bounds()) {
+                continue;
             }
-            if shapes.len() > MOST_POLYGONS {
-                let message = format!("`{}` has more than {MOST_POLYGONS} polygons on the raster", path.display());
-                return Err(fault("R108", message, "choose a smaller raster, or burn the polygons in parts"));
+            held += geometry.to_wkb().map_err(geo_fault)?.len() + POLYGON;
+            if held > MOST_BYTES {
+                let message = format!("the polygons of `{}` on the raster take more than 128 MiB", path.display());
+                return Err(fault("R108", message, "choose a smaller raster, or simplify the polygons"));
             }
+            shapes.push((geometry, class, bounds));
         }
         if unknown.is_empty() { Ok(shapes) } else { Err(self.unknown(&unknown)) }
     }

@@ -20,6 +20,8 @@ use crate::places::Site;
 
 /// Rows and columns of a block of pixels.
 const BLOCK: usize = 64;
+/// Bytes that a thread takes for the places of a block.
+pub const BLOCK_MEMORY: u64 = (BLOCK * BLOCK * 16) as u64;
 /// Farthest that a part of a site may lie from its centre, in metres.
 const WIDEST: f64 = 100_000.0;
 /// Longest edge of a shape, in degrees, that is laid into the plane without points in between.

@@ -136,7 +136,7 @@ fn no_chip_of_one_side_is_near_a_chip_of_another() {
         let share = positives[0] / positives.iter().sum::<f64>();
         assert!((0.5..0.85).contains(&share), "{verdict}");
         assert!(positives.iter().chain(&negatives).all(|count| *count >= 1.0), "{verdict}");
-        assert_eq!(negatives[0], (3.0 * positives[0]).min(negatives[0]), "{verdict}");
+        assert!(negatives[0] <= 3.0 * positives[0], "{verdict}");
         let again = areas.split(params, &[0, 1]).unwrap();
         assert_eq!(again["dataset"]["digest"], outputs["dataset"]["digest"]);
         seen.insert(outputs["dataset"]["digest"].to_string());
@@ -176,6 +176,23 @@ fn hard_negatives_are_those_of_near_miss() {
     contents.sort();
     contents.dedup();
     assert_eq!(contents.len(), 4);
+}
+
+#[test]
+fn chips_with_the_same_pixels_are_on_one_side_only() {
+    let bench = Bench::new();
+    judge("odd.py", &[bench.folder.path()]);
+    // Four sites in the corners of 12.8 km; no two of their chips show the same part of a buffer.
+    let places = [(15.012, 46.945), (15.151, 46.946), (15.014, 46.848), (15.153, 46.847)];
+    let sites: Vec<Value> = places.iter().map(|(lon, lat)| json!({ "lon": lon, "lat": lat })).collect();
+    let params = json!({ "sites": bench.write("four.json", &json!(sites)), "buffer": "300 m", "ring": 0 });
+    let mut inputs = bench.cog("flat.tif");
+    inputs["label"] = bench.run::<LabelSites>(params, inputs.clone()).unwrap()["label"].clone();
+    let chips = bench.run::<CutChips>(json!({ "size": 64 }), inputs).unwrap();
+    let split = json!({ "block": "2 km" });
+    let failed = bench.run::<SplitDataset>(split, json!({ "chips": [chips["chips"]] })).unwrap_err();
+    let (code, message, _) = told(failed);
+    assert!(code == "L121" && message.contains("are positive"), "{message}");
 }
 
 #[test]

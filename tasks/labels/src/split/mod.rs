@@ -17,7 +17,7 @@ mod statistics;
 
 pub use negatives::{Hardness, Negatives};
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
@@ -315,9 +315,8 @@ impl SplitDataset {
                 close.push((a, b));
             }
         });
-        close.extend(equal_pairs(items));
         close.sort_unstable();
-        let mut gone = 0;
+        let mut gone = clear_twins(items);
         for (a, b) in close {
             if let (Some(side_a), Some(side_b)) = (items[a].side, items[b].side) {
                 // Positives are rarer; the training side has most to lose from.
@@ -386,7 +385,11 @@ impl SplitDataset {
     fn leakage(&self, items: &[Item]) -> Leakage {
         let left: Vec<&Item> = items.iter().filter(|item| item.side.is_some()).collect();
         let places: Vec<Place> = left.iter().map(|item| item.place.clone()).collect();
-        let mut leakage = Leakage { equal: equal_pairs(items).len() as u64, ..Leakage::default() };
+        let equal = twins(items).into_values().map(|sides| {
+            let [train, validation, test] = sides.map(|own| own.len() as u64);
+            train * validation + train * test + validation * test
+        });
+        let mut leakage = Leakage { equal: equal.sum(), ..Leakage::default() };
         pairs(&places, self.gap.metres, |a, b, near| {
             if left[a].side != left[b].side {
                 match near {
@@ -424,16 +427,29 @@ fn check_sets(sets: &[ChipSet]) -> Result<(), TaskError> {
     Ok(())
 }
 
-/// Pairs of chips with the same pixels on different sides.
-fn equal_pairs(items: &[Item]) -> Vec<(usize, usize)> {
-    let mut seen: HashMap<_, Vec<usize>> = HashMap::new();
-    let mut found = Vec::new();
-    for (index, item) in items.iter().enumerate().filter(|(_, item)| item.side.is_some()) {
-        let others = seen.entry(item.chip.digest).or_default();
-        found.extend(others.iter().filter(|other| items[**other].side != item.side).map(|other| (*other, index)));
-        others.push(index);
+/// Chips with the same pixels: those of each side.
+fn twins(items: &[Item]) -> BTreeMap<String, [Vec<usize>; 3]> {
+    let mut same: BTreeMap<String, [Vec<usize>; 3]> = BTreeMap::new();
+    for (index, item) in items.iter().enumerate() {
+        if let Some(side) = item.side {
+            same.entry(item.chip.digest.hex()).or_default()[side as usize].push(index);
+        }
     }
-    found
+    same.retain(|_, sides| sides.iter().filter(|own| !own.is_empty()).count() > 1);
+    same
+}
+
+/// Leaves chips with the same pixels on the side that has most of them. How many are taken off the others.
+fn clear_twins(items: &mut [Item]) -> usize {
+    let mut gone = 0;
+    for sides in twins(items).into_values() {
+        let most = (0..3).rev().max_by_key(|side| sides[*side].len()).unwrap_or(0);
+        for index in (0..3).filter(|side| *side != most).flat_map(|side| &sides[side]) {
+            items[*index].side = None;
+            gone += 1;
+        }
+    }
+    gone
 }
 
 fn sides_of(items: &[Item]) -> Sides {
@@ -441,7 +457,7 @@ fn sides_of(items: &[Item]) -> Sides {
     for name in SideName::ALL {
         let own: Vec<&Item> = items.iter().filter(|item| item.side == Some(name)).collect();
         let positives = own.iter().filter(|item| item.positive).count();
-        let blocks: std::collections::BTreeSet<usize> = own.iter().map(|item| item.block).collect();
+        let blocks: BTreeSet<usize> = own.iter().map(|item| item.block).collect();
         let chip = |item: &&Item| ChipRef {
             set: item.set,
             chip: item.index,
