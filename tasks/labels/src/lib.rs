@@ -31,4 +31,5 @@ pub const TASKS: &[TaskDef] = &[
     TaskDef::of::<LabelVector>(),
     TaskDef::of::<LabelRaster>(),
     TaskDef::of::<CutChips>(),
+    TaskDef::of::<SplitDataset>(),
 ];

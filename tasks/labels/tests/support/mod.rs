@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use swath_kinds::Cog;
 use swath_task::local::LocalHost;
-use swath_task::{ArtifactRecord, Kind, Task, TaskError};
+use swath_task::{Kind, Task, TaskError};
 
 /// The interpreter that `make setup` installs, or `SWATH_PYTHON`.
 fn python() -> PathBuf {
@@ -43,11 +43,6 @@ impl Bench {
         self.folder.path().join(name)
     }
 
-    pub fn write(&self, name: &str, content: &Value) -> PathBuf {
-        std::fs::write(self.file(name), content.to_string()).unwrap();
-        self.file(name)
-    }
-
     /// An artifact of a file or folder, as an input of a task.
     pub fn import<K: Kind>(&self, path: &Path) -> Value {
         json!(self.host.import::<K>(path).unwrap())
@@ -67,24 +62,4 @@ impl Bench {
         let outputs = runtime.block_on(task.run(inputs, &self.host.context(2)))?;
         Ok(serde_json::to_value(outputs).unwrap())
     }
-
-    /// Where an artifact among the outputs lies.
-    pub fn path(&self, output: &Value) -> PathBuf {
-        self.host.path(&serde_json::from_value::<ArtifactRecord>(output.clone()).unwrap())
-    }
-}
-
-/// Code, message and help of a failure.
-pub fn told(error: TaskError) -> (String, String, String) {
-    match error {
-        TaskError::Permanent(fault) => (fault.code.to_string(), fault.message, fault.help.unwrap_or_default()),
-        other => panic!("{other:?}"),
-    }
-}
-
-/// What `check` says of parameters.
-pub fn problems<T: Task>(params: Value) -> Vec<String> {
-    let task: T = serde_json::from_value(params).unwrap();
-    let problems = task.check().unwrap_err();
-    problems.into_iter().map(|problem| format!("{}: {}", problem.at, problem.message)).collect()
 }

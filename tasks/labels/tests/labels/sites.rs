@@ -1,10 +1,10 @@
 //! `labels.sites` against pyproj's geodesics, and with bad input.
 
-mod support;
-
 use serde_json::{Value, json};
-use support::{Bench, judge, problems, told};
 use swath_labels::LabelSites;
+
+use crate::support::{Bench, judge};
+use crate::{problems, told};
 
 /// Makes the raster and the sites of a case, runs the task, and lets Python judge.
 fn agrees(case: &str) {

@@ -1,11 +1,11 @@
 //! `labels.vector` and `labels.raster` against rasterio and numpy, and with bad input.
 
-mod support;
-
 use serde_json::{Value, json};
-use support::{Bench, judge, problems, told};
 use swath_kinds::Cog;
 use swath_labels::{LabelRaster, LabelVector};
+
+use crate::support::{Bench, judge};
+use crate::{problems, told};
 
 fn bench() -> Bench {
     let bench = Bench::new();

@@ -1,14 +1,14 @@
 //! `dataset.chips` and `dataset.split` against numpy, rasterio, shapely and scikit-learn, and with bad input.
 
-mod support;
-
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
-use support::{Bench, judge, problems, told};
 use swath_datasets::{ChipSet, Dataset, SideName};
 use swath_kinds::{ChipSetFolder, Cog};
 use swath_labels::{CutChips, LabelSites, SplitDataset};
+
+use crate::support::{Bench, judge};
+use crate::{problems, told};
 
 /// Two areas with sites, their labels and their chip sets.
 struct Areas {
