@@ -1,12 +1,13 @@
 //! `dataset.chips`: a raster and its label to a chip set.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::mpsc::sync_channel;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use swath_datasets::{ChipWriter, Header, Measures, POSITIVE_ABOVE, Place, Sources};
-use swath_geo::{Crs, GeoError, Grid, PixelWindow, Raster, Transform};
+use swath_geo::{Crs, GeoError, Grid, PixelWindow, Raster, TILE, Transform};
 use swath_kinds::{ChipSetFolder, Cog};
 use swath_task::{Artifact, Bytes, Context, Draft, Needs, Problem, Purity, Task, TaskError};
 
@@ -19,6 +20,10 @@ const SHARD: usize = 32 << 20;
 const SHARD_MEMORY: u64 = 3 * SHARD as u64;
 /// Bands of a raster of which nothing is known.
 const USUAL_BANDS: usize = 12;
+/// Rows and columns of the region that chips which begin in it are cut from at once: as a tile, which is decoded whole.
+const REGION: usize = TILE;
+/// Most bytes of such a region; larger chips are read one by one.
+const REGION_MEMORY: usize = 64 << 20;
 /// Points on each edge of a chip whose longitude and latitude make its box.
 const EDGE_POINTS: usize = 8;
 
@@ -147,15 +152,70 @@ struct Reader {
     to_degrees: Transform,
 }
 
+/// Values and labels that several chips are cut from.
+struct Region {
+    window: PixelWindow,
+    label: Vec<f32>,
+    bands: Vec<Vec<f32>>,
+}
+
+impl Region {
+    /// Copies a window of one of its planes into the upper left of a chip's.
+    fn copy(&self, values: &[f32], window: &PixelWindow, size: usize, plane: &mut [f32]) {
+        let (left, top) = (window.column - self.window.column, window.row - self.window.row);
+        for (row, line) in plane.chunks_exact_mut(size).take(window.height).enumerate() {
+            line[..window.width].copy_from_slice(&values[(top + row) * self.window.width + left..][..window.width]);
+        }
+    }
+}
+
+/// A window of a band as values, scale and offset applied; NaN where there is none.
+fn read_values(raster: &Raster, band: usize, window: &PixelWindow) -> Result<Vec<f32>, TaskError> {
+    let mut values = vec![0.0_f32; window.len()];
+    raster.read(band, window, &mut values).map_err(geo_fault)?;
+    let info = &raster.info().bands[band];
+    for value in &mut values {
+        let scaled = (f64::from(*value) * info.scale + info.offset) as f32;
+        *value = if holds_value(info, *value) && scaled.is_finite() { scaled } else { f32::NAN };
+    }
+    Ok(values)
+}
+
 impl CutChips {
     fn stride(&self) -> usize {
         self.stride.unwrap_or(self.size)
     }
 
-    /// Bytes of a reader: the chip at work, those that wait for the writer, and what is read.
+    /// Bytes of a reader: its region, the chip at work, those that wait for the writer, and what is decoded.
     fn memory(&self, bands: usize) -> u64 {
-        let pixels = (self.size * self.size) as u64;
-        3 * pixels * (bands as u64 + 1) * 4 + (2 << 20)
+        let chip = self.size * self.size * (bands + 1) * 4;
+        (self.region_memory(bands) + 3 * chip + (4 << 20)) as u64
+    }
+
+    /// Bytes of the pixels and labels of a region.
+    fn region_memory(&self, bands: usize) -> usize {
+        let side = self.size + if self.region(bands) > 1 { REGION } else { 0 };
+        side * side * (bands + 1) * 4
+    }
+
+    /// Rows and columns in which the chips of a region begin.
+    fn region(&self, bands: usize) -> usize {
+        let side = self.size + REGION;
+        if side * side * (bands + 1) * 4 <= REGION_MEMORY { REGION } else { 1 }
+    }
+
+    /// The windows of all chips, those of a region together.
+    fn windows(&self, grid: &Grid, bands: usize) -> Vec<Vec<PixelWindow>> {
+        let region = self.region(bands);
+        let (width, height) = (self.size.min(grid.width), self.size.min(grid.height));
+        let mut regions: BTreeMap<(usize, usize), Vec<PixelWindow>> = BTreeMap::new();
+        for row in starts(grid.height, self.size, self.stride()) {
+            for column in starts(grid.width, self.size, self.stride()) {
+                let window = PixelWindow::new(column, row, width, height);
+                regions.entry((row / region, column / region)).or_default().push(window);
+            }
+        }
+        regions.into_values().collect()
     }
 
     fn open(&self, raster: &Path, label: &Path) -> Result<Reader, GeoError> {
@@ -189,21 +249,18 @@ impl CutChips {
             sources,
         };
         let mut writer = ChipWriter::create(out, header, SHARD).map_err(set_fault)?;
-        let (width, height) = (self.size.min(grid.width), self.size.min(grid.height));
-        let columns = starts(grid.width, self.size, self.stride());
-        let rows = starts(grid.height, self.size, self.stride());
-        let windows = rows.iter().flat_map(|row| columns.iter().map(|column| (*column, *row)));
-        let windows: Vec<_> = windows.map(|(column, row)| PixelWindow::new(column, row, width, height)).collect();
+        let regions = self.windows(grid, first.bands.len());
+        let all: usize = regions.iter().map(Vec::len).sum();
         let memory = Bytes(self.needs().memory.0.saturating_sub(SHARD_MEMORY));
-        let readers = threads(ctx.cpus(), memory, self.memory(first.bands.len())).min(windows.len());
+        let readers = threads(ctx.cpus(), memory, self.memory(first.bands.len())).min(regions.len());
         let span = tracing::Span::current();
         let (mut count, mut positives, mut best) = (0, 0, 0.0_f64);
-        // Each reader takes every n-th window; the writer asks them in turn, so that chips keep their order.
+        // Each reader takes every n-th region; the writer asks them in turn, so that chips keep their order.
         std::thread::scope(|scope| -> Result<(), TaskError> {
             let channels: Vec<_> = (0..readers)
                 .map(|reader| {
                     let (sender, receiver) = sync_channel(1);
-                    let (span, windows) = (&span, &windows);
+                    let (span, regions) = (&span, &regions);
                     scope.spawn(move || {
                         let _entered = span.enter();
                         let open = self.open(raster, label).map_err(geo_fault);
@@ -211,40 +268,44 @@ impl CutChips {
                             Ok(open) => open,
                             Err(error) => return drop(sender.send(Err(error))),
                         };
-                        for window in windows.iter().skip(reader).step_by(readers) {
-                            // A writer that stopped has no ear any more.
-                            if sender.send(open.chip(window, self.size)).is_err() {
-                                return;
+                        for windows in regions.iter().skip(reader).step_by(readers) {
+                            let region = match open.read(windows) {
+                                Ok(region) => region,
+                                Err(error) => return drop(sender.send(Err(error))),
+                            };
+                            for window in windows {
+                                // A writer that stopped has no ear any more.
+                                if sender.send(open.chip(&region, window, self.size)).is_err() {
+                                    return;
+                                }
                             }
                         }
                     });
                     receiver
                 })
                 .collect();
-            for index in 0..windows.len() {
+            let windows =
+                regions.iter().enumerate().flat_map(|(region, windows)| windows.iter().map(move |w| (region, w)));
+            for (done, (region, window)) in (1..).zip(windows) {
                 ctx.check_cancelled()?;
-                let chip = channels[index % readers].recv();
+                let chip = channels[region % readers].recv();
                 let chip = chip.map_err(|_| fault("E202", "a reader of chips ended early", "report this defect"))??;
-                let valid = chip.measures.valid() as f64 / (width * height) as f64;
+                let valid = chip.measures.valid() as f64 / window.len() as f64;
                 best = best.max(valid);
                 if valid >= self.min_valid && valid > 0.0 {
                     writer.push(&chip.place, &chip.image, &chip.label, &chip.measures).map_err(set_fault)?;
                     count += 1;
                     positives += u64::from(chip.measures.labels().iter().any(|label| label.value > POSITIVE_ABOVE));
                 }
-                ctx.progress(index as u64 + 1, windows.len() as u64, "chips");
+                ctx.progress(done, all as u64, "chips");
             }
             Ok(())
         })?;
         if count == 0 {
             let message = if best == 0.0 {
-                format!(
-                    "none of the {} chips of `{}` has a pixel with a label and data in all bands",
-                    windows.len(),
-                    info.name
-                )
+                format!("none of the {all} chips of `{}` has a pixel with a label and data in all bands", info.name)
             } else {
-                let (all, least) = (windows.len(), self.min_valid);
+                let least = self.min_valid;
                 format!(
                     "none of the {all} chips of `{}` has {least} of its pixels valid; the best has {best:.3}",
                     info.name
@@ -275,24 +336,33 @@ impl Reader {
         Ok(())
     }
 
-    fn chip(&self, window: &PixelWindow, size: usize) -> Result<Cut, TaskError> {
-        let mut pixels = vec![0.0_f32; window.len()];
-        let mut label = vec![f32::NAN; size * size];
-        self.read(&self.label, 0, window, &mut pixels, size, &mut label)?;
+    /// Reads what these windows cover: one read of each band serves them all.
+    fn read(&self, windows: &[PixelWindow]) -> Result<Region, TaskError> {
+        let edge = |of: fn(&PixelWindow) -> usize| windows.iter().map(of);
+        let (left, top) = (edge(|w| w.column).min().unwrap_or(0), edge(|w| w.row).min().unwrap_or(0));
+        let right = edge(|w| w.column + w.width).max().unwrap_or(0);
+        let bottom = edge(|w| w.row + w.height).max().unwrap_or(0);
+        let window = PixelWindow::new(left, top, right - left, bottom - top);
+        let label = read_values(&self.label, 0, &window)?;
         let known = |value: f32| {
-            value.is_nan() || (value > 0.0 && value < 1.0) || (value.fract() == 0.0 && (0.0..=255.0).contains(&value))
+            value.is_nan() || (0.0..=1.0).contains(&value) || (value.fract() == 0.0 && (0.0..=255.0).contains(&value))
         };
         if let Some(value) = label.iter().find(|value| !known(**value)) {
             let message = format!("`{}` holds {value}, which is no label", self.label.info().name);
-            return Err(fault(
-                "L108",
-                message,
-                "labels are classes from 0 to 255, or between 0 and 1 where it is not known",
-            ));
+            let help = "labels are classes from 0 to 255, or between 0 and 1 where it is not known";
+            return Err(fault("L108", message, help));
         }
+        let bands =
+            self.bands.iter().map(|band| read_values(&self.raster, *band, &window)).collect::<Result<_, _>>()?;
+        Ok(Region { window, label, bands })
+    }
+
+    fn chip(&self, region: &Region, window: &PixelWindow, size: usize) -> Result<Cut, TaskError> {
+        let mut label = vec![f32::NAN; size * size];
+        region.copy(&region.label, window, size, &mut label);
         let mut image = vec![f32::NAN; size * size * self.bands.len()];
-        for (band, plane) in self.bands.iter().zip(image.chunks_exact_mut(size * size)) {
-            self.read(&self.raster, *band, window, &mut pixels, size, plane)?;
+        for (band, plane) in region.bands.iter().zip(image.chunks_exact_mut(size * size)) {
+            region.copy(band, window, size, plane);
             for (label, pixel) in label.iter_mut().zip(plane.iter()) {
                 if pixel.is_nan() {
                     *label = f32::NAN;
@@ -301,27 +371,6 @@ impl Reader {
         }
         let measures = Measures::of(&image, &label);
         Ok(Cut { place: self.place(window, size)?, image, label, measures })
-    }
-
-    /// Reads a window as values into the upper left of a plane.
-    fn read(
-        &self,
-        raster: &Raster,
-        band: usize,
-        window: &PixelWindow,
-        pixels: &mut [f32],
-        size: usize,
-        plane: &mut [f32],
-    ) -> Result<(), TaskError> {
-        raster.read(band, window, pixels).map_err(geo_fault)?;
-        let info = &raster.info().bands[band];
-        for (line, plane) in pixels.chunks_exact(window.width).zip(plane.chunks_exact_mut(size)) {
-            for (pixel, value) in line.iter().zip(plane) {
-                let scaled = (f64::from(*pixel) * info.scale + info.offset) as f32;
-                *value = if holds_value(info, *pixel) && scaled.is_finite() { scaled } else { f32::NAN };
-            }
-        }
-        Ok(())
     }
 
     fn place(&self, window: &PixelWindow, size: usize) -> Result<Place, TaskError> {
