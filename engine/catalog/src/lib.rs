@@ -13,6 +13,7 @@ use swath_task::TaskDef;
 pub const BUILTIN: &[&[TaskDef]] = &[
     swath_stac::TASKS,
     swath_raster::TASKS,
+    swath_labels::TASKS,
     swath_infer::TASKS,
     swath_detect::TASKS,
     swath_stores::TASKS,

@@ -29,7 +29,7 @@ pub enum ErrorKind {
     Write,
     /// A geometry that is not valid GeoJSON or WKB, or of the wrong type.
     Geometry,
-    /// A GeoPackage (or layer of it) cannot be opened, read or changed.
+    /// A vector file (or layer of it) cannot be opened, read or changed.
     Vector,
     /// The file is not the one that was listed: its size or content changed since.
     Changed,
@@ -77,7 +77,9 @@ impl ErrorKind {
             Self::Projection => "write the CRS as `EPSG:32633`, one that is defined where the data lies",
             Self::Write => "free disk space or choose a folder that can be written",
             Self::Geometry => "give GeoJSON polygons in degrees (RFC 7946)",
-            Self::Vector => "check that the file is a GeoPackage and that no other program holds it open for writing",
+            Self::Vector => {
+                "check the file and the name of its layer, and that no other program holds it open for writing"
+            }
             Self::Changed => "run the search again, so that the list of scenes matches the files",
             Self::Missing => "run `make setup`, or name the library in `GDAL_LIBRARY`",
             Self::Request => "compare the bands asked for with those of the raster (`gdalinfo` lists them)",

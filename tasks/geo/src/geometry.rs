@@ -7,7 +7,7 @@ use gdal_sys::{CPLErr, GDALDataType, GDALRWFlag, OGRErr, OGRGeometryH, OGRwkbGeo
 
 use crate::crs::Transform;
 use crate::error::{ErrorKind, GeoError, Result};
-use crate::ffi::{Options, cstring, start, told, watched};
+use crate::ffi::{Options, cstring, start, text, told, watched};
 use crate::grid::{Bounds, Grid};
 
 /// A geometry in some CRS that its owner knows.
@@ -69,6 +69,18 @@ impl Geometry {
         Ok(wkb)
     }
 
+    /// As the text of a GeoJSON geometry.
+    pub fn to_geojson(&self) -> Result<String> {
+        // SAFETY: the handle is live; the text is ours, is copied and freed once.
+        let (json, messages) = watched(|| unsafe {
+            let handle = gdal_sys::OGR_G_ExportToJson(self.0);
+            let json = text(handle);
+            gdal_sys::VSIFree(handle.cast());
+            json
+        });
+        json.ok_or_else(|| GeoError::new(ErrorKind::Geometry, format!("no GeoJSON: {}", told(&messages))))
+    }
+
     /// The box around it.
     pub fn bounds(&self) -> Bounds {
         let mut envelope = gdal_sys::OGREnvelope { MinX: 0.0, MaxX: 0.0, MinY: 0.0, MaxY: 0.0 };
@@ -81,6 +93,19 @@ impl Geometry {
     pub fn is_empty(&self) -> bool {
         // SAFETY: the handle is live.
         unsafe { gdal_sys::OGR_G_IsEmpty(self.0) != 0 }
+    }
+
+    /// Whether it is a polygon or a set of polygons.
+    pub fn is_polygonal(&self) -> bool {
+        [OGRwkbGeometryType::wkbPolygon, OGRwkbGeometryType::wkbMultiPolygon].contains(&self.kind())
+    }
+
+    /// Takes a handle over.
+    ///
+    /// # Safety
+    /// `handle` is live and nobody else destroys it.
+    pub(crate) unsafe fn owning(handle: OGRGeometryH) -> Self {
+        Self(handle)
     }
 
     /// Its type, without a third dimension.
@@ -148,20 +173,27 @@ unsafe fn densify(handle: OGRGeometryH) {
 /// A mask of `grid`: 1 where a pixel's centre (or any of it, with `all_touched`) lies in a geometry, else 0.
 /// The geometries are in the CRS of the grid.
 pub fn rasterize(geometries: &[Geometry], grid: &Grid, all_touched: bool) -> Result<Vec<u8>> {
+    let shapes: Vec<(&Geometry, u8)> = geometries.iter().map(|geometry| (geometry, 1)).collect();
+    rasterize_classes(&shapes, grid, 0, all_touched)
+}
+
+/// As [`rasterize`], with a value for each geometry and one for where there is none. Where several lie on one pixel, the
+/// last of them counts.
+pub fn rasterize_classes(shapes: &[(&Geometry, u8)], grid: &Grid, none: u8, all_touched: bool) -> Result<Vec<u8>> {
     start()?;
-    let values = vec![1.0_f64; geometries.len()];
+    let values: Vec<f64> = shapes.iter().map(|(_, value)| f64::from(*value)).collect();
     let failure = |messages: &[crate::ffi::Message]| {
         GeoError::new(ErrorKind::Geometry, format!("geometries cannot be rasterized: {}", told(messages)))
     };
     let (Ok(width), Ok(height)) = (c_int::try_from(grid.width), c_int::try_from(grid.height)) else {
         return Err(failure(&[]));
     };
-    let mut mask = vec![0_u8; grid.width * grid.height];
-    if geometries.is_empty() || mask.is_empty() {
+    let mut mask = vec![none; grid.width * grid.height];
+    if shapes.is_empty() || mask.is_empty() {
         return Ok(mask);
     }
     let options = Options::new(if all_touched { &["ALL_TOUCHED=TRUE"][..] } else { &[] })?;
-    let handles: Vec<OGRGeometryH> = geometries.iter().map(Geometry::handle).collect();
+    let handles: Vec<OGRGeometryH> = shapes.iter().map(|(geometry, _)| geometry.handle()).collect();
     // SAFETY: the dataset is made, used and closed here; handles and values have the same length, which is passed;
     // the mask holds width * height bytes and is read into after burning.
     let (good, messages) = watched(|| unsafe {
@@ -172,6 +204,7 @@ pub fn rasterize(geometries: &[Geometry], grid: &Grid, all_touched: bool) -> Res
             return false;
         }
         gdal_sys::GDALSetGeoTransform(dataset, grid.geo_transform().as_ptr().cast_mut());
+        gdal_sys::GDALFillRaster(gdal_sys::GDALGetRasterBand(dataset, 1), f64::from(none), 0.0);
         let burnt = gdal_sys::GDALRasterizeGeometries(
             dataset,
             1,
@@ -217,6 +250,22 @@ mod tests {
         let json = r#"{"type":"Polygon","coordinates":[[[4,4],[26,4],[26,36],[4,36],[4,4]]]}"#;
         let mask = rasterize(&[Geometry::from_geojson(json).unwrap()], &grid, false).unwrap();
         assert_eq!(mask, [1, 1, 1, 0, 0, 1, 1, 1, 0, 0, 1, 1, 1, 0, 0, 1, 1, 1, 0, 0]);
+    }
+
+    #[test]
+    fn the_last_of_several_polygons_counts() {
+        let crs = Crs::from_epsg(32633).unwrap();
+        let grid = Grid { crs, left: 0.0, top: 10.0, pixel_width: 10.0, pixel_height: 10.0, width: 4, height: 1 };
+        let part = |left: u8, right: u8| {
+            let json = format!(
+                r#"{{"type":"Polygon","coordinates":[[[{left},0],[{right},0],[{right},10],[{left},10],[{left},0]]]}}"#
+            );
+            Geometry::from_geojson(&json).unwrap()
+        };
+        let (first, last) = (part(0, 20), part(10, 30));
+        let shapes = [(&first, 3), (&last, 7)];
+        assert_eq!(rasterize_classes(&shapes, &grid, 255, false).unwrap(), [3, 7, 7, 255]);
+        assert_eq!(rasterize_classes(&[], &grid, 9, false).unwrap(), [9; 4]);
     }
 
     #[test]

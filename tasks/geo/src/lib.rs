@@ -11,7 +11,7 @@
 //!    the query strings of addresses (they may hold signatures).
 //! 3. Coordinates are always x (easting, longitude) then y (northing, latitude), whatever the CRS's own axis order.
 //! 4. A file being written is complete at its path or absent from it: writers work under a temporary name.
-//! 5. A [`Raster`], [`Transform`] or [`GeoPackage`] is used by one thread at a time (`Send`, not `Sync`).
+//! 5. A [`Raster`], [`Transform`], [`GeoPackage`] or [`FeatureReader`] is used by one thread at a time (`Send`, not `Sync`).
 
 #[macro_use]
 mod trace;
@@ -20,6 +20,7 @@ mod cog;
 mod crs;
 mod direct;
 mod error;
+mod features;
 mod ffi;
 mod geometry;
 mod grid;
@@ -31,8 +32,9 @@ mod warp;
 pub use cog::{BandSpec, CogOptions, CogWriter, Overviews, TILE};
 pub use crs::{Crs, Transform, utm_zone};
 pub use error::{ErrorKind, GeoError};
+pub use features::FeatureReader;
 pub use ffi::{BlockCache, gdal_version};
-pub use geometry::{Geometry, rasterize};
+pub use geometry::{Geometry, rasterize, rasterize_classes};
 pub use grid::{Bounds, Grid, PixelWindow};
 pub use pixel::{DataType, Pixel};
 pub use raster::{BandInfo, OpenOptions, Ranges, Raster, RasterInfo, Resampling};

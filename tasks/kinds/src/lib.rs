@@ -5,12 +5,14 @@
 
 mod area;
 mod detections;
+mod distance;
 mod model;
 mod scenes;
 mod stretch;
 
 pub use area::{Area, AreaError, BoundingBox};
 pub use detections::{Detection, DetectionProperties, PropertyType, ScoreBreakdown};
+pub use distance::{Distance, DistanceError};
 pub use model::{BandInput, ModelManifest, Normalisation, OutputActivation, TensorSpec, TileSpec};
 pub use scenes::{Scene, SceneAsset, Scenes, Signing};
 pub use stretch::{BandStretch, Stretch};
@@ -49,6 +51,10 @@ kinds! {
     StretchFile = "raster.stretch";
     #[doc = "A folder of equally sized GeoTIFF chips and their index"]
     Chips = "raster.chips";
+    #[doc = "A chip set: a folder of chips with their labels in safetensors files and a manifest, see `swath-datasets`"]
+    ChipSetFolder = "dataset.chips";
+    #[doc = "A dataset: which chips of which chip sets train, validate and test a network, see `swath-datasets`"]
+    DatasetFile = "dataset.split";
     #[doc = "A model folder: `manifest.json` and the network, see [`ModelManifest`]"]
     Model = "model.folder";
     #[doc = "Detected objects: GeoJSON (RFC 7946, EPSG:4326) with a stable id and a score each"]

@@ -1,0 +1,238 @@
+//! Datasets: which chips train, validate and test, and what was measured on them.
+
+use std::fmt;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use swath_task::Digest;
+
+use crate::DATASET_FORMAT;
+use crate::error::Error;
+use crate::set::{ChipSet, LabelCount};
+
+/// A dataset file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DatasetManifest {
+    /// [`DATASET_FORMAT`].
+    pub format: String,
+    /// Rows and columns of a chip.
+    pub size: usize,
+    /// Bands, in order.
+    pub bands: Vec<String>,
+    /// What the random choices were drawn from.
+    pub seed: u64,
+    /// Side of a spatial block, in metres.
+    pub block_m: f64,
+    /// Least distance between chips of different sides, in metres.
+    pub gap_m: f64,
+    /// The chip sets, in the order that [`ChipRef::set`] counts.
+    pub sets: Vec<SetRef>,
+    /// The chips of each side.
+    pub sides: Sides,
+    /// Chips of the sets that are on no side.
+    pub left_out: LeftOut,
+    /// What training could see of what it is tested on.
+    pub leakage: Leakage,
+    /// Of the pixels with data of all chips that train.
+    pub statistics: Vec<BandStatistics>,
+}
+
+/// A chip set that a dataset draws from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetRef {
+    /// [`ChipSet::digest`].
+    pub digest: Digest,
+    /// Chips in it.
+    pub chips: usize,
+}
+
+/// A chip of one of the sets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChipRef {
+    /// Index of its set.
+    pub set: usize,
+    /// Its index in the manifest of that set.
+    pub chip: usize,
+    /// Its id there.
+    pub id: String,
+    /// Whether it shows something of a class or site.
+    pub positive: bool,
+}
+
+/// The three sides.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sides {
+    /// What a network learns from.
+    pub train: Side,
+    /// What tells when to stop, and which of several is best.
+    pub validation: Side,
+    /// What tells how good it is, looked at once.
+    pub test: Side,
+}
+
+/// Which side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SideName {
+    /// See [`Sides::train`].
+    Train,
+    /// See [`Sides::validation`].
+    Validation,
+    /// See [`Sides::test`].
+    Test,
+}
+
+impl SideName {
+    /// All, in order.
+    pub const ALL: [Self; 3] = [Self::Train, Self::Validation, Self::Test];
+}
+
+impl fmt::Display for SideName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Train => "train",
+            Self::Validation => "validation",
+            Self::Test => "test",
+        })
+    }
+}
+
+/// The chips of a side.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Side {
+    /// Chips that show something of a class or site.
+    pub positives: usize,
+    /// Chips that show nothing of any.
+    pub negatives: usize,
+    /// Spatial blocks that they lie in.
+    pub blocks: usize,
+    /// Pixels of each label.
+    pub labels: Vec<LabelCount>,
+    /// The chips, by set and index.
+    pub chips: Vec<ChipRef>,
+}
+
+impl Sides {
+    /// A side by name.
+    pub fn get(&self, name: SideName) -> &Side {
+        match name {
+            SideName::Train => &self.train,
+            SideName::Validation => &self.validation,
+            SideName::Test => &self.test,
+        }
+    }
+
+    /// See [`Sides::get`].
+    pub fn get_mut(&mut self, name: SideName) -> &mut Side {
+        match name {
+            SideName::Train => &mut self.train,
+            SideName::Validation => &mut self.validation,
+            SideName::Test => &mut self.test,
+        }
+    }
+}
+
+/// Chips on no side, and why.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeftOut {
+    /// They show only what is ambiguous, or too little of a class or site.
+    pub ambiguous: usize,
+    /// They overlap a chip of another side, or lie nearer to one than the gap.
+    pub border: usize,
+    /// Negatives of the training side beyond the ratio asked for.
+    pub negatives: usize,
+}
+
+/// Pairs of chips on different sides, counted on the finished dataset.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Leakage {
+    /// Pairs that overlap.
+    pub overlapping: u64,
+    /// Pairs nearer to each other than the gap.
+    pub within_gap: u64,
+    /// Pairs with the same pixels.
+    pub equal: u64,
+}
+
+/// What was measured on a band.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BandStatistics {
+    /// Band name.
+    pub band: String,
+    /// Pixels with data.
+    pub count: u64,
+    /// Their mean.
+    pub mean: f64,
+    /// Their standard deviation, as numpy's `std`.
+    pub std: f64,
+    /// The smallest.
+    pub min: f64,
+    /// The largest.
+    pub max: f64,
+    /// `[percentile, value]`, exact, as numpy's `percentile` has them.
+    pub percentiles: Vec<[f64; 2]>,
+}
+
+/// A dataset with its chip sets, open for reading.
+#[derive(Debug)]
+pub struct Dataset {
+    manifest: DatasetManifest,
+    sets: Vec<ChipSet>,
+}
+
+impl Dataset {
+    /// Opens a dataset file and finds its chip sets, by digest, among these folders.
+    pub fn open(path: &Path, folders: &[impl AsRef<Path>]) -> Result<Self, Error> {
+        let text = std::fs::read(path).map_err(|error| Error::read(path, error))?;
+        let manifest: DatasetManifest =
+            serde_json::from_slice(&text).map_err(|error| Error::manifest(path, error.to_string()))?;
+        if manifest.format != DATASET_FORMAT {
+            let reason = format!("its format is `{}`, this program reads `{DATASET_FORMAT}`", manifest.format);
+            return Err(Error::manifest(path, reason));
+        }
+        let mut given = folders.iter().map(|folder| ChipSet::open(folder.as_ref())).collect::<Result<Vec<_>, _>>()?;
+        let count = given.len();
+        let mut sets = Vec::with_capacity(manifest.sets.len());
+        for wanted in &manifest.sets {
+            let place = given.iter().position(|set| set.digest() == wanted.digest);
+            let missing = || Error::MissingSet { digest: wanted.digest.to_string(), given: count };
+            sets.push(given.swap_remove(place.ok_or_else(missing)?));
+        }
+        for chip in SideName::ALL.iter().flat_map(|side| &manifest.sides.get(*side).chips) {
+            let found = sets.get(chip.set).and_then(|set| set.manifest().chips.get(chip.chip));
+            if found.is_none_or(|found| found.id != chip.id) {
+                return Err(Error::manifest(path, format!("chip `{}` is not in the set that it names", chip.id)));
+            }
+        }
+        Ok(Self { manifest, sets })
+    }
+
+    /// What the dataset says of itself.
+    pub fn manifest(&self) -> &DatasetManifest {
+        &self.manifest
+    }
+
+    /// Its chip sets.
+    pub fn sets(&self) -> &[ChipSet] {
+        &self.sets
+    }
+
+    /// Reads a chip; see [`ChipSet::read`].
+    pub fn read(
+        &self,
+        chip: &ChipRef,
+        image: &mut [f32],
+        label: &mut [f32],
+        scratch: &mut Vec<u8>,
+    ) -> Result<(), Error> {
+        self.sets[chip.set].read(chip.chip, image, label, scratch)
+    }
+}

@@ -1,0 +1,110 @@
+//! Chip sets as they are written, read, and found to be damaged.
+
+use std::path::Path;
+
+use swath_datasets::{ChipSet, ChipWriter, Error, Header, Measures, Place, Sources};
+use swath_task::Digest;
+
+const SIDE: usize = 4;
+
+fn image(chip: usize) -> Vec<f32> {
+    (0..2 * SIDE * SIDE).map(|at| (chip * 1000 + at) as f32 / 7.0).collect()
+}
+
+fn label(chip: usize) -> Vec<f32> {
+    let mut label = vec![0.0; SIDE * SIDE];
+    label[..chip].fill(1.0);
+    label[15] = f32::NAN;
+    label
+}
+
+/// Five chips, two to a shard.
+fn write(folder: &Path) {
+    let sources = Sources { raster: Digest::of(b"raster"), label: Digest::of(b"label") };
+    let bands = vec!["B04".to_owned(), "B08".to_owned()];
+    let header = Header { size: SIDE, stride: SIDE, bands, crs: "EPSG:32633".to_owned(), sources };
+    let mut writer = ChipWriter::create(folder, header, 2 * 3 * SIDE * SIDE * 4).unwrap();
+    for chip in 0..5 {
+        let left = (chip * SIDE * 10) as f64;
+        let place = Place {
+            window: [chip * SIDE, 0, SIDE, SIDE],
+            transform: [left, 10.0, 0.0, 40.0, 0.0, -10.0],
+            bounds: [left, 0.0, left + 40.0, 40.0],
+            bbox: [15.0, 47.0, 15.1, 47.1],
+        };
+        let (image, label) = (image(chip), label(chip));
+        writer.push(&place, &image, &label, &Measures::of(&image, &label)).unwrap();
+    }
+    writer.finish().unwrap();
+}
+
+#[test]
+fn chips_are_read_as_they_were_written_whatever_their_shard() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path());
+    let set = ChipSet::open(folder.path()).unwrap();
+    let manifest = set.manifest();
+    assert_eq!(manifest.shards.iter().map(|shard| shard.chips).collect::<Vec<_>>(), [2, 2, 1]);
+    assert_eq!((manifest.chips[3].valid, manifest.chips[3].positive), (15.0 / 16.0, 3.0 / 15.0));
+    let counts: Vec<(f32, u64)> = manifest.labels.iter().map(|label| (label.value, label.pixels)).collect();
+    assert_eq!(counts, [(0.0, 65), (1.0, 10)]);
+    let (mut pixels, mut labels, mut scratch) = (vec![0.0; 32], vec![0.0; 16], Vec::new());
+    for chip in [4, 0, 3] {
+        set.read(chip, &mut pixels, &mut labels, &mut scratch).unwrap();
+        assert_eq!(pixels, image(chip));
+        assert_eq!(labels[..15], label(chip)[..15]);
+        assert!(labels[15].is_nan());
+    }
+    set.verify().unwrap();
+}
+
+#[test]
+fn a_damaged_set_is_told_by_its_code() {
+    let told = |damage: &dyn Fn(&Path)| -> (&'static str, String) {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path());
+        damage(folder.path());
+        let error = ChipSet::open(folder.path()).and_then(|set| set.verify()).unwrap_err();
+        (error.code(), error.to_string())
+    };
+    let shard = |folder: &Path| folder.join("chips-00001.safetensors");
+    let replace = |folder: &Path, from: &str, to: &str| {
+        let path = folder.join("manifest.json");
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{from}");
+        std::fs::write(path, text.replacen(from, to, 1)).unwrap();
+    };
+    let (code, message) = told(&|folder| std::fs::remove_file(shard(folder)).unwrap());
+    assert!(code == "L130" && message.contains("chips-00001"), "{message}");
+    let (code, message) = told(&|folder| {
+        let bytes = std::fs::read(shard(folder)).unwrap();
+        std::fs::write(shard(folder), &bytes[..bytes.len() - 1]).unwrap();
+    });
+    assert!(code == "L133" && message.contains("bytes, the manifest tells of"), "{message}");
+    let (code, message) = told(&|folder| {
+        let mut bytes = std::fs::read(shard(folder)).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        std::fs::write(shard(folder), bytes).unwrap();
+    });
+    assert!(code == "L133" && message.contains("its digest is"), "{message}");
+    let (code, message) = told(&|folder| {
+        let mut bytes = std::fs::read(shard(folder)).unwrap();
+        bytes[..8].copy_from_slice(&u64::MAX.to_le_bytes());
+        std::fs::write(shard(folder), bytes).unwrap();
+    });
+    assert!(code == "L133" && message.contains("header claims"), "{message}");
+    let (code, message) = told(&|folder| replace(folder, "swath.chips/1", "swath.chips/9"));
+    assert!(code == "L132" && message.contains("swath.chips/9"), "{message}");
+    let (code, message) = told(&|folder| replace(folder, "\"size\":4", "\"size\":8"));
+    assert!(code == "L133" && message.contains("no tensor `image`"), "{message}");
+    let (code, message) = told(&|folder| replace(folder, "\"chips-00000.safetensors\"", "\"../x\""));
+    assert!(code == "L132" && message.contains("not the name of a shard"), "{message}");
+    let (code, _) = told(&|folder| replace(folder, "\"chips\":2", "\"chips\":3"));
+    assert_eq!(code, "L132");
+}
+
+#[test]
+fn a_folder_that_is_no_set_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    assert!(matches!(ChipSet::open(folder.path()), Err(Error::Read { .. })));
+}
