@@ -6,7 +6,7 @@ mod start;
 mod taken_over;
 mod trace;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,7 @@ use crate::outputs::StepOutputs;
 use crate::program::{Bound, Program};
 use crate::reuse::Reuse;
 use crate::slots::Missing;
-use crate::{Engine, Holding, lock, now, steady};
+use crate::{Engine, Holding, lock, now};
 use taken_over::Earlier;
 
 /// How many answers are taken into one append.
@@ -180,7 +180,7 @@ struct Driver {
     claimed: Vec<Claimed>,
     /// Flights that have ended, until their results are durable.
     landed: Vec<Flight>,
-    live: HashMap<(u32, u32), Live>,
+    live: BTreeMap<(u32, u32), Live>,
     reports: mpsc::UnboundedReceiver<Report>,
     reporter: mpsc::UnboundedSender<Report>,
     failures: Vec<FailedStep>,
@@ -199,6 +199,8 @@ struct Driver {
     ran: u64,
     reused: u64,
     starved: bool,
+    /// How far the clock of this engine is behind what the journal has seen: waits that are in there must not grow.
+    ahead: u64,
 }
 
 impl Engine {
@@ -229,13 +231,16 @@ impl Engine {
     ) -> Result<Ending, DriveError> {
         let run = term.run();
         let (run_above, paused_above) = above.map(|above| (above.run, above.paused)).unzip();
-        let mut events = Vec::new();
+        let (mut events, mut newest) = (Vec::new(), 0);
         loop {
             let page = self.store.load_events(run, events.len() as u64, PAGE).await?;
             let last = page.len() < PAGE as usize;
             for stored in page {
                 let event = Event::decode(&stored.payload);
-                events.push(event.map_err(|source| DriveError::Journal { run: run.to_owned(), source })?);
+                let event = event.map_err(|source| DriveError::Journal { run: run.to_owned(), source })?;
+                let began = if let Event::Started { at, .. } = event { at } else { 0 };
+                newest = newest.max(began).max(u64::try_from(stored.at).unwrap_or(0));
+                events.push(event);
             }
             if last {
                 break;
@@ -247,6 +252,7 @@ impl Engine {
         let steps = graph.steps.len();
         let machine = Machine::restore(graph, &events)
             .map_err(|source| DriveError::IllegalJournal { run: run.to_owned(), source })?;
+        let ahead = newest.saturating_sub(self.steady());
         let (reporter, reports) = mpsc::unbounded_channel();
         let mut driver = Driver {
             engine: self.clone(),
@@ -267,11 +273,11 @@ impl Engine {
             missing: HashMap::new(),
             claimed: Vec::new(),
             landed: Vec::new(),
-            live: HashMap::new(),
+            live: BTreeMap::new(),
             reports,
             reporter,
             failures: Vec::new(),
-            opened: vec![steady(); steps],
+            opened: vec![self.steady() + ahead; steps],
             again: HashMap::new(),
             queued: 0,
             stop,
@@ -280,6 +286,7 @@ impl Engine {
             ran: 0,
             reused: 0,
             starved: false,
+            ahead,
         };
         driver.restore().await?;
         let span = (self.drive_span)(run);
@@ -355,7 +362,7 @@ impl Driver {
                 return Ok(self.ending());
             }
             let due = self.machine.next_due();
-            let wait = due.map(|due| Duration::from_millis(due.saturating_sub(steady())));
+            let wait = due.map(|due| Duration::from_millis(due.saturating_sub(self.steady())));
             let starved = self.starved;
             tokio::select! {
                 // Wishes to stop first: a fan-out of short steps always has a report to hear.
@@ -363,7 +370,7 @@ impl Driver {
                 () = stop.cancelled() => return self.interrupt().await,
                 () = term.cancel_asked(), if !cancelling => {
                     cancelling = true;
-                    self.offer(Input::Cancel { deadline: steady() + CANCEL_GRACE });
+                    self.offer(Input::Cancel { deadline: self.steady() + CANCEL_GRACE });
                     self.live.values().for_each(|live| live.cancel.cancel());
                 }
                 Ok(()) = wishes.changed() => {
@@ -389,6 +396,11 @@ impl Driver {
         }
     }
 
+    /// The steady clock, which is never behind the journal.
+    fn steady(&self) -> u64 {
+        self.engine.steady().saturating_add(self.ahead)
+    }
+
     /// Starts nothing new from here on, or goes on.
     fn pause(&mut self, pause: bool) {
         self.offer(if pause { Input::Pause } else { Input::Unpause });
@@ -396,7 +408,7 @@ impl Driver {
 
     /// Takes an input into the machine, and its events into the next append.
     fn offer(&mut self, input: Input) -> bool {
-        let events = self.machine.offer(without_secrets(input), steady());
+        let events = self.machine.offer(without_secrets(input), self.steady());
         let any = !events.is_empty();
         for event in events {
             self.note(&event);
