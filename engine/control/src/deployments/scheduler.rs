@@ -11,7 +11,7 @@ use swath_schedule::{
     Admission, CatchUp, Concurrency, DeploymentSpec, Fire, Happening, RunEnding, Schedule, admit, missed,
 };
 use swath_store::{
-    DeploymentRow, Error, FireChange, FireFilter, FireRow, Follows, NewFire, NewTelling, Store, fire_state,
+    DeploymentRow, Error, FireChange, FireFilter, FireRow, Follows, Looked, NewFire, NewTelling, Store, fire_state,
 };
 use swath_task::Digest;
 use tokio::sync::Notify;
@@ -43,7 +43,7 @@ pub struct Scheduler {
     wake: Arc<Notify>,
     /// When each deployment was last looked at.
     looked: HashMap<String, i64>,
-    compiled: HashMap<String, (u32, Arc<Compiled>)>,
+    compiled: HashMap<String, ((i64, u32), Arc<Compiled>)>,
     /// Fires that were told to be late.
     late: HashSet<i64>,
     /// Since when a fire was seen to be taken without a run: another server may be about to start that.
@@ -90,9 +90,14 @@ impl Scheduler {
     }
 
     /// Goes on until the fleet drains.
-    pub async fn run(mut self) {
+    pub async fn run(self) {
+        self.run_by(Timestamp::now).await;
+    }
+
+    /// Goes on until the fleet drains, by this clock.
+    pub async fn run_by(mut self, clock: impl Fn() -> Timestamp) {
         while !self.fleet.is_draining() {
-            let now = Timestamp::now();
+            let now = clock();
             let next = match self.look(now).await {
                 Ok(next) => next,
                 Err(error) => {
@@ -100,9 +105,9 @@ impl Scheduler {
                     None
                 }
             };
-            let until =
-                next.map_or(LOOK, |next| Duration::try_from(next.duration_since(Timestamp::now())).unwrap_or_default());
+            let until = next.map_or(LOOK, |next| Duration::try_from(next.duration_since(clock())).unwrap_or_default());
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(until.min(LOOK)) => {}
                 () = self.wake.notified() => {}
                 () = self.fleet.ended() => {}
@@ -164,8 +169,10 @@ impl Scheduler {
     }
 
     fn compiled(&mut self, row: &DeploymentRow) -> Result<Arc<Compiled>, Error> {
-        if let Some((version, compiled)) = self.compiled.get(&row.name)
-            && *version == row.version
+        // One that was deleted and deployed anew counts its versions from 1 again.
+        let version = (row.created_at, row.version);
+        if let Some((known, compiled)) = self.compiled.get(&row.name)
+            && *known == version
         {
             return Ok(compiled.clone());
         }
@@ -177,7 +184,7 @@ impl Scheduler {
         })?;
         let catch_up = spec.schedule.as_ref().map(|schedule| schedule.catch_up).unwrap_or_default();
         let compiled = Arc::new(Compiled { spec, schedule, catch_up });
-        self.compiled.insert(row.name.clone(), (row.version, compiled.clone()));
+        self.compiled.insert(row.name.clone(), (version, compiled.clone()));
         Ok(compiled)
     }
 
@@ -217,7 +224,9 @@ impl Scheduler {
             params: "{}".to_owned(),
             created_at: now.as_millisecond(),
         });
-        self.store().add_fires(&row.name, new.collect(), Some(handled.as_millisecond())).await?;
+        let (version, created_at) = (row.version, row.created_at);
+        let looked = Looked { up_to: handled.as_millisecond(), version, created_at };
+        self.store().add_fires(&row.name, new.collect(), Some(looked)).await?;
         Ok(if whole { schedule.next(now).map(|fire| fire.at) } else { Some(now) })
     }
 
@@ -246,7 +255,7 @@ impl Scheduler {
         for fire in live.iter().filter(|fire| fire.run_state.is_none()) {
             let seen = *self.taken.entry(fire.id).or_insert(now.as_millisecond());
             if now.as_millisecond() - seen >= PATIENCE {
-                self.start(row, fire, now).await?;
+                self.start(row, fire, None, now).await?;
             }
         }
         let mut next = None;
@@ -263,6 +272,7 @@ impl Scheduler {
             }
             let patient = is_patient(fire);
             let most = compiled.spec.most_running();
+            let limited = patient || compiled.spec.while_running != Concurrency::Allow;
             let admission = match patient {
                 true if live.len() < most && waiting.is_empty() => Admission::Start,
                 true => continue,
@@ -270,7 +280,7 @@ impl Scheduler {
             };
             match admission {
                 Admission::Start => {
-                    match self.start(row, fire, now).await? {
+                    match self.start(row, fire, limited.then_some(compiled.spec.max_running.max(1)), now).await? {
                         Start::Started(run) => live.push(FireRow { run: Some(run), ..fire.clone() }),
                         Start::Refused => {}
                         // How many are live is not known now.
@@ -280,7 +290,7 @@ impl Scheduler {
                 Admission::Skip => {
                     let run = live.first().and_then(|fire| fire.run.clone()).unwrap_or_default();
                     let note = format!("`{run}` was still live");
-                    let change = FireChange { state: fire_state::SKIPPED, run: None, note, since: None };
+                    let change = FireChange { state: fire_state::SKIPPED, note, ..FireChange::default() };
                     self.store().change_fire(fire.id, fire_state::DUE, change).await?;
                     tracing::info!(deployment = row.name, at = %instant(fire.at), "a run was left out: `{run}` is live");
                 }
@@ -291,7 +301,7 @@ impl Scheduler {
                     }
                     let run = live.first().and_then(|fire| fire.run.clone()).unwrap_or_default();
                     let note = format!("it waits until `{run}` has ended");
-                    let change = FireChange { state: fire_state::WAITING, run: None, note, since: None };
+                    let change = FireChange { state: fire_state::WAITING, note, ..FireChange::default() };
                     self.store().change_fire(fire.id, fire_state::DUE, change).await?;
                     waiting.push(fire);
                 }
@@ -301,7 +311,7 @@ impl Scheduler {
             && let Some(first) = waiting.iter().find(|fire| fire.state == fire_state::WAITING)
             && live.len() < compiled.spec.most_running()
         {
-            self.start(row, first, now).await?;
+            self.start(row, first, Some(compiled.spec.max_running.max(1)), now).await?;
         }
         self.tell_late(&compiled.spec, fires, now).await?;
         Ok(next)
@@ -315,22 +325,33 @@ impl Scheduler {
         }
         for other in waiting {
             let note = "a later one took its place".to_owned();
-            let change = FireChange { state: fire_state::SKIPPED, run: None, note, since: None };
+            let change = FireChange { state: fire_state::SKIPPED, note, ..FireChange::default() };
             self.store().change_fire(other.id, &other.state, change).await?;
         }
         Ok(())
     }
 
-    /// Starts the run of a fire.
-    async fn start(&self, row: &DeploymentRow, fire: &FireRow, now: Timestamp) -> Result<Start, Error> {
+    /// Starts the run of a fire, while fewer than `most` are live: another server may have started some since this one looked.
+    async fn start(
+        &self,
+        row: &DeploymentRow,
+        fire: &FireRow,
+        most: Option<u32>,
+        now: Timestamp,
+    ) -> Result<Start, Error> {
         let covered = self.covered(row, fire).await?;
         let run = match &fire.run {
             Some(run) => run.clone(),
             None => {
-                let run = swath_host::launch::fired_id(&row.name, row.created_at, &fire.key, covered.at);
+                let run = swath_host::launch::fired_id(&row.name, fire.deployed_at, &fire.key, covered.at);
                 let since = Some(covered.since.as_millisecond());
-                let change =
-                    FireChange { state: fire_state::STARTED, run: Some(run.clone()), note: String::new(), since };
+                let change = FireChange {
+                    state: fire_state::STARTED,
+                    run: Some(run.clone()),
+                    since,
+                    most,
+                    ..FireChange::default()
+                };
                 if !self.store().change_fire(fire.id, &fire.state, change).await? {
                     return Ok(Start::Taken);
                 }
@@ -364,7 +385,7 @@ impl Scheduler {
             Err(error) => error.to_string(),
         };
         tracing::error!(deployment = row.name, "run `{run}` cannot be started: {refused}");
-        let change = FireChange { state: fire_state::REFUSED, run: None, note: refused, since: None };
+        let change = FireChange { state: fire_state::REFUSED, note: refused, ..FireChange::default() };
         // Not where another server has started it meanwhile.
         self.store().change_fire(fire.id, fire_state::STARTED, change).await?;
         Ok(Start::Refused)
@@ -390,7 +411,7 @@ impl Scheduler {
         let Some(own) = fire.since else {
             // No schedule says how far back: to where the one before it ended.
             let last = before.iter().filter(|other| other.run.is_some()).map(|other| other.at).max();
-            return Ok(Fire { at, since: instant(last.unwrap_or(row.created_at)).min(at) });
+            return Ok(Fire { at, since: instant(last.unwrap_or(fire.deployed_at)).min(at) });
         };
         // Whoever cancels what runs for what comes later wants that to make up for it.
         let policy = self.compiled.get(&row.name).map(|(_, compiled)| compiled.spec.while_running);
