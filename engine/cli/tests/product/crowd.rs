@@ -32,7 +32,7 @@ fn commands_that_run_at_once_on_one_file_never_meet_a_lock() {
             crowd.insert(0, start());
         }
     }
-    let (_, runs) = place.json(&["runs"]);
+    let (_, runs) = place.json(&["runs", "--limit", "1000000"]);
     let runs = runs.as_array().unwrap();
     assert_eq!(runs.len(), ended);
     assert!(runs.iter().all(|run| run["run"]["state"] == "completed"), "{runs:?}");
