@@ -17,6 +17,7 @@ use swath_run::RunState;
 use swath_store::{Artifacts, Error, RunFilter, RunLease, RunRow, Store};
 use swath_task::Digest;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Code, Status};
@@ -27,9 +28,10 @@ use crate::flows::{Text, refuse};
 use crate::places::{Place, Places};
 use crate::watch::Changes;
 
-/// How often runs to go on with are looked for, and how often one of them is tried.
+/// How often runs to go on with are looked for. One that stopped again waits twice as long each time, and never longer than
+/// the other.
 const ADOPTING: Duration = Duration::from_secs(5);
-const MOST_TRIES: u32 = 3;
+const LONGEST_WAIT: Duration = Duration::from_secs(300);
 /// How long a second request of one key waits for the first to have pinned its run.
 const PINNING: Duration = Duration::from_secs(5);
 /// Stands for the request, of a run that a deployment started.
@@ -52,8 +54,8 @@ struct Shared {
     drives: TaskTracker,
     /// Told of the end of each drive.
     ended: Notify,
-    /// How often each run was gone on with by this process of itself.
-    tried: Mutex<HashMap<String, u32>>,
+    /// How long each run that this process went on with of itself was left alone before, and until when it is.
+    tried: Mutex<HashMap<String, (Duration, Instant)>>,
 }
 
 impl Fleet {
@@ -155,7 +157,7 @@ impl Fleet {
         let now = Timestamp::now();
         let now = Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now);
         let catalogue = self.0.catalogue.clone();
-        let planned = tokio::task::spawn_blocking(move || text.plan(&catalogue, now)).await;
+        let planned = swath_host::aside(move || text.plan(&catalogue, now)).await;
         let planned = planned.map_err(|error| Status::internal(error.to_string()))?;
         let (plan, source) = planned.map_err(|problems| refuse(&problems))?;
         let (id, keyed) = id_for(key, &plan, now);
@@ -179,7 +181,7 @@ impl Fleet {
     /// The values of a plan's secrets, once what it reads is there. Either may take a while: a command may print a secret.
     async fn prepare(&self, plan: &Plan) -> Result<BTreeMap<String, String>, Status> {
         let (plan, catalogue) = (plan.clone(), self.0.catalogue.clone());
-        let prepared = tokio::task::spawn_blocking(move || {
+        let prepared = swath_host::aside(move || {
             preflight::check(&plan, &catalogue).map_err(|missing| not_now("FILE_MISSING", missing.to_string()))?;
             launch::secrets(&plan).map_err(|missing| not_now("SECRET_MISSING", missing.to_string()))
         });
@@ -282,10 +284,10 @@ impl Fleet {
     /// Waits until a run that had ended, and is driven again, says so: who watches it from now on would see its end.
     async fn begun_again(&self, before: RunRow) -> Result<RunRow, Status> {
         let mut changes = self.0.changes.subscribe(&before.id);
-        let deadline = tokio::time::Instant::now() + PINNING;
+        let deadline = Instant::now() + PINNING;
         loop {
             let row = self.0.store.run_row(&before.id).await.map_err(refused)?;
-            if is_live(&before) || row.seq > before.seq || tokio::time::Instant::now() > deadline {
+            if is_live(&before) || row.seq > before.seq || Instant::now() > deadline {
                 return Ok(row);
             }
             // A change between the look and the wait is seen a moment later.
@@ -305,7 +307,7 @@ impl Fleet {
             not_now("PLAN_OF_ANOTHER_VERSION", why)
         })?;
         let (plan, secrets) = {
-            let secrets = tokio::task::spawn_blocking(move || launch::secrets(&plan).map(|secrets| (plan, secrets)));
+            let secrets = swath_host::aside(move || launch::secrets(&plan).map(|secrets| (plan, secrets)));
             let secrets = secrets.await.map_err(|error| Status::internal(error.to_string()))?;
             secrets.map_err(|missing| not_now("SECRET_MISSING", missing.to_string()))?
         };
@@ -357,13 +359,7 @@ impl Fleet {
                 return false;
             }
         }
-        let tries = {
-            let mut tried = self.0.tried.lock().unwrap_or_else(PoisonError::into_inner);
-            let tries = tried.entry(id.to_owned()).or_insert(0);
-            *tries += 1;
-            *tries
-        };
-        if tries > MOST_TRIES {
+        if self.waits(id) {
             return false;
         }
         match self.take_up(id, false, Some(place)).await {
@@ -452,6 +448,8 @@ impl Fleet {
         let rows = self.0.store.list_runs(&filter).await?;
         let ids: Vec<String> = rows.iter().map(|row| row.id.clone()).collect();
         let driven = if ids.is_empty() { HashMap::new() } else { self.0.store.holders(&ids).await? };
+        let live: HashSet<&str> = ids.iter().map(String::as_str).collect();
+        self.0.tried.lock().unwrap_or_else(PoisonError::into_inner).retain(|id, _| live.contains(id.as_str()));
         let mut adopted = 0;
         for row in rows.iter().rev() {
             if self.is_draining() || driven.contains_key(&row.id) {
@@ -465,6 +463,19 @@ impl Fleet {
         // Somebody may have lined up for a place of which nothing came.
         self.fill();
         Ok(adopted)
+    }
+
+    /// Whether a run that stopped again and again is left alone now. If not, it will be for a while.
+    fn waits(&self, id: &str) -> bool {
+        let mut tried = self.0.tried.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let (wait, until) = tried.entry(id.to_owned()).or_insert((ADOPTING / 2, now));
+        if now < *until {
+            return true;
+        }
+        *wait = (*wait * 2).min(LONGEST_WAIT);
+        *until = now + *wait;
+        false
     }
 
     async fn is_driven(&self, id: &str) -> bool {

@@ -109,6 +109,8 @@ pub(crate) async fn run(engine: &Arc<Engine>, task: Arc<dyn ErasedTask>, attempt
         // Dropped here: a process of its own is killed before its scratch folder is taken away.
         tokio::pin!(work);
         tokio::select! {
+            // What is done counts, even if it is told to stop in the same moment.
+            biased;
             result = &mut work => result,
             () = timeout => {
                 stop.cancel();

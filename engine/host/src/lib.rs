@@ -30,11 +30,14 @@ mod text;
 pub mod worker;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use swath_store::{Artifacts, Home, Store};
 use swath_task::Needs;
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::task::JoinError;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use check::{check_run, check_store, vocabulary};
@@ -73,6 +76,8 @@ pub struct Engine {
     pub(crate) isolation: Option<Isolation>,
     pub(crate) workers: Arc<isolate::Pool>,
     pub(crate) drive_span: DriveSpan,
+    /// A moment, and what the steady clock showed then.
+    wound: (Instant, u64),
 }
 
 /// Makes the `tracing` span of an attempt from run, step, instance and attempt. Of an instance whose earlier result is
@@ -116,6 +121,7 @@ impl Engine {
             stop,
             span,
             drive_span: |_| tracing::Span::none(),
+            wound: (Instant::now(), now()),
         }
     }
 
@@ -129,6 +135,19 @@ impl Engine {
     #[must_use]
     pub fn with_drive_span(self, drive_span: DriveSpan) -> Self {
         Self { drive_span, ..self }
+    }
+
+    /// The engine with its clock set, in milliseconds since 1970 UTC: from here on only the engine winds it.
+    #[must_use]
+    pub fn wound_to(self, at: u64) -> Self {
+        Self { wound: (Instant::now(), at), ..self }
+    }
+
+    /// Milliseconds since 1970 UTC by a clock that only this engine winds: waits and deadlines go on as they were when
+    /// somebody sets the clock of the machine.
+    pub(crate) fn steady(&self) -> u64 {
+        let (since, at) = self.wound;
+        at.saturating_add(u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
 
     /// Tells the observers of a run that is about to be driven on whose behalf that is: a W3C `traceparent`.
@@ -205,12 +224,13 @@ impl Drop for Holding {
     }
 }
 
-/// Milliseconds since 1970 UTC by a clock that only this process winds: waits and deadlines go on as they were when
-/// somebody sets the clock of the machine.
-pub(crate) fn steady() -> u64 {
-    static START: OnceLock<(Instant, u64)> = OnceLock::new();
-    let (start, at) = START.get_or_init(|| (Instant::now(), now()));
-    at + u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX - at)
+/// Does work that may take a while where it keeps no other task waiting. On a runtime of one thread it is done in place: there
+/// everything happens in one order, which a simulation can repeat.
+pub async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, JoinError> {
+    match Handle::current().runtime_flavor() {
+        RuntimeFlavor::CurrentThread => Ok(work()),
+        _ => tokio::task::spawn_blocking(work).await,
+    }
 }
 
 /// Milliseconds since 1970 UTC, for what people read.

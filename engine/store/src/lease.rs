@@ -65,9 +65,12 @@ struct Inner {
 
 /// What somebody asks of a run, of whoever drives it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Wish {
+pub struct Wish {
+    /// The run.
     pub run: String,
+    /// That it ends soon.
     pub cancel: bool,
+    /// That it starts nothing new, or goes on.
     pub pause: Option<bool>,
 }
 
@@ -107,18 +110,19 @@ impl Term {
         Error::LeaseLost { run: self.0.run.clone(), epoch: self.0.epoch }
     }
 
-    pub(crate) fn lose(&self) {
+    /// Tells whoever drives by this lease that it is lost.
+    pub fn lose(&self) {
         self.0.lost.cancel();
     }
 }
 
-/// The leases that this process has of one store.
+/// The leases that this process has of one store: for those who implement [`crate::Store`].
 #[derive(Debug, Default)]
-pub(crate) struct Terms(Mutex<HashMap<String, Term>>);
+pub struct Terms(Mutex<HashMap<String, Term>>);
 
 impl Terms {
     /// Begins a lease; `give_back` is called when it is dropped.
-    pub(crate) fn begin(
+    pub fn begin(
         self: &Arc<Self>,
         run: &str,
         epoch: u64,
@@ -144,12 +148,12 @@ impl Terms {
     }
 
     /// The leases that are live.
-    pub(crate) fn live(&self) -> Vec<Term> {
+    pub fn live(&self) -> Vec<Term> {
         self.lock().values().filter(|term| !term.is_lost()).cloned().collect()
     }
 
     /// Tells who drives these runs, if it is this process, what is asked of them.
-    pub(crate) fn tell(&self, wishes: &[Wish]) {
+    pub fn tell(&self, wishes: &[Wish]) {
         let terms = self.lock();
         for wish in wishes {
             let Some(Term(told)) = terms.get(&wish.run) else { continue };

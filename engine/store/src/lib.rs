@@ -37,13 +37,13 @@ mod writer;
 pub use address::{Address, LEASE};
 pub use artifacts::{Artifacts, Stored, Swept};
 pub use deployments::{
-    DeploymentRow, Deployments, FireChange, FireFilter, FireRow, Follows, NewFire, NewTelling, NewVersion, Telling,
-    Version, fire_state,
+    DeploymentRow, Deployments, FireChange, FireFilter, FireRow, Follows, Looked, NewFire, NewTelling, NewVersion,
+    Telling, Version, fire_state,
 };
 pub use error::Error;
 pub use home::Home;
 pub use key::{Difference, KeyParts, canonical_json};
-pub use lease::{RunLease, Term};
+pub use lease::{RunLease, Term, Terms, Wish};
 pub use locks::this_machine;
 pub use postgres::PostgresStore;
 pub use record::{

@@ -305,7 +305,7 @@ impl Task for RunCommand {
         let tail = Tail::default();
         let status = child::run(command, Duration::from_secs_f64(self.grace), &tail, &secrets, ctx).await?;
         let status = status.map_err(|error| not_started(&shown, &folder, &error))?;
-        judge(&shown, status, &self.ok_codes, &self.transient_codes, &tail)?;
+        judge(&shown, status, own, &self.ok_codes, &self.transient_codes, &tail)?;
 
         let mut made = BTreeMap::new();
         for (name, draft) in drafts {

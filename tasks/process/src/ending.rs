@@ -9,10 +9,11 @@ use swath_task::{Fault, TaskError};
 
 use crate::output::Tail;
 
-/// What its end means.
+/// What its end means. `scratch` is where it could write.
 pub fn judge(
     program: &str,
     status: ExitStatus,
+    scratch: &Path,
     ok_codes: &[i32],
     transient_codes: &[i32],
     tail: &Tail,
@@ -23,17 +24,33 @@ pub fn judge(
             return Ok(());
         }
         let fault = Fault::new("C103", format!("`{program}` ended with exit code {code}{said}"));
+        let fault = with_full_disk(fault, scratch);
         return Err(if transient_codes.contains(&code) { fault.transient(None) } else { fault.permanent() });
     }
     let signal = status.signal().unwrap_or_default();
     let name = signal_name(signal);
     let fault = Fault::new("C104", format!("`{program}` was ended by signal {signal} ({name}){said}"));
+    let fault = with_full_disk(fault, scratch);
     // KILL and TERM come from outside (out of memory, an operator); the others are the program's own failure.
     Err(match signal {
         9 => fault.help("often the machine was out of memory: give the step `needs: { memory: ... }`").transient(None),
         15 => fault.transient(None),
         _ => fault.permanent(),
     })
+}
+
+/// Programs that meet a full disk rarely say which one it is.
+fn with_full_disk(fault: Fault, scratch: &Path) -> Fault {
+    // What a program could not write may still be less than there is.
+    const LITTLE: u64 = 64 << 10;
+    let is_full = rustix::fs::statvfs(scratch).is_ok_and(|disk| {
+        let no_files = disk.f_files > 0 && disk.f_favail == 0;
+        no_files || disk.f_bavail.saturating_mul(disk.f_frsize) < LITTLE
+    });
+    match is_full {
+        true => fault.help(format!("the disk of `{}` is full: free space, then `swath resume RUN`", scratch.display())),
+        false => fault,
+    }
 }
 
 /// Moves what the program left in its working folder to where the store expects it.

@@ -2,7 +2,7 @@
 //! growing waits until it answers; the number of the telling goes with it, so that it can be told from another.
 
 use std::process::Stdio;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -32,7 +32,8 @@ const LONGEST_WAIT: i64 = 3_600_000;
 /// Tells hooks what is in the store for them.
 pub struct Hooks {
     store: Arc<dyn Store>,
-    client: Result<reqwest::Client, String>,
+    /// Made when an address is first told something.
+    client: OnceLock<Result<reqwest::Client, String>>,
     secrets: Arc<Secrets>,
     at_once: Arc<Semaphore>,
 }
@@ -40,17 +41,23 @@ pub struct Hooks {
 impl Hooks {
     /// Nothing is told yet.
     pub fn new(store: Arc<dyn Store>) -> Self {
-        // No provider is linked by default; whoever was first has installed one.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = reqwest::Client::builder()
-            .user_agent(concat!("swath/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(Duration::from_secs(10))
-            .timeout(PATIENCE)
-            // The signature is for the address that was written.
-            .redirect(reqwest::redirect::Policy::none())
-            .build()
-            .map_err(|error| error.to_string());
-        Self { store, client, secrets: Arc::default(), at_once: Arc::new(Semaphore::new(AT_ONCE)) }
+        Self { store, client: OnceLock::new(), secrets: Arc::default(), at_once: Arc::new(Semaphore::new(AT_ONCE)) }
+    }
+
+    fn client(&self) -> Result<reqwest::Client, String> {
+        let made = self.client.get_or_init(|| {
+            // No provider is linked by default; whoever was first has installed one.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+            reqwest::Client::builder()
+                .user_agent(concat!("swath/", env!("CARGO_PKG_VERSION")))
+                .connect_timeout(Duration::from_secs(10))
+                .timeout(PATIENCE)
+                // The signature is for the address that was written.
+                .redirect(reqwest::redirect::Policy::none())
+                .build()
+                .map_err(|error| error.to_string())
+        });
+        made.clone()
     }
 
     /// Begins to tell what is due. `hook_of` finds a hook by deployment and number.
@@ -62,7 +69,7 @@ impl Hooks {
         for telling in self.store.tellings(now.as_millisecond(), free).await? {
             let Ok(permit) = self.at_once.clone().try_acquire_owned() else { break };
             let hook = hook_of(&telling.deployment, telling.hook as usize);
-            let (store, client, secrets) = (self.store.clone(), self.client.clone(), self.secrets.clone());
+            let (store, client, secrets) = (self.store.clone(), self.client(), self.secrets.clone());
             tokio::spawn(async move {
                 let _permit = permit;
                 let told = match hook {

@@ -29,6 +29,8 @@ pub struct Launch {
     pub run: String,
     /// What it covers.
     pub covered: Fire,
+    /// When it was taken.
+    pub now: Timestamp,
 }
 
 /// Starts runs.
@@ -89,10 +91,9 @@ fn lock(busy: &Mutex<HashSet<String>>) -> MutexGuard<'_, HashSet<String>> {
 
 /// Starts a run, or notes why it cannot be. Where it is not known the fire stays as it is, and is looked at again.
 async fn start(fleet: &Fleet, registry: &Registry, row: &DeploymentRow, launch: &Launch) -> Result<(), Error> {
-    let Launch { fire, run, covered } = launch;
+    let Launch { fire, run, covered, now } = launch;
     let params: Map<String, Value> = read("parameters of a fire", &fire.params)?;
-    let now = Timestamp::now();
-    let now = Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now);
+    let now = Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(*now);
     let refused = match registry.plan(&row.name, params, *covered, now).await {
         Ok((plan, text)) => match fleet.start_as(run.clone(), plan, text, now).await {
             Ok(()) => {
@@ -119,7 +120,7 @@ async fn start(fleet: &Fleet, registry: &Registry, row: &DeploymentRow, launch: 
         Err(error) => error.to_string(),
     };
     tracing::error!(deployment = row.name, "run `{run}` cannot be started: {refused}");
-    let change = FireChange { state: fire_state::REFUSED, run: None, note: refused, since: None };
+    let change = FireChange { state: fire_state::REFUSED, note: refused, ..FireChange::default() };
     // Not where another server has started it meanwhile.
     registry.store().change_fire(fire.id, fire_state::STARTED, change).await.map(drop)
 }

@@ -100,7 +100,7 @@ impl Registry {
         }
         asked.fire = Some(since_last(&spec, now));
         let catalogue = self.catalogue.clone();
-        let planned = tokio::task::spawn_blocking(move || {
+        let planned = swath_host::aside(move || {
             let planned = flow.plan_with_files(&asked, &catalogue, now);
             (planned, flow)
         });
@@ -256,7 +256,7 @@ impl Registry {
         let content = content.ok_or_else(|| DeployError::Refused(format!("`{name}` has no version {newest}")))?;
         let content: Content = read("deployment", &content)?;
         let catalogue = self.catalogue.clone();
-        let planned = tokio::task::spawn_blocking(move || {
+        let planned = swath_host::aside(move || {
             let flow = content.flow();
             let text = flow.source().text().to_owned();
             flow.plan(&content.asked(changed, fire), &catalogue, now).map(|plan| (plan, text))

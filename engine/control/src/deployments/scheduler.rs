@@ -11,7 +11,7 @@ use swath_schedule::{
     Admission, CatchUp, Concurrency, DeploymentSpec, Fire, Happening, RunEnding, Schedule, admit, missed,
 };
 use swath_store::{
-    DeploymentRow, Error, FireChange, FireFilter, FireRow, Follows, NewFire, NewTelling, Store, fire_state,
+    DeploymentRow, Error, FireChange, FireFilter, FireRow, Follows, Looked, NewFire, NewTelling, Store, fire_state,
 };
 use swath_task::Digest;
 use tokio::sync::Notify;
@@ -43,7 +43,7 @@ pub struct Scheduler {
     wake: Arc<Notify>,
     /// When each deployment was last looked at.
     looked: HashMap<String, i64>,
-    compiled: HashMap<String, (u32, Arc<Compiled>)>,
+    compiled: HashMap<String, ((i64, u32), Arc<Compiled>)>,
     /// Fires that were told to be late.
     late: HashSet<i64>,
     /// Since when a fire was seen to be taken without a run: another server may be about to start that.
@@ -82,9 +82,14 @@ impl Scheduler {
     }
 
     /// Goes on until the fleet drains.
-    pub async fn run(mut self) {
+    pub async fn run(self) {
+        self.run_by(Timestamp::now).await;
+    }
+
+    /// Goes on until the fleet drains, by this clock.
+    pub async fn run_by(mut self, clock: impl Fn() -> Timestamp) {
         while !self.fleet.is_draining() {
-            let now = Timestamp::now();
+            let now = clock();
             let next = match self.look(now).await {
                 Ok(next) => next,
                 Err(error) => {
@@ -92,9 +97,9 @@ impl Scheduler {
                     None
                 }
             };
-            let until =
-                next.map_or(LOOK, |next| Duration::try_from(next.duration_since(Timestamp::now())).unwrap_or_default());
+            let until = next.map_or(LOOK, |next| Duration::try_from(next.duration_since(clock())).unwrap_or_default());
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(until.min(LOOK)) => {}
                 () = self.wake.notified() => {}
                 () = self.fleet.ended() => {}
@@ -158,8 +163,10 @@ impl Scheduler {
     }
 
     fn compiled(&mut self, row: &DeploymentRow) -> Result<Arc<Compiled>, Error> {
-        if let Some((version, compiled)) = self.compiled.get(&row.name)
-            && *version == row.version
+        // One that was deleted and deployed anew counts its versions from 1 again.
+        let version = (row.created_at, row.version);
+        if let Some((known, compiled)) = self.compiled.get(&row.name)
+            && *known == version
         {
             return Ok(compiled.clone());
         }
@@ -171,7 +178,7 @@ impl Scheduler {
         })?;
         let catch_up = spec.schedule.as_ref().map(|schedule| schedule.catch_up).unwrap_or_default();
         let compiled = Arc::new(Compiled { spec, schedule, catch_up });
-        self.compiled.insert(row.name.clone(), (row.version, compiled.clone()));
+        self.compiled.insert(row.name.clone(), (version, compiled.clone()));
         Ok(compiled)
     }
 
@@ -211,7 +218,9 @@ impl Scheduler {
             params: "{}".to_owned(),
             created_at: now.as_millisecond(),
         });
-        self.store().add_fires(&row.name, new.collect(), Some(handled.as_millisecond())).await?;
+        let (version, created_at) = (row.version, row.created_at);
+        let looked = Looked { up_to: handled.as_millisecond(), version, created_at };
+        self.store().add_fires(&row.name, new.collect(), Some(looked)).await?;
         Ok(if whole { schedule.next(now).map(|fire| fire.at) } else { Some(now) })
     }
 
@@ -261,13 +270,13 @@ impl Scheduler {
             if now.as_millisecond() - seen >= PATIENCE {
                 // It has that long again.
                 self.taken.insert(fire.id, now.as_millisecond());
-                return self.start(row, fire).await;
+                return self.start(row, fire, None, now).await;
             }
         }
         let mut next = None;
         let mut waiting: Vec<&FireRow> = fires.iter().filter(|fire| fire.state == fire_state::WAITING).collect();
         let due: Vec<&FireRow> = fires.iter().filter(|fire| fire.state == fire_state::DUE).collect();
-        let most = compiled.spec.most_running();
+        let (most, limit) = (compiled.spec.most_running(), compiled.spec.max_running.max(1));
         for fire in due {
             if instant(fire.due) > now {
                 next = [next, Some(instant(fire.due))].into_iter().flatten().min();
@@ -277,17 +286,19 @@ impl Scheduler {
             if row.paused {
                 continue;
             }
-            let admission = match is_patient(fire) {
+            let patient = is_patient(fire);
+            let limited = patient || compiled.spec.while_running != Concurrency::Allow;
+            let admission = match patient {
                 true if live.len() < most && waiting.is_empty() => Admission::Start,
                 true => continue,
                 false => admit(compiled.spec.while_running, live.len(), waiting.len(), most),
             };
             match admission {
-                Admission::Start => return self.start(row, fire).await,
+                Admission::Start => return self.start(row, fire, limited.then_some(limit), now).await,
                 Admission::Skip => {
                     let run = live.first().and_then(|fire| fire.run.clone()).unwrap_or_default();
                     let note = format!("`{run}` was still live");
-                    let change = FireChange { state: fire_state::SKIPPED, run: None, note, since: None };
+                    let change = FireChange { state: fire_state::SKIPPED, note, ..FireChange::default() };
                     self.store().change_fire(fire.id, fire_state::DUE, change).await?;
                     tracing::info!(deployment = row.name, at = %instant(fire.at), "a run was left out: `{run}` is live");
                 }
@@ -298,7 +309,7 @@ impl Scheduler {
                     }
                     let run = live.first().and_then(|fire| fire.run.clone()).unwrap_or_default();
                     let note = format!("it waits until `{run}` has ended");
-                    let change = FireChange { state: fire_state::WAITING, run: None, note, since: None };
+                    let change = FireChange { state: fire_state::WAITING, note, ..FireChange::default() };
                     self.store().change_fire(fire.id, fire_state::DUE, change).await?;
                     waiting.push(fire);
                 }
@@ -308,7 +319,7 @@ impl Scheduler {
             && let Some(first) = waiting.iter().find(|fire| fire.state == fire_state::WAITING)
             && live.len() < most
         {
-            return self.start(row, first).await;
+            return self.start(row, first, Some(limit), now).await;
         }
         Ok(next)
     }
@@ -321,30 +332,41 @@ impl Scheduler {
         }
         for other in waiting {
             let note = "a later one took its place".to_owned();
-            let change = FireChange { state: fire_state::SKIPPED, run: None, note, since: None };
+            let change = FireChange { state: fire_state::SKIPPED, note, ..FireChange::default() };
             self.store().change_fire(other.id, &other.state, change).await?;
         }
         Ok(())
     }
 
-    /// Takes a fire, and begins to start its run: the deployment is looked at again when that is done. Where another server
-    /// was faster, how many runs are live is not known: it is looked at again at once.
-    async fn start(&self, row: &DeploymentRow, fire: &FireRow) -> Result<Option<Timestamp>, Error> {
+    /// Takes a fire while fewer than `most` runs are live, and begins to start its run: the deployment is looked at again when
+    /// that is done. Where another server was faster, how many runs are live is not known: it is looked at again at once.
+    async fn start(
+        &self,
+        row: &DeploymentRow,
+        fire: &FireRow,
+        most: Option<u32>,
+        now: Timestamp,
+    ) -> Result<Option<Timestamp>, Error> {
         let covered = self.covered(row, fire).await?;
         let run = match &fire.run {
             Some(run) => run.clone(),
             None => {
-                let run = swath_host::launch::fired_id(&row.name, row.created_at, &fire.key, covered.at);
+                let run = swath_host::launch::fired_id(&row.name, fire.deployed_at, &fire.key, covered.at);
                 let since = Some(covered.since.as_millisecond());
-                let change =
-                    FireChange { state: fire_state::STARTED, run: Some(run.clone()), note: String::new(), since };
+                let change = FireChange {
+                    state: fire_state::STARTED,
+                    run: Some(run.clone()),
+                    since,
+                    most,
+                    ..FireChange::default()
+                };
                 if !self.store().change_fire(fire.id, &fire.state, change).await? {
-                    return Ok(Some(Timestamp::now()));
+                    return Ok(Some(now));
                 }
                 run
             }
         };
-        self.launches.begin(row.clone(), Launch { fire: fire.clone(), run, covered });
+        self.launches.begin(row.clone(), Launch { fire: fire.clone(), run, covered, now });
         Ok(None)
     }
 
@@ -368,7 +390,7 @@ impl Scheduler {
         let Some(own) = fire.since else {
             // No schedule says how far back: to where the one before it ended.
             let last = before.iter().filter(|other| other.run.is_some()).map(|other| other.at).max();
-            return Ok(Fire { at, since: instant(last.unwrap_or(row.created_at)).min(at) });
+            return Ok(Fire { at, since: instant(last.unwrap_or(fire.deployed_at)).min(at) });
         };
         // Whoever cancels what runs for what comes later wants that to make up for it.
         let policy = self.compiled.get(&row.name).map(|(_, compiled)| compiled.spec.while_running);

@@ -6,10 +6,10 @@ use swath_store::{CacheTerms, Metric, NewResult};
 use swath_task::TaskError;
 
 use super::{Driver, FailedStep, Report, show, trace};
+use crate::TRACE;
 use crate::attempt::AttemptError;
 use crate::observe::{AttemptId, Ended, Update};
 use crate::reuse::artifacts_in;
-use crate::{TRACE, steady};
 
 impl Driver {
     /// Takes the answer of an attempt.
@@ -57,7 +57,7 @@ impl Driver {
                         parts,
                         terms,
                         None,
-                        steady().saturating_sub(started),
+                        self.steady().saturating_sub(started),
                     );
                 }
             }
@@ -115,7 +115,7 @@ impl Driver {
     /// What observers are told of an event, once it is durable.
     pub(super) fn note(&mut self, event: &Event) {
         if let Event::Opened { s, .. } = event {
-            self.opened[*s as usize] = steady();
+            self.opened[*s as usize] = self.steady();
         }
         match event {
             Event::CancelRequested { .. } => self.waiting.updates.push(Update::Cancelling),
@@ -167,7 +167,7 @@ impl Driver {
             Event::Retried { s, i, fault, until, .. } => {
                 let attempt = self.live.get(&(*s, *i)).map_or(1, |live| live.at.attempt);
                 let at = AttemptId { step: self.path(*s), instance: self.instance(*s, *i), attempt };
-                let wait = until.saturating_sub(steady());
+                let wait = until.saturating_sub(self.steady());
                 if let Some(live) = self.live.get(&(*s, *i)) {
                     tracing::debug!(target: TRACE, parent: &live.span, { swath.wait_ms = wait as i64 }, "retry");
                 }

@@ -7,7 +7,7 @@ mod start;
 mod taken_over;
 mod trace;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,7 @@ use crate::outputs::StepOutputs;
 use crate::program::{Bound, Program};
 use crate::reuse::Reuse;
 use crate::slots::Missing;
-use crate::{Engine, Holding, lock, steady};
+use crate::{Engine, Holding, lock};
 use record::{Waiting, Writing};
 use taken_over::Earlier;
 
@@ -179,7 +179,7 @@ struct Driver {
     prepared: HashMap<(u32, u32), Prepared>,
     /// What steps lack to start, as the engine has it.
     missing: HashMap<u32, Missing>,
-    live: HashMap<(u32, u32), Live>,
+    live: BTreeMap<(u32, u32), Live>,
     reports: mpsc::UnboundedReceiver<Report>,
     reporter: mpsc::UnboundedSender<Report>,
     failures: Vec<FailedStep>,
@@ -198,6 +198,8 @@ struct Driver {
     ran: u64,
     reused: u64,
     starved: bool,
+    /// How far the clock of this engine is behind what the journal has seen: waits that are in there must not grow.
+    ahead: u64,
 }
 
 impl Engine {
@@ -228,13 +230,16 @@ impl Engine {
     ) -> Result<Ending, DriveError> {
         let run = term.run();
         let (run_above, paused_above) = above.map(|above| (above.run, above.paused)).unzip();
-        let mut events = Vec::new();
+        let (mut events, mut newest) = (Vec::new(), 0);
         loop {
             let page = self.store.load_events(run, events.len() as u64, PAGE).await?;
             let last = page.len() < PAGE as usize;
             for stored in page {
                 let event = Event::decode(&stored.payload);
-                events.push(event.map_err(|source| DriveError::Journal { run: run.to_owned(), source })?);
+                let event = event.map_err(|source| DriveError::Journal { run: run.to_owned(), source })?;
+                let began = if let Event::Started { at, .. } = event { at } else { 0 };
+                newest = newest.max(began).max(u64::try_from(stored.at).unwrap_or(0));
+                events.push(event);
             }
             if last {
                 break;
@@ -246,6 +251,7 @@ impl Engine {
         let steps = graph.steps.len();
         let machine = Machine::restore(graph, &events)
             .map_err(|source| DriveError::IllegalJournal { run: run.to_owned(), source })?;
+        let ahead = newest.saturating_sub(self.steady());
         let (reporter, reports) = mpsc::unbounded_channel();
         let mut driver = Driver {
             engine: self.clone(),
@@ -266,11 +272,11 @@ impl Engine {
             writing: None,
             prepared: HashMap::new(),
             missing: HashMap::new(),
-            live: HashMap::new(),
+            live: BTreeMap::new(),
             reports,
             reporter,
             failures: Vec::new(),
-            opened: vec![steady(); steps],
+            opened: vec![self.steady() + ahead; steps],
             again: HashMap::new(),
             queued: 0,
             stop,
@@ -279,6 +285,7 @@ impl Engine {
             ran: 0,
             reused: 0,
             starved: false,
+            ahead,
         };
         driver.restore().await?;
         let span = (self.drive_span)(run);
@@ -357,7 +364,7 @@ impl Driver {
             // What has gathered is enough: it goes into the journal first.
             let more = more && self.writing.is_none();
             let due = self.machine.next_due();
-            let wait = due.map(|due| Duration::from_millis(due.saturating_sub(steady())));
+            let wait = due.map(|due| Duration::from_millis(due.saturating_sub(self.steady())));
             let starved = self.starved;
             tokio::select! {
                 // Wishes to stop first: a fan-out of short steps always has a report to hear.
@@ -365,7 +372,7 @@ impl Driver {
                 () = stop.cancelled() => return self.interrupt().await,
                 () = term.cancel_asked(), if !cancelling => {
                     cancelling = true;
-                    self.offer(Input::Cancel { deadline: steady() + CANCEL_GRACE });
+                    self.offer(Input::Cancel { deadline: self.steady() + CANCEL_GRACE });
                     self.live.values().for_each(|live| live.cancel.cancel());
                 }
                 Ok(()) = wishes.changed() => {
@@ -392,6 +399,11 @@ impl Driver {
         }
     }
 
+    /// The steady clock, which is never behind the journal.
+    fn steady(&self) -> u64 {
+        self.engine.steady().saturating_add(self.ahead)
+    }
+
     /// Starts nothing new from here on, or goes on.
     fn pause(&mut self, pause: bool) {
         self.offer(if pause { Input::Pause } else { Input::Unpause });
@@ -399,7 +411,7 @@ impl Driver {
 
     /// Takes an input into the machine, and its events into the next append.
     fn offer(&mut self, input: Input) -> bool {
-        let events = self.machine.offer(without_secrets(input), steady());
+        let events = self.machine.offer(without_secrets(input), self.steady());
         let any = !events.is_empty();
         for event in events {
             self.note(&event);

@@ -18,7 +18,7 @@ use crate::program::{Action, Items};
 use crate::reuse::{self, Reuse};
 use crate::slots::{Beyond, Missing};
 use crate::sub_flow::{self, SubFlow};
-use crate::{TRACE, lock, now, steady};
+use crate::{TRACE, lock, now};
 
 /// How many entries of the ready queue are looked at before waiting for slots.
 const WINDOW: usize = 256;
@@ -218,7 +218,7 @@ impl Driver {
     /// How long a ready instance has waited.
     fn waited(&mut self, step: u32, index: u32) -> Duration {
         let since = self.again.remove(&(step, index)).unwrap_or(0).max(self.opened[step as usize]);
-        Duration::from_millis(steady().saturating_sub(since))
+        Duration::from_millis(self.steady().saturating_sub(since))
     }
 
     /// Binds an instance, and looks for an earlier result of it.

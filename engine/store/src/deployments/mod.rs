@@ -19,7 +19,8 @@ pub const TAKEN_FOR: i64 = 60_000;
 /// # Contract
 /// - A version never changes; deploying the content of the newest version again makes no new one.
 /// - I12: a deployment has one fire of each key; whoever adds it again adds nothing.
-/// - A fire goes from state to state by compare-and-set: of two servers one starts its run.
+/// - A fire goes from state to state by compare-and-set: of two servers one starts its run, and together they start no more
+///   than may be live at once.
 /// - What follows from the end of a run (fires of other deployments, tellings) is stored in the transaction that notes
 ///   that end as settled.
 #[async_trait]
@@ -48,15 +49,15 @@ pub trait Deployments: Send + Sync + 'static {
     /// Removes a deployment with its versions and fires. Its runs stay.
     async fn delete_deployment(&self, name: &str) -> Result<(), Error>;
 
-    /// Adds fires to a deployment that is not paused, and notes that its schedule was looked at up to `handled`, in one
-    /// transaction. Returns how many of the fires are new.
-    async fn add_fires(&self, name: &str, fires: Vec<NewFire>, handled: Option<i64>) -> Result<usize, Error>;
+    /// Adds fires to a deployment that is not paused, and notes how far its schedule was looked at, in one transaction.
+    /// Returns how many of the fires are new: none, where what was looked at is not the newest version.
+    async fn add_fires(&self, name: &str, fires: Vec<NewFire>, looked: Option<Looked>) -> Result<usize, Error>;
 
     /// Fires, the newest first.
     async fn fires(&self, filter: &FireFilter) -> Result<Vec<FireRow>, Error>;
 
-    /// Takes a fire from a state to another. `false`: it was not in that state, or is to be [`fire_state::REFUSED`] and has
-    /// a run.
+    /// Takes a fire from a state to another. `false`: it was not in that state, is to be [`fire_state::REFUSED`] and has a run,
+    /// or as many others are live as may be.
     async fn change_fire(&self, fire: i64, from: &str, change: FireChange) -> Result<bool, Error>;
 
     /// Notes that the end of a fire was acted on, with what follows from it.
@@ -169,6 +170,17 @@ pub struct NewFire {
     pub created_at: i64,
 }
 
+/// A schedule that was looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Looked {
+    /// Up to when.
+    pub up_to: i64,
+    /// The version of the deployment that it is of.
+    pub version: u32,
+    /// When that deployment came to be: there may be another one of its name by now.
+    pub created_at: i64,
+}
+
 /// A fire as it stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FireRow {
@@ -176,6 +188,8 @@ pub struct FireRow {
     pub id: i64,
     /// Name of its deployment.
     pub deployment: String,
+    /// When that came to be.
+    pub deployed_at: i64,
     /// See [`NewFire::key`].
     pub key: String,
     /// See [`NewFire::cause`].
@@ -220,7 +234,7 @@ pub struct FireFilter {
 }
 
 /// What becomes of a fire.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FireChange {
     /// Its new state.
     pub state: &'static str,
@@ -230,6 +244,8 @@ pub struct FireChange {
     pub note: String,
     /// The interval that its run covers begins here; `None` leaves it as it is.
     pub since: Option<i64>,
+    /// Only while fewer fires of its deployment than these are [`fire_state::STARTED`] with runs that have not ended.
+    pub most: Option<u32>,
 }
 
 /// What follows from the end of a fire's run.

@@ -3,8 +3,8 @@
 use async_trait::async_trait;
 
 use super::{
-    DeploymentRow, Deployments, FireChange, FireFilter, FireRow, Follows, NewFire, NewTelling, NewVersion, TAKEN_FOR,
-    Telling, Version, fire_state,
+    DeploymentRow, Deployments, FireChange, FireFilter, FireRow, Follows, Looked, NewFire, NewTelling, NewVersion,
+    TAKEN_FOR, Telling, Version, fire_state,
 };
 use crate::error::Error;
 use crate::read::{Ask, Columns, Value, unreadable};
@@ -124,6 +124,7 @@ fn fire(row: &impl Columns) -> Result<FireRow, Error> {
         note: row.text(11)?,
         settled: row.integer(12)? != 0,
         created_at: row.integer(13)?,
+        deployed_at: row.integer(14)?,
     })
 }
 
@@ -147,11 +148,11 @@ async fn select<D: Tables, T>(
     tables.reads().ask(text, values).await?.iter().map(of).collect()
 }
 
-fn insert_fire(name: &str, fire: &NewFire) -> Statement {
+fn insert_fire(name: &str, fire: &NewFire, looked: Option<Looked>) -> Statement {
     statement!(
         "INSERT INTO fire (deployment, key, cause, since, at, due, params, state, note, created_at) \
          SELECT n, $2, $3, $4, $5, $6, $7, 'due', '', $8 FROM deployment WHERE name = $1 AND paused = 0 \
-         ON CONFLICT (deployment, key) DO NOTHING RETURNING n",
+         AND ($9 = 0 OR (version = $9 AND created_at = $10)) ON CONFLICT (deployment, key) DO NOTHING RETURNING n",
         name,
         fire.key.as_str(),
         fire.cause.as_str(),
@@ -160,6 +161,8 @@ fn insert_fire(name: &str, fire: &NewFire) -> Statement {
         fire.due,
         fire.params.as_str(),
         fire.created_at,
+        looked.map_or(0, |looked| i64::from(looked.version)),
+        looked.map_or(0, |looked| looked.created_at),
     )
 }
 
@@ -257,11 +260,12 @@ impl<D: Tables> Deployments for D {
         }
     }
 
-    async fn add_fires(&self, name: &str, fires: Vec<NewFire>, handled: Option<i64>) -> Result<usize, Error> {
-        let mut statements: Vec<Statement> = fires.iter().map(|fire| insert_fire(name, fire)).collect();
-        statements.extend(handled.map(|handled| {
-            let text = "UPDATE deployment SET handled = $2 WHERE name = $1 AND paused = 0 AND handled < $2";
-            statement!(text, name, handled)
+    async fn add_fires(&self, name: &str, fires: Vec<NewFire>, looked: Option<Looked>) -> Result<usize, Error> {
+        let mut statements: Vec<Statement> = fires.iter().map(|fire| insert_fire(name, fire, looked)).collect();
+        statements.extend(looked.map(|Looked { up_to, version, created_at }| {
+            let text = "UPDATE deployment SET handled = $2 WHERE name = $1 AND paused = 0 AND handled < $2 \
+                        AND version = $3 AND created_at = $4";
+            statement!(text, name, up_to, i64::from(version), created_at)
         }));
         Ok(self.alter(statements).await?.iter().flatten().count())
     }
@@ -269,7 +273,7 @@ impl<D: Tables> Deployments for D {
     async fn fires(&self, filter: &FireFilter) -> Result<Vec<FireRow>, Error> {
         let mut text = String::from(
             "SELECT f.n, d.name, f.key, f.cause, f.since, f.at, f.due, f.params, f.state, f.run, r.state, f.note, \
-             f.settled, f.created_at FROM fire f JOIN deployment d ON d.n = f.deployment \
+             f.settled, f.created_at, d.created_at FROM fire f JOIN deployment d ON d.n = f.deployment \
              LEFT JOIN run r ON r.id = f.run WHERE ",
         );
         // Texts of their own, so that each finds its index.
@@ -289,25 +293,36 @@ impl<D: Tables> Deployments for D {
         // What never becomes a run has ended with that.
         let over = change.state == fire_state::SKIPPED;
         let changed = self
-            .alter(vec![statement!(
-                "UPDATE fire SET state = $3, run = coalesce($4, run), note = $5, since = coalesce($6, since), \
+            .alter(vec![
+                // Two who start runs of one deployment do so one after the other.
+                statement!(
+                    "UPDATE deployment SET name = name WHERE n = (SELECT deployment FROM fire WHERE n = $1)",
+                    fire
+                ),
+                statement!(
+                    "UPDATE fire SET state = $3, run = coalesce($4, run), note = $5, since = coalesce($6, since), \
                  settled = CASE WHEN $7 = 1 THEN 1 ELSE settled END WHERE n = $1 AND state = $2 \
-                 AND ($3 <> 'refused' OR NOT EXISTS (SELECT 1 FROM run WHERE run.id = fire.run)) RETURNING n",
-                fire,
-                from,
-                change.state,
-                change.run,
-                storable(&change.note).as_str(),
-                change.since,
-                over,
-            )])
+                 AND ($3 <> 'refused' OR NOT EXISTS (SELECT 1 FROM run WHERE run.id = fire.run)) \
+                 AND ($8 < 0 OR $8 > (SELECT count(*) FROM fire other LEFT JOIN run r ON r.id = other.run \
+                 WHERE other.deployment = fire.deployment AND other.settled = 0 AND other.state = 'started' \
+                 AND r.ended_at IS NULL)) RETURNING n",
+                    fire,
+                    from,
+                    change.state,
+                    change.run,
+                    storable(&change.note).as_str(),
+                    change.since,
+                    over,
+                    change.most.map_or(-1, i64::from),
+                ),
+            ])
             .await?;
         Ok(changed.iter().flatten().count() == 1)
     }
 
     async fn settle(&self, fire: i64, follows: Follows) -> Result<(), Error> {
         let mut statements: Vec<Statement> =
-            follows.fires.iter().map(|(name, other)| insert_fire(name, other)).collect();
+            follows.fires.iter().map(|(name, other)| insert_fire(name, other, None)).collect();
         statements.extend(follows.tellings.iter().map(|telling| insert_telling(fire, telling)));
         if let Some(ended) = follows.ended.as_deref() {
             let text = "UPDATE fire SET settled = 1 WHERE n = $1 AND \

@@ -4,7 +4,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::support::{POSTGRES, all_events, append, new_run, result};
 use swath_store::{Access, Address, Append, Error, RunUpdate, SqliteStore, Store};
@@ -61,8 +61,40 @@ async fn child_process() {
             lease.term().lost().await;
             tell(&format!("refused {} {}", error.code(), seq));
         }
+        ("crowd", name) => {
+            let writers = (0..8).map(|n| (format!("{name}-{n}"), store.clone()));
+            let writers: Vec<_> = writers
+                .map(|(run, store)| tokio::spawn(async move { write_for_a_while(&run, store.as_ref()).await }))
+                .collect();
+            let (mut events, mut longest) = (0, Duration::ZERO);
+            for writer in writers {
+                let (written, waited) = writer.await.unwrap();
+                (events, longest) = (events + written, longest.max(waited));
+            }
+            tell(&format!("wrote {events} {}", longest.as_millis()));
+        }
         other => panic!("{other:?}"),
     }
+}
+
+/// Leases, writes and lets go again until the time is over: how many events that made, and how long the slowest call took.
+async fn write_for_a_while(run: &str, store: &dyn Store) -> (u64, Duration) {
+    let seconds = std::env::var("SWATH_CROWD").ok().and_then(|text| text.parse().ok()).unwrap_or(3);
+    let until = Instant::now() + Duration::from_secs(seconds);
+    let (mut seq, mut longest) = (0, Duration::ZERO);
+    store.create_run(new_run(run)).await.unwrap();
+    while Instant::now() < until {
+        let lease = store.lease_run(run).await.unwrap();
+        for _ in 0..20 {
+            let began = Instant::now();
+            let results = vec![result(&format!("s{seq}"), "")];
+            seq = store.append(Append { epoch: lease.epoch(), results, ..append(run, seq, 3) }).await.unwrap();
+            longest = longest.max(began.elapsed());
+        }
+        store.ask_to_pause(run, false).await.unwrap();
+        assert_eq!(store.run_row(run).await.unwrap().seq, seq);
+    }
+    (seq, longest)
 }
 
 async fn append_for_ever(run: &str, store: &dyn Store) {
@@ -271,7 +303,7 @@ async fn a_run_of_a_killed_process_is_free_when_its_lease_has_ended_and_not_befo
     assert!(matches!(store.lease_run("r").await, Err(Error::RunHeld { .. })));
     process.kill().unwrap();
     process.wait().unwrap();
-    let killed = std::time::Instant::now();
+    let killed = Instant::now();
     // Nobody lives who could hear it: it is meant for who goes on.
     store.ask_to_cancel("r").await.unwrap();
     let lease = loop {
@@ -316,4 +348,25 @@ async fn a_process_that_was_suspended_past_its_lease_is_refused_when_it_goes_on(
     );
     assert_eq!(store.refused("r").await.unwrap(), 1);
     assert!(!lease.term().is_lost());
+}
+
+/// `SWATH_CROWD` says for how many seconds (`make faults`: a minute).
+#[tokio::test]
+async fn sixty_four_writers_in_eight_processes_never_meet_a_lock_of_sqlite() {
+    let home = tempfile::tempdir().unwrap();
+    let place = home.path().to_str().unwrap();
+    open(place).await.close().await;
+    let processes: Vec<Child> = (0..8).map(|n| child(place, &format!("crowd:{n}"))).collect();
+    let (mut events, mut longest) = (0, 0);
+    for process in processes {
+        let output = process.wait_with_output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        let told = said.lines().find_map(told).and_then(|told| told.strip_prefix("wrote ")?.split_once(' '));
+        let (wrote, waited) = told.unwrap_or_else(|| panic!("{said}\n{}", String::from_utf8_lossy(&output.stderr)));
+        (events, longest) = (events + wrote.parse::<u64>().unwrap(), longest.max(waited.parse::<u64>().unwrap()));
+    }
+    let store = open(place).await;
+    let rows = store.list_runs(&Default::default()).await.unwrap();
+    assert_eq!((rows.len(), rows.iter().map(|row| row.seq).sum::<u64>()), (64, events), "nothing is lost or doubled");
+    println!("64 writers: {events} events, the slowest write took {longest} ms");
 }

@@ -3,18 +3,21 @@
 use std::sync::Arc;
 
 use swath_store::{
-    Access, Error, FireChange, FireFilter, Follows, LEASE, NewFire, NewTelling, NewVersion, PostgresStore, Retention,
-    SqliteStore, Store, fire_state,
+    Access, Append, Error, FireChange, FireFilter, Follows, LEASE, Looked, NewFire, NewTelling, NewVersion,
+    PostgresStore, Retention, RunUpdate, SqliteStore, Store, fire_state,
 };
 
-use crate::support::POSTGRES;
+use crate::support::{POSTGRES, append, new_run};
 
 type Shared = Arc<dyn Store>;
 
 conformance! {
     a_version_never_changes_and_equal_content_makes_no_new_one
     a_deployment_has_one_fire_of_each_key
+    a_look_at_what_is_not_the_newest_version_adds_nothing
+    the_number_of_a_fire_that_is_gone_is_not_given_again
     of_two_who_take_a_fire_one_gets_it
+    no_more_are_started_at_once_than_may_be_live
     what_follows_from_an_end_is_stored_once_and_told_until_it_is_heard
     who_deploys_at_once_makes_versions_one_after_the_other
     fires_that_were_acted_on_long_ago_are_collected_but_the_newest
@@ -45,8 +48,13 @@ fn fire(key: &str, at: i64) -> NewFire {
     }
 }
 
+/// A look at the schedule of a deployment that came at 0.
+fn looked(up_to: i64, version: u32) -> Option<Looked> {
+    Some(Looked { up_to, version, created_at: 0 })
+}
+
 fn change(state: &'static str, run: Option<&str>) -> FireChange {
-    FireChange { state, run: run.map(str::to_owned), note: String::new(), since: None }
+    FireChange { state, run: run.map(str::to_owned), ..FireChange::default() }
 }
 
 fn all() -> FireFilter {
@@ -79,8 +87,8 @@ async fn a_version_never_changes_and_equal_content_makes_no_new_one(store: Share
 async fn a_deployment_has_one_fire_of_each_key(store: Shared) {
     store.deploy(version("scan", "one", 0)).await.unwrap();
     store.deploy(version("other", "one", 0)).await.unwrap();
-    assert_eq!(store.add_fires("scan", vec![fire("a", 10), fire("b", 20)], Some(20)).await.unwrap(), 2);
-    assert_eq!(store.add_fires("scan", vec![fire("b", 20), fire("c", 30)], Some(15)).await.unwrap(), 1);
+    assert_eq!(store.add_fires("scan", vec![fire("a", 10), fire("b", 20)], looked(20, 1)).await.unwrap(), 2);
+    assert_eq!(store.add_fires("scan", vec![fire("b", 20), fire("c", 30)], looked(15, 1)).await.unwrap(), 1);
     assert_eq!(store.add_fires("other", vec![fire("a", 10)], None).await.unwrap(), 1);
     assert_eq!(store.deployment("scan").await.unwrap().handled, 20, "it never goes back");
     let keys = |fires: Vec<swath_store::FireRow>| fires.into_iter().map(|one| one.key).collect::<Vec<_>>();
@@ -89,10 +97,42 @@ async fn a_deployment_has_one_fire_of_each_key(store: Shared) {
     assert_eq!(keys(store.fires(&FireFilter { limit: Some(1), ..of_scan.clone() }).await.unwrap()), ["c"]);
     // Paused: nothing is added, and what was due meanwhile is left out.
     store.set_paused("scan", true, 40).await.unwrap();
-    assert_eq!(store.add_fires("scan", vec![fire("d", 45)], Some(45)).await.unwrap(), 0);
+    assert_eq!(store.add_fires("scan", vec![fire("d", 45)], looked(45, 1)).await.unwrap(), 0);
     let resumed = store.set_paused("scan", false, 60).await.unwrap();
     assert_eq!((resumed.handled, resumed.paused), (60, false));
     assert_eq!(store.add_fires("nobody", vec![fire("d", 45)], None).await.unwrap(), 0);
+}
+
+async fn a_look_at_what_is_not_the_newest_version_adds_nothing(store: Shared) {
+    store.deploy(version("scan", "one", 0)).await.unwrap();
+    store.deploy(version("scan", "two", 5)).await.unwrap();
+    assert_eq!(store.add_fires("scan", vec![fire("a", 10)], looked(10, 1)).await.unwrap(), 0);
+    assert_eq!(store.deployment("scan").await.unwrap().handled, 5);
+    assert_eq!(store.add_fires("scan", vec![fire("a", 10)], looked(10, 2)).await.unwrap(), 1);
+    // One of its name that came later is another.
+    store.delete_deployment("scan").await.unwrap();
+    store.deploy(version("scan", "one", 20)).await.unwrap();
+    assert_eq!(store.add_fires("scan", vec![fire("b", 30)], looked(30, 1)).await.unwrap(), 0);
+    assert_eq!(
+        store
+            .add_fires("scan", vec![fire("b", 30)], Some(Looked { up_to: 30, version: 1, created_at: 20 }))
+            .await
+            .unwrap(),
+        1
+    );
+    assert_eq!(store.fires(&all()).await.unwrap()[0].deployed_at, 20);
+}
+
+async fn the_number_of_a_fire_that_is_gone_is_not_given_again(store: Shared) {
+    store.deploy(version("scan", "one", 0)).await.unwrap();
+    store.add_fires("scan", vec![fire("a", 10)], None).await.unwrap();
+    let gone = store.fires(&all()).await.unwrap()[0].id;
+    store.delete_deployment("scan").await.unwrap();
+    store.deploy(version("scan", "one", 20)).await.unwrap();
+    store.add_fires("scan", vec![fire("a", 30)], None).await.unwrap();
+    let took = change(fire_state::STARTED, Some("of the one that is gone"));
+    assert!(!store.change_fire(gone, fire_state::DUE, took).await.unwrap());
+    assert!(store.fires(&all()).await.unwrap()[0].id > gone);
 }
 
 async fn of_two_who_take_a_fire_one_gets_it(store: Shared) {
@@ -114,6 +154,33 @@ async fn of_two_who_take_a_fire_one_gets_it(store: Shared) {
     // Its run was taken up again: the next end counts too.
     store.unsettle("scan-1").await.unwrap();
     assert_eq!(store.fires(&FireFilter { open: true, ..all() }).await.unwrap().len(), 1);
+}
+
+async fn no_more_are_started_at_once_than_may_be_live(store: Shared) {
+    store.deploy(version("scan", "one", 0)).await.unwrap();
+    store.deploy(version("other", "one", 0)).await.unwrap();
+    for name in ["scan", "other"] {
+        let fires = (0..16).map(|n| fire(&format!("{n}"), n)).collect();
+        store.add_fires(name, fires, None).await.unwrap();
+    }
+    let fires = store.fires(&FireFilter { deployment: Some("scan".into()), ..all() }).await.unwrap();
+    let start = |id: i64| {
+        let (store, run) = (store.clone(), format!("scan-{id}"));
+        let took = FireChange { most: Some(2), ..change(fire_state::STARTED, Some(&run)) };
+        tokio::spawn(async move { store.change_fire(id, fire_state::DUE, took).await.unwrap() })
+    };
+    let mut started = Vec::new();
+    for (id, starting) in fires.iter().map(|one| (one.id, start(one.id))).collect::<Vec<_>>() {
+        started.extend(starting.await.unwrap().then_some(id));
+    }
+    assert_eq!(started.len(), 2, "the runs need not be there yet");
+    let first = format!("scan-{}", started[0]);
+    store.create_run(new_run(&first)).await.unwrap();
+    let waiting = fires.iter().map(|one| one.id).find(|id| !started.contains(id)).unwrap();
+    assert!(!start(waiting).await.unwrap(), "a run that has not ended is live");
+    let ended = RunUpdate { state: Some("failed".into()), ended_at: Some(9), ..RunUpdate::default() };
+    store.append(Append { update: Some(ended), ..append(&first, 0, 1) }).await.unwrap();
+    assert!(start(waiting).await.unwrap());
 }
 
 async fn what_follows_from_an_end_is_stored_once_and_told_until_it_is_heard(store: Shared) {
