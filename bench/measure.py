@@ -87,7 +87,8 @@ def engine():
         rate, base = median([o["steps_per_second"] for o in other]), median([o["steps_per_second"] for o in ours])
         row(f"{shape} of 10,000 steps on PostgreSQL", f"{rate:,.0f} steps/s", f"Swath on SQLite: {base:,.0f} steps/s", f"{rate / base:.2f} x",
             "0.33 x", rate >= base / 3, f"{max(o['peak_mib'] for o in other)} / {max(o['peak_mib'] for o in ours)} MiB")
-        large = steps(shape, 100_000)
+        # The first step makes the list: no flow has more than 100,000.
+        large = steps(shape, 99_999)
         row(f"{shape} of 100,000 steps, durable", f"{large['steps_per_second']:,.0f} steps/s", "", "", "10,000 steps/s, 300 MiB",
             large["steps_per_second"] >= 10_000 and large["peak_mib"] < 300, f"{large['peak_mib']} MiB")
     for shape, count, name, goal in [("wide", 10_000, "10,000 steps side by side", 10_000),

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures::FutureExt;
 use jiff::Timestamp;
 use serde_json::json;
 use swath_host::again::{self, AgainError, Wish};
@@ -14,7 +15,7 @@ use swath_host::standing::{self, Standing, WaitKind};
 use swath_host::{Engine, PlannedFlow, SlotUse, launch, preflight};
 use swath_plan::{Catalogue, Plan, RerunProblem};
 use swath_run::RunState;
-use swath_store::{Artifacts, Error, RunFilter, RunLease, RunRow, Store};
+use swath_store::{Artifacts, Error, FireFilter, RunFilter, RunLease, RunRow, Store, Term, fire_state};
 use swath_task::Digest;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -213,6 +214,11 @@ impl Fleet {
             fleet.0.store.mark_served(&id, &request).await.map_err(refused)?;
             launch::pin(fleet.0.store.as_ref(), &lease, &plan, &text, now).await.map_err(refused)?;
             let row = fleet.0.store.run_row(&id).await;
+            if request == FIRED && fleet.is_given_up(&id).await.map_err(refused)? {
+                drop(lease);
+                ask::cancel(fleet.0.store.as_ref(), &id).await.map_err(declined)?;
+                return Err(Status::failed_precondition("another server found that the run cannot be started"));
+            }
             fleet.0.engine.learn_secrets(secrets);
             if let Some(caller) = caller {
                 fleet.0.engine.asked(&id, caller);
@@ -220,13 +226,36 @@ impl Fleet {
             match fleet.0.places.take() {
                 Some(place) => fleet.drive(lease, plan, now, Some(place)),
                 None => {
+                    let term = lease.term().clone();
                     drop(lease);
+                    fleet.honour(&term).await;
                     fleet.line_up(&id);
                 }
             }
             row.map(|row| (row, true)).map_err(refused)
         });
         started.await.map_err(|error| Status::internal(error.to_string()))?
+    }
+
+    /// Whether another server gave the fire of a run up before the run was there: nobody looks at that fire any more.
+    async fn is_given_up(&self, run: &str) -> Result<bool, Error> {
+        let filter = FireFilter { run: Some(run.to_owned()), ..FireFilter::default() };
+        Ok(self.0.store.fires(&filter).await?.iter().any(|fire| fire.state == fire_state::REFUSED))
+    }
+
+    /// Does what was asked of a run while its lease was held without a drive that would have heard it.
+    async fn honour(&self, term: &Term) {
+        let (store, run) = (self.0.store.as_ref(), term.run());
+        let done = if term.cancel_asked().now_or_never().is_some() {
+            ask::cancel(store, run).await
+        } else if *term.pause_asked().borrow() == Some(true) {
+            ask::pause(store, run).await
+        } else {
+            return;
+        };
+        if let Err(refusal) = done {
+            tracing::warn!("run `{run}` does not do what it was asked for before it began: {refusal}");
+        }
     }
 
     async fn known(&self, id: &str) -> Result<Option<RunRow>, Status> {
@@ -274,8 +303,10 @@ impl Fleet {
         self.admits()?;
         match ask::resume(self.0.store.as_ref(), id).await.map_err(declined)? {
             Resume::Asked => self.0.store.run_row(id).await.map_err(refused),
+            // It goes on when it is its turn.
+            Resume::Drive if self.0.places.is_waiting(id) => self.0.store.run_row(id).await.map_err(refused),
             Resume::Drive => {
-                let before = self.take_up(id, true, None).await?;
+                let before = self.take_up(id, true, self.0.places.take()).await?;
                 self.begun_again(before).await
             }
         }
@@ -295,9 +326,9 @@ impl Fleet {
         }
     }
 
-    /// Drives a run from where its journal ends. One that is paused stays so unless it is to `unpause`. What somebody asks
-    /// to go on with needs no place.
-    async fn take_up(&self, id: &str, unpause: bool, place: Option<Place>) -> Result<RunRow, Status> {
+    /// Drives a run from where its journal ends: one that is live and not paused, unless somebody has `asked` to go on with it.
+    /// What is asked for needs no place.
+    async fn take_up(&self, id: &str, asked: bool, place: Option<Place>) -> Result<RunRow, Status> {
         let stored = self.0.store.get_run(id).await.map_err(refused)?;
         if stored.row.state == "completed" {
             return Err(declined(Refusal::Ended { run: id.to_owned(), state: stored.row.state }));
@@ -312,10 +343,15 @@ impl Fleet {
             secrets.map_err(|missing| not_now("SECRET_MISSING", missing.to_string()))?
         };
         let lease = self.0.store.lease_run(id).await.map_err(refused)?;
+        // It may have been cancelled or paused before the lease was taken.
+        let row = self.0.store.run_row(id).await.map_err(refused)?;
+        if !asked && !goes_on(&row) {
+            return Err(Status::aborted(format!("it is {} by now", row.state)));
+        }
         if self.0.store.served_by(id).await.map_err(refused)?.is_none() {
             self.0.store.mark_served(id, "").await.map_err(refused)?;
         }
-        if unpause {
+        if asked {
             self.0.store.ask_to_pause(id, false).await.map_err(refused)?;
         }
         // Its next end counts for those who wait for it.
@@ -350,22 +386,13 @@ impl Fleet {
 
     /// Goes on with a run that nobody drives, if it still is to be driven.
     async fn take_its_turn(&self, id: &str, place: Place) -> bool {
-        match self.0.store.run_row(id).await {
-            // Who goes on with a paused one asks for it.
-            Ok(row) if is_live(&row) && row.state != RunState::Paused.name() => {}
-            Ok(_) | Err(Error::NoRun(_)) => return false,
-            Err(error) => {
-                tracing::warn!("run `{id}` is not begun yet: {error}");
-                return false;
-            }
-        }
-        if self.waits(id) {
+        if !self.is_idle(id).await || self.waits(id) {
             return false;
         }
         match self.take_up(id, false, Some(place)).await {
             Ok(_) => return true,
-            // Another server was faster.
-            Err(status) if self.is_driven(id).await => tracing::debug!("{}", status.message()),
+            // Another server was faster, or it was cancelled or paused.
+            Err(status) if !self.is_idle(id).await => tracing::debug!("{}", status.message()),
             Err(status) => tracing::warn!("run `{id}` is not gone on with: {}", status.message()),
         }
         false
@@ -446,18 +473,22 @@ impl Fleet {
         // A run of a sub-flow is gone on with by the run above it.
         let filter = RunFilter { states, served: true, without_sub_flows: true, ..RunFilter::default() };
         let rows = self.0.store.list_runs(&filter).await?;
-        let ids: Vec<String> = rows.iter().map(|row| row.id.clone()).collect();
+        // Who waits in line here has been found already.
+        let found = |row: &&RunRow| goes_on(row) && !self.0.places.is_waiting(&row.id);
+        let ids: Vec<String> = rows.iter().filter(found).map(|row| row.id.clone()).collect();
         let driven = if ids.is_empty() { HashMap::new() } else { self.0.store.holders(&ids).await? };
-        let live: HashSet<&str> = ids.iter().map(String::as_str).collect();
+        let live: HashSet<&str> = rows.iter().map(|row| row.id.as_str()).collect();
         self.0.tried.lock().unwrap_or_else(PoisonError::into_inner).retain(|id, _| live.contains(id.as_str()));
         let mut adopted = 0;
-        for row in rows.iter().rev() {
+        for row in rows.iter().rev().filter(found) {
             if self.is_draining() || driven.contains_key(&row.id) {
                 continue;
             }
             match self.0.places.take() {
                 Some(place) => adopted += usize::from(self.take_its_turn(&row.id, place).await),
-                None => self.line_up(&row.id),
+                // What had begun goes on before others begin.
+                None if row.state != RunState::Pending.name() => self.0.places.line_up_first(&row.id),
+                None => self.0.places.line_up(&row.id),
             }
         }
         // Somebody may have lined up for a place of which nothing came.
@@ -478,18 +509,20 @@ impl Fleet {
         false
     }
 
-    async fn is_driven(&self, id: &str) -> bool {
-        matches!(self.0.store.run_holder(id).await, Ok(Some(_)))
+    /// Whether a run is to go on, and nobody drives it.
+    async fn is_idle(&self, id: &str) -> bool {
+        match self.0.store.run_row(id).await {
+            Ok(row) if goes_on(&row) => !matches!(self.0.store.run_holder(id).await, Ok(Some(_))),
+            Ok(_) | Err(Error::NoRun(_)) => false,
+            // Whoever wants to drive it will see.
+            Err(_) => true,
+        }
     }
 
     /// Looks for runs to go on with, again and again, until the fleet drains.
     pub async fn keep_adopting(&self) {
         while !self.is_draining() {
             tokio::time::sleep(ADOPTING).await;
-            // Who waits here has been found already.
-            if self.waiting() > 0 {
-                continue;
-            }
             if let Err(error) = self.adopt().await {
                 tracing::warn!("the store could not be looked through for runs to go on with: {error}");
             }
@@ -577,6 +610,11 @@ fn id_for(key: &str, plan: &Plan, now: Timestamp) -> (String, bool) {
         "" => (launch::run_id(&plan.name, now), false),
         key => (launch::keyed_id(key), true),
     }
+}
+
+/// Whether a run is to be driven on without anybody asking for it.
+fn goes_on(row: &RunRow) -> bool {
+    is_live(row) && row.state != RunState::Paused.name()
 }
 
 /// The id in a request.

@@ -49,6 +49,14 @@ impl Places {
         }
     }
 
+    /// Puts a run at the head of the line, unless it stands in it.
+    pub fn line_up_first(&self, run: &str) {
+        let mut line = self.line();
+        if line.known.insert(run.to_owned()) {
+            line.ids.push_front(run.to_owned());
+        }
+    }
+
     /// The first in line, and its place.
     pub fn next(&self) -> Option<(String, Place)> {
         let mut line = self.line();
@@ -62,6 +70,11 @@ impl Places {
     /// How many wait.
     pub fn waiting(&self) -> usize {
         self.line().ids.len()
+    }
+
+    /// Whether a run stands in the line.
+    pub fn is_waiting(&self, run: &str) -> bool {
+        self.line().known.contains(run)
     }
 
     /// How many are before a run in the line; `None` when it does not stand there.
@@ -94,7 +107,10 @@ mod tests {
         let (run, place) = places.next().unwrap();
         assert_eq!(run, "b");
         assert!(places.next().is_none());
+        places.line_up_first("a");
         drop(place);
+        assert_eq!(places.next().unwrap().0, "a");
+        assert!(!places.is_waiting("a") && places.is_waiting("c"));
         assert_eq!(places.next().unwrap().0, "c");
         assert!(places.take().is_some());
     }

@@ -77,11 +77,21 @@ pub enum Resume {
 /// Asks a run to end soon: its live attempts are told to stop. One that nobody drives ends at once.
 pub async fn cancel(store: &dyn Store, run: &str) -> Result<(), Refusal> {
     live(store, run, "cancel").await?;
-    match store.lease_run(run).await {
-        Ok(lease) => Ok(idle::cancel(store, &lease).await?),
-        Err(Error::RunHeld { .. }) => Ok(store.ask_to_cancel(run).await?),
-        Err(error) => Err(error.into()),
+    loop {
+        match store.lease_run(run).await {
+            Ok(lease) => return Ok(idle::cancel(store, &lease).await?),
+            Err(Error::RunHeld { .. }) => store.ask_to_cancel(run).await?,
+            Err(error) => return Err(error.into()),
+        }
+        if is_heard(store, run).await? {
+            return Ok(());
+        }
     }
+}
+
+/// Whether somebody hears what a run was asked for. Who had its lease may have given that back without driving it.
+async fn is_heard(store: &dyn Store, run: &str) -> Result<bool, Error> {
+    Ok(store.run_holder(run).await?.is_some() || has_ended(&store.run_row(run).await?))
 }
 
 /// Asks a run to start nothing new until it is resumed; what runs may end. One that nobody drives is paused at once.
@@ -92,10 +102,15 @@ pub async fn pause(store: &dyn Store, run: &str) -> Result<(), Refusal> {
         "paused" => return Ok(()),
         _ => {}
     }
-    match store.lease_run(run).await {
-        Ok(lease) => Ok(idle::pause(store, &lease).await?),
-        Err(Error::RunHeld { .. }) => Ok(store.ask_to_pause(run, true).await?),
-        Err(error) => Err(error.into()),
+    loop {
+        match store.lease_run(run).await {
+            Ok(lease) => return Ok(idle::pause(store, &lease).await?),
+            Err(Error::RunHeld { .. }) => store.ask_to_pause(run, true).await?,
+            Err(error) => return Err(error.into()),
+        }
+        if is_heard(store, run).await? {
+            return Ok(());
+        }
     }
 }
 

@@ -217,7 +217,8 @@ fn plain(attributes: Vec<KeyValue>) -> BTreeMap<String, Plain> {
     let value = |value: Value| match value {
         Value::Bool(value) => Plain::Bool(value),
         Value::I64(value) => Plain::Integer(value),
-        Value::F64(value) => Plain::Float(value),
+        // JSON has no others.
+        Value::F64(value) if value.is_finite() => Plain::Float(value),
         Value::Array(Array::String(texts)) => Plain::Texts(texts.into_iter().map(String::from).collect()),
         other => Plain::Text(other.to_string()),
     };

@@ -133,6 +133,7 @@ async fn request(
     if let Some(variable) = &hook.secret {
         let secret = secrets.get(variable).await?;
         let signed = signature::sign(&secret, &id, time, telling.message.as_bytes());
+        let signed = signed.ok_or("its secret holds no key: after `whsec_` comes base64")?;
         request = request.header(signature::SIGNATURE, signed);
     }
     let answer = request.body(telling.message.clone()).send().await.map_err(|error| {

@@ -30,11 +30,10 @@ pub struct Signed {
     pub id: Option<String>,
 }
 
-/// The signature of a message.
-pub fn sign(secret: &str, id: &str, time: i64, body: &[u8]) -> String {
-    let signature =
-        mac(&key(secret), &[format!("{id}.{time}.").as_bytes(), body]).map(|mac| mac.finalize().into_bytes());
-    format!("v1,{}", STANDARD.encode(signature.unwrap_or_default()))
+/// The signature of a message; `None` where the secret holds no key.
+pub fn sign(secret: &str, id: &str, time: i64, body: &[u8]) -> Option<String> {
+    let mac = mac(&key(secret)?, &[format!("{id}.{time}.").as_bytes(), body])?;
+    Some(format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes())))
 }
 
 /// Whether headers say that a signature may be in them.
@@ -44,9 +43,7 @@ pub fn may_be_signed(headers: &HeaderMap) -> bool {
 
 /// Checks the signature of a message at `now`, in seconds, in a time that does not tell how much of it is right.
 pub fn check(secret: &str, headers: &HeaderMap, body: &[u8], now: i64) -> Option<Signed> {
-    if secret.is_empty() {
-        return None;
-    }
+    let key = key(secret)?;
     let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     if let Some(signatures) = header(SIGNATURE) {
         let (id, time) = (header(ID)?, header(TIME)?.parse::<i64>().ok()?);
@@ -56,7 +53,7 @@ pub fn check(secret: &str, headers: &HeaderMap, body: &[u8], now: i64) -> Option
         // Whoever changes a key signs with both for a while.
         let mut signatures = signatures.split(' ').filter_map(|one| STANDARD.decode(one.strip_prefix("v1,")?).ok());
         let signed = |signature: Vec<u8>| {
-            let mac = mac(&key(secret), &[format!("{id}.{time}.").as_bytes(), body]);
+            let mac = mac(&key, &[format!("{id}.{time}.").as_bytes(), body]);
             mac.is_some_and(|mac| mac.verify_slice(&signature).is_ok())
         };
         return signatures.any(signed).then(|| Signed { id: Some(id.to_owned()) });
@@ -67,9 +64,13 @@ pub fn check(secret: &str, headers: &HeaderMap, body: &[u8], now: i64) -> Option
     Some(Signed { id: id.map(str::to_owned) })
 }
 
-fn key(secret: &str) -> Vec<u8> {
-    let encoded = secret.strip_prefix(ENCODED).and_then(|encoded| STANDARD.decode(encoded).ok());
-    encoded.unwrap_or_else(|| secret.as_bytes().to_vec())
+/// The key in a secret. One that is to be encoded and is not, or is empty, is none: nobody signs with that.
+fn key(secret: &str) -> Option<Vec<u8>> {
+    let key = match secret.strip_prefix(ENCODED) {
+        Some(encoded) => STANDARD.decode(encoded).ok()?,
+        None => secret.as_bytes().to_vec(),
+    };
+    Some(key).filter(|key| !key.is_empty())
 }
 
 fn mac(key: &[u8], parts: &[&[u8]]) -> Option<Hmac<Sha256>> {
@@ -96,7 +97,10 @@ mod tests {
     #[test]
     fn messages_are_signed_as_the_standard_says() {
         let (id, time, body) = MESSAGE;
-        assert_eq!(sign(SECRET, id, time, body), SIGNED);
+        assert_eq!(sign(SECRET, id, time, body).unwrap(), SIGNED);
+        for none in ["", "whsec_", "whsec_no base64"] {
+            assert_eq!(sign(none, id, time, body), None, "{none:?} holds no key");
+        }
         let checked = |secret: &str, id: &str, time: i64, body: &[u8], signature: &str, now: i64| {
             let headers = headers(&[(ID, id), (TIME, &time.to_string()), (SIGNATURE, signature)]);
             check(secret, &headers, body, now).map(|signed| signed.id.unwrap())

@@ -120,14 +120,20 @@ impl Auditor {
         holds(before.is_none_or(|(last, _)| epoch > last), || format!("I5: epoch {epoch} of `{run}` does not rise"))
     }
 
-    /// An attempt begins: only what is durable may.
-    pub fn begins(&mut self, key: &str) -> Verdict {
+    /// An attempt begins: only what is durable may. That of a pure task may begin once before it is, and is done again when its
+    /// process dies before it was written.
+    pub fn begins(&mut self, key: &str, pure: bool) -> Verdict {
         let run = key.split('/').next().unwrap_or_default();
         let run = self.runs.get_mut(run).ok_or_else(|| format!("an attempt of `{key}` began, and no run is pinned"))?;
         let begun = run.begun.entry(key.to_owned()).or_default();
         *begun += 1;
         let (begun, written) = (*begun, run.written.get(key).copied().unwrap_or_default());
-        holds(begun <= written, || format!("{begun} attempts of `{key}` have begun, {written} are in the journal"))
+        if begun > written {
+            self.saw("started ahead");
+        }
+        holds(begun <= written + u32::from(pure), || {
+            format!("{begun} attempts of `{key}` have begun, {written} are in the journal")
+        })
     }
 
     pub fn fired(&mut self, model: &Model, id: i64) -> Verdict {

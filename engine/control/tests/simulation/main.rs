@@ -76,9 +76,18 @@ fn worlds_full_of_misfortune_keep_every_promise() {
     let seen = seen.into_inner().unwrap();
     println!("{seeds} worlds: {seen:?}");
     // They are varied enough to show every end, and what leases are for.
-    for what in
-        ["completed", "failed", "cancelled", "reopened", "fired", "triggered", "skipped", "lost leases", "fenced"]
-    {
+    for what in [
+        "completed",
+        "failed",
+        "cancelled",
+        "reopened",
+        "fired",
+        "triggered",
+        "skipped",
+        "lost leases",
+        "fenced",
+        "started ahead",
+    ] {
         assert!(seen.get(what).is_some_and(|count| *count > 0), "no world has shown `{what}`: {seen:?}");
     }
 }

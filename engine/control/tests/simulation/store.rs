@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
 use crate::model::{Model, Proof};
-use crate::world::World;
+use crate::world::{BEGIN, World};
 
 /// How often whoever drives runs shows that it lives, and hears what is asked of them.
 const LOOK: Duration = Duration::from_millis(400);
@@ -271,6 +271,8 @@ impl Store for Connection {
 
     async fn append(&self, append: Append) -> Result<u64, Error> {
         let appended = |world: &mut World| {
+            // The clock of the machine that simulates has no say.
+            let append = Append { at: BEGIN + world.millis() as i64, ..append.clone() };
             let seq = match world.model.append(&append) {
                 Ok(seq) => seq,
                 Err(error) => {

@@ -19,7 +19,11 @@ thread_local! {
 /// Works as the world has it.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Work {}
+pub struct Work {
+    /// It changes nothing in the world, and may start ahead of its claim.
+    #[serde(default)]
+    pure: bool,
+}
 
 #[derive(Serialize, JsonSchema)]
 pub struct Worked {}
@@ -39,8 +43,12 @@ impl Task for Work {
     type Inputs = NoInputs;
     type Outputs = Worked;
 
+    fn purity(&self) -> Purity {
+        if self.pure { Purity::Pure } else { Purity::Effect }
+    }
+
     async fn run(&self, _: NoInputs, ctx: &Context) -> Result<Worked, TaskError> {
-        let (takes, end) = begin(ctx.idempotency_key());
+        let (takes, end) = begin(ctx.idempotency_key(), self.pure);
         let takes = Duration::from_millis(takes);
         tokio::select! {
             biased;
@@ -62,11 +70,11 @@ impl Task for Work {
 }
 
 /// How long an attempt takes, and how it ends.
-fn begin(key: &str) -> (u64, End) {
+fn begin(key: &str, pure: bool) -> (u64, End) {
     let world = WORLD.with_borrow(Clone::clone).expect("a world");
     let world = &mut *world.lock().unwrap_or_else(PoisonError::into_inner);
     world.note(format_args!("an attempt of {key} begins"));
-    let verdict = world.audit.begins(key);
+    let verdict = world.audit.begins(key, pure);
     world.judge(verdict);
     let end = match world.rng.random_range(0..100) {
         _ if world.malice == 0.0 => End::Good,

@@ -32,7 +32,7 @@ use crate::store::{Connection, Gate};
 use crate::work::{WORLD, Work};
 
 /// When every world begins, milliseconds since 1970: two minutes before the clocks of Berlin are set back.
-const BEGIN: i64 = 1_761_440_280_000;
+pub const BEGIN: i64 = 1_761_440_280_000;
 /// How long misfortune lasts, and schedules fire.
 const STORM: u64 = 180_000;
 /// By when all must have ended after that: a server may have begun by a clock that was an hour ahead.
@@ -542,7 +542,7 @@ deployment:
   max_running: {most}{}
 steps:
   one: {{ task: sim.work, timeout: 20s, retry: {{ times: 1, wait: 3s }} }}
-  two: {{ task: sim.work, after: one, each: \"${{[1, 2]}}\", timeout: 20s, on_failure: {failing} }}
+  two: {{ task: sim.work, with: {{ pure: true }}, cache: off, after: one, each: \"${{[1, 2]}}\", timeout: 20s, on_failure: {failing} }}
   three: {{ task: sim.work, after: two, timeout: 20s }}
 ",
         trigger.unwrap_or_default()

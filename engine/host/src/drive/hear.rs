@@ -97,11 +97,13 @@ impl Driver {
             None => Ended::Succeeded { took, artifacts: artifacts.clone() },
         };
         self.waiting.updates.push(Update::StepEnded { step: self.path(step), instance: instance.clone(), how });
+        let text = outputs.to_string();
+        self.gathered += text.len();
         self.append.results.push(NewResult {
             step: self.machine.graph().steps[step as usize].id.clone(),
             instance,
             attempt,
-            outputs: outputs.to_string(),
+            outputs: text,
             artifacts,
             key,
             cache,

@@ -32,6 +32,8 @@ use taken_over::Earlier;
 
 /// How many answers are taken into one append.
 const BATCH: usize = 512;
+/// Bytes of outputs after which an append is long enough.
+const LONG: usize = 16 << 20;
 /// How long a cancelled run may take to end.
 const CANCEL_GRACE: u64 = 15_000;
 /// Page size when a journal is loaded.
@@ -170,10 +172,12 @@ struct Driver {
     /// What a re-run takes over.
     earlier: Earlier,
     seq: u64,
-    /// It was driven before, and cut off.
+    /// Attempts of it have been made before: it was cut off.
     resumed: bool,
     /// The next append, and what waits for it.
     append: Append,
+    /// Bytes of the outputs in it.
+    gathered: usize,
     waiting: Waiting,
     writing: Option<Writing>,
     prepared: HashMap<(u32, u32), Prepared>,
@@ -266,8 +270,9 @@ impl Engine {
             items: HashMap::new(),
             earlier: Earlier::default(),
             seq: events.len() as u64,
-            resumed: !events.is_empty(),
+            resumed: events.iter().any(|event| matches!(event, Event::Started { .. })),
             append: Append::default(),
+            gathered: 0,
             waiting: Waiting::default(),
             writing: None,
             prepared: HashMap::new(),
@@ -326,7 +331,7 @@ impl Drop for Driver {
 impl Driver {
     async fn turn(&mut self) -> Result<Ending, DriveError> {
         let (engine, stop, term) = (self.engine.clone(), self.stop.clone(), self.term.clone());
-        let first = if self.resumed { Input::Recovered } else { Input::Begin };
+        let first = if self.seq == 0 { Input::Begin } else { Input::Recovered };
         self.waiting.updates.push(Update::RunStarted {
             run: self.run.clone(),
             flow: self.program.name().to_owned(),

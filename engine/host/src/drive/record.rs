@@ -70,6 +70,7 @@ impl Driver {
             return;
         }
         let state = self.state();
+        self.gathered = 0;
         let mut append = std::mem::take(&mut self.append);
         append.run = self.run.clone();
         append.expected_seq = self.seq;
@@ -139,10 +140,10 @@ impl Driver {
         updates.iter().for_each(|update| self.engine.observer.update(&self.run, update));
     }
 
-    /// Starts what need not wait for its claim to be durable. Only in a run that was never cut off, so that a task which
-    /// takes the whole process down is counted the second time (I11).
+    /// Starts what need not wait for its claim to be durable. Only in a run that was never cut off, and whose journal tells
+    /// that it has begun, so that a task which takes the whole process down is counted the second time (I11).
     pub(super) fn start_ahead(&mut self) {
-        if self.resumed {
+        if self.resumed || self.seq == 0 {
             return;
         }
         let machine = &self.machine;

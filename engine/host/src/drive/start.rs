@@ -10,7 +10,7 @@ use swath_run::{Fault, Input, InstanceState, RunState};
 use swath_store::{CacheTerms, KeyParts};
 use tokio_util::sync::CancellationToken;
 
-use super::{BATCH, Claimed, DriveError, Driver, Live, Prepared, Report, SCHEDULING_PROBLEM};
+use super::{BATCH, Claimed, DriveError, Driver, LONG, Live, Prepared, Report, SCHEDULING_PROBLEM};
 use crate::attempt::{self, Attempt, AttemptEnd, AttemptError};
 use crate::isolate::{self, Apart};
 use crate::observe::{AttemptId, Figures, Update};
@@ -58,7 +58,7 @@ impl Driver {
     /// been done so far should be made durable first.
     pub(super) async fn advance(&mut self) -> Result<bool, DriveError> {
         while !self.stop.is_cancelled() {
-            if self.append.events.len() > 4 * BATCH {
+            if self.append.events.len() > 4 * BATCH || self.gathered > LONG {
                 return Ok(true);
             }
             let mut moved = false;

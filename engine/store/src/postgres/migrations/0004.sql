@@ -18,4 +18,4 @@ CREATE VIEW worker_silence AS
 
 -- Where the flow of a version was read: its content, which may be long, need not be read for that.
 ALTER TABLE deployment_version ADD COLUMN source TEXT NOT NULL DEFAULT '';
-UPDATE deployment_version SET source = coalesce(content::JSON ->> 'source', '');
+UPDATE deployment_version SET source = coalesce(content::JSON ->> 'source', '') WHERE content NOT LIKE '%\\u0000%';
