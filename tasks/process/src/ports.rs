@@ -5,7 +5,8 @@ use std::path::{Component, Path};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use swath_kinds::{
-    Any, Chips, Cog, Detections, File, Folder, GeoPackage, Model, Picture, SceneList, StacItem, StretchFile,
+    Any, ChipSetFolder, Chips, Cog, DatasetFile, Detections, File, Folder, GeoPackage, Model, Picture, SceneList,
+    StacItem, StretchFile,
 };
 use swath_task::{ArtifactRecord, Context, Draft, Kind, PortType, TaskError};
 
@@ -89,7 +90,7 @@ impl OutputSpec {
             Detections::NAME => ".geojson",
             GeoPackage::NAME => ".gpkg",
             Picture::NAME => ".png",
-            SceneList::NAME | StacItem::NAME | StretchFile::NAME => ".json",
+            SceneList::NAME | StacItem::NAME | StretchFile::NAME | DatasetFile::NAME => ".json",
             _ => "",
         };
         format!("{port}{end}")
@@ -172,7 +173,22 @@ macro_rules! drafts {
     };
 }
 
-drafts!(Any, File, Folder, SceneList, StacItem, Cog, StretchFile, Chips, Model, Detections, GeoPackage, Picture);
+drafts!(
+    Any,
+    File,
+    Folder,
+    SceneList,
+    StacItem,
+    Cog,
+    StretchFile,
+    Chips,
+    ChipSetFolder,
+    DatasetFile,
+    Model,
+    Detections,
+    GeoPackage,
+    Picture
+);
 
 #[cfg(test)]
 mod tests {
