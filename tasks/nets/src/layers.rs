@@ -77,7 +77,7 @@ pub(crate) fn bilinear(x: Tensor<4>, size: [usize; 2]) -> Tensor<4> {
 /// `BatchNorm2d`.
 ///
 /// burn has one too, whose running variance is that of the batch; PyTorch's is an estimate of the variance of all
-/// images, which is larger by `n / (n - 1)` for `n` pixels.
+/// images, which is larger by `n / (n - 1)` for `n` pixels. A batch of one pixel is normalised by the running statistics.
 #[derive(Module, Debug)]
 pub struct BatchNorm {
     weight: Param<Tensor<1>>,
@@ -104,19 +104,20 @@ impl BatchNorm {
 
     pub(crate) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let (weight, bias) = (self.weight.val(), self.bias.val());
-        if !(x.device().is_autodiff() && self.training.is_enabled()) {
+        let [batch, _, height, width] = x.dims();
+        let pixels = (batch * height * width) as f64;
+        // One value has no variance: PyTorch refuses it, dividing by it would drive the running one to nothing.
+        if pixels < 2.0 || !(x.device().is_autodiff() && self.training.is_enabled()) {
             let (mean, variance) = (self.running_mean.value(), self.running_var.value());
             return batch_norm(x, weight, bias, mean, variance, Self::EPSILON);
         }
-        let [batch, _, height, width] = x.dims();
-        let pixels = (batch * height * width) as f64;
         let normal = batch_norm_train(x, weight, bias, Self::EPSILON);
         let run = |state: &RunningState<Tensor<1>>, now: Tensor<1>| {
             let before = state.value_sync();
             state.update((before * (1.0 - Self::MOMENTUM) + now * Self::MOMENTUM).detach());
         };
         run(&self.running_mean, normal.mean.detach());
-        run(&self.running_var, normal.variance.detach() * (pixels / (pixels - 1.0).max(1.0)));
+        run(&self.running_var, normal.variance.detach() * (pixels / (pixels - 1.0)));
         normal.output
     }
 }

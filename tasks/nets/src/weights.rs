@@ -19,6 +19,9 @@ use burn_store::{FloatCastAdapter, ModuleSnapshot, ModuleStore, SafetensorsStore
 use crate::error::{Error, Misfit, Reshaped};
 use crate::inflate;
 
+/// Channels of a first layer that is made fit for others.
+const MOST_CHANNELS: usize = 1024;
+
 /// A file of weights, opened: its names and shapes are known, its numbers are read when a network takes them.
 pub struct Weights {
     path: PathBuf,
@@ -124,7 +127,9 @@ impl Weights {
         };
         let mut inflated = found.shape.clone();
         inflated[1] = channels;
-        if channels == from || inflated != *wanted || !found.dtype.is_float() {
+        // No sensor has more bands, and a file that says so is not read into memory.
+        let sensible = (1..=MOST_CHANNELS).contains(&from);
+        if channels == from || inflated != *wanted || !found.dtype.is_float() || !sensible {
             return Ok(None);
         }
         let weight = bridge::to_data(found).map_err(|source| self.broken(source))?.convert::<f32>();

@@ -286,8 +286,10 @@ impl SplitDataset {
     fn assign(&self, items: &mut [Item], blocks: Vec<Group>) -> Result<(), TaskError> {
         let positives: Vec<&Item> = items.iter().filter(|item| item.positive).collect();
         let places: Vec<Place> = positives.iter().map(|item| item.place.clone()).collect();
+        // Positives beside each other show one site, also where they only touch or a stride leaves a gap.
+        let reach = places.iter().map(Place::height).fold(self.gap.metres, f64::max);
         let mut shared = Vec::new();
-        pairs(&places, self.gap.metres, |a, b, _| {
+        pairs(&places, reach, |a, b, _| {
             let (a, b) = (positives[a].block, positives[b].block);
             if a != b {
                 shared.push((a, b));

@@ -64,6 +64,11 @@ impl Place {
         (row as i64, (turn * columns).floor() as i64)
     }
 
+    /// Metres from south to north.
+    pub fn height(&self) -> f64 {
+        (self.north - self.south) * LATITUDE_DEGREE
+    }
+
     fn overlaps(&self, other: &Self) -> bool {
         if self.crs != other.crs {
             return self.apart(other) == (0.0, 0.0);

@@ -44,7 +44,8 @@ pub fn draw(seed: u64, words: &[u64]) -> u64 {
     u64::from_le_bytes(*bytes.as_bytes().first_chunk().expect("a digest has 32 bytes"))
 }
 
-/// Joins blocks that share positives, when every side still gets some. `shared` are pairs of blocks.
+/// Joins blocks that share positives. The largest groups are taken apart again until every side can get its share. `shared`
+/// are pairs of blocks.
 pub fn groups(blocks: &[Group], shared: &[(usize, usize)], shares: Shares) -> Vec<Group> {
     let mut parent: Vec<usize> = (0..blocks.len()).collect();
     for (a, b) in shared {
@@ -59,13 +60,24 @@ pub fn groups(blocks: &[Group], shared: &[(usize, usize)], shares: Shares) -> Ve
         group.positives += block.positives;
         group.negatives += block.negatives;
     }
-    let joined: Vec<Group> = joined.into_values().collect();
+    let mut joined: Vec<Group> = joined.into_values().collect();
     let positives: usize = joined.iter().map(|group| group.positives).sum();
-    let largest = joined.iter().map(|group| group.positives).max().unwrap_or(0);
-    let with_positives = joined.iter().filter(|group| group.positives > 0).count();
     let sides = shares.iter().filter(|share| **share > 0.0).count();
-    let widest = shares.into_iter().fold(0.0, f64::max) + UNEVEN;
-    if with_positives >= sides && largest as f64 <= widest * positives as f64 { joined } else { blocks.to_vec() }
+    let widest = (shares.into_iter().fold(0.0, f64::max) + UNEVEN) * positives as f64;
+    loop {
+        let largest =
+            (0..joined.len()).filter(|at| joined[*at].blocks.len() > 1).max_by_key(|at| joined[*at].positives);
+        let with_positives = joined.iter().filter(|group| group.positives > 0).count();
+        match largest {
+            Some(at) if with_positives < sides || joined[at].positives as f64 > widest => {
+                let apart = joined.swap_remove(at).blocks;
+                joined.extend(apart.into_iter().map(|block| blocks[block].clone()));
+            }
+            _ => break,
+        }
+    }
+    joined.sort_by_key(|group| group.blocks[0]);
+    joined
 }
 
 fn root(parent: &mut [usize], mut index: usize) -> usize {
