@@ -264,7 +264,7 @@ impl Fleet {
             let details = ErrorDetails::with_bad_request_violation("idempotency_key", why.clone());
             return Err(Status::with_error_details(Code::AlreadyExists, why, details));
         }
-        // Its server was killed before it drove the run.
+        // It waits already, or its server was killed before it drove the run.
         if is_live(&row) && self.0.store.run_holder(id).await.map_err(refused)?.is_none() {
             self.line_up(id);
         }

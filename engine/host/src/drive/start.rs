@@ -1,4 +1,4 @@
-//! From ready to running: evaluated, bound, taken from the cache or given slots, and started once the claim is durable.
+//! From ready to running: evaluated, bound, taken from the cache or given slots, claimed and started; `record` says when.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
