@@ -36,6 +36,8 @@ pub(crate) struct Mosaic<'a> {
     axes: (&'a Axis, &'a Axis),
     tile: usize,
     activation: OutputActivation,
+    /// Of the row that is being added, see [`log_sum_exp`].
+    shares: Vec<f32>,
     rows: usize,
     first: usize,
     /// `[class][row][column]`
@@ -65,6 +67,7 @@ impl<'a> Mosaic<'a> {
             sums: vec![0.0; area * classes],
             valid: vec![0; area],
             out: vec![0.0; WRITE_ROWS.min(rows) * axes.1.length() * classes],
+            shares: Vec::new(),
             classes,
         }
     }
@@ -82,13 +85,19 @@ impl<'a> Mosaic<'a> {
             let valid = &mut self.valid[line * width + left..][..width_inside];
             valid.iter_mut().zip(mask).for_each(|(valid, mask)| *valid |= mask);
             let down = rows.weights(tile_row)[i];
+            if self.activation == OutputActivation::ClassLogits {
+                let values = |j: usize| (0..self.classes).map(move |class| output[(class * tile + i) * tile + j]);
+                self.shares.clear();
+                self.shares.extend((0..width_inside).map(|j| log_sum_exp(values(j))));
+            }
             for class in 0..self.classes {
                 let output = &output[(class * tile + i) * tile..][..width_inside];
                 let sums = &mut self.sums[(class * self.rows + line) * width + left..][..width_inside];
                 let pixels = sums.iter_mut().zip(output).zip(mask.iter().zip(across)).enumerate();
                 for (j, ((sum, output), (mask, across))) in pixels {
                     if *mask != 0 {
-                        let probability = probability(self.activation, *output).ok_or(BadNumber {
+                        let share = self.shares.get(j).copied().unwrap_or_default();
+                        let probability = probability(self.activation, *output, share).ok_or(BadNumber {
                             class,
                             row: top + i,
                             column: left + j,
@@ -133,8 +142,16 @@ impl<'a> Mosaic<'a> {
     }
 }
 
-fn probability(activation: OutputActivation, output: f32) -> Option<f32> {
+/// The logarithm of the sum of exponentials, without overflow: what softmax takes from each.
+fn log_sum_exp(values: impl Iterator<Item = f32> + Clone) -> f32 {
+    let largest = values.clone().fold(f32::NEG_INFINITY, f32::max);
+    largest + values.map(|value| (value - largest).exp()).sum::<f32>().ln()
+}
+
+/// `share` is the [`log_sum_exp`] of the pixel over its classes, where the activation asks for one.
+fn probability(activation: OutputActivation, output: f32, share: f32) -> Option<f32> {
     match activation {
+        OutputActivation::ClassLogits => output.is_finite().then(|| (output - share).exp()),
         OutputActivation::Logits => output.is_finite().then(|| 1.0 / (1.0 + (-output).exp())),
         OutputActivation::Probability => (-ROUNDING..=1.0 + ROUNDING).contains(&output).then(|| output.clamp(0.0, 1.0)),
     }

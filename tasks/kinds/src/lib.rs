@@ -13,7 +13,10 @@ mod stretch;
 pub use area::{Area, AreaError, BoundingBox};
 pub use detections::{Detection, DetectionProperties, PropertyType, ScoreBreakdown};
 pub use distance::{Distance, DistanceError};
-pub use model::{BandInput, ModelManifest, Normalisation, OutputActivation, TensorSpec, TileSpec};
+pub use model::{
+    BandInput, CHECKPOINT_FORMAT, CheckpointManifest, ModelManifest, Normalisation, OutputActivation, TensorSpec,
+    TileSpec, Training, WeightsFile,
+};
 pub use scenes::{Scene, SceneAsset, Scenes, Signing};
 pub use stretch::{BandStretch, Stretch};
 
@@ -55,6 +58,8 @@ kinds! {
     ChipSetFolder = "dataset.chips";
     #[doc = "A dataset: which chips of which chip sets train, validate and test a network, see `swath-datasets`"]
     DatasetFile = "dataset.split";
+    #[doc = "A trained network: `checkpoint.json` and its weights, see [`CheckpointManifest`]"]
+    Checkpoint = "model.checkpoint";
     #[doc = "A model folder: `manifest.json` and the network, see [`ModelManifest`]"]
     Model = "model.folder";
     #[doc = "Detected objects: GeoJSON (RFC 7946, EPSG:4326) with a stable id and a score each"]

@@ -1,5 +1,6 @@
-//! The manifest of a model folder: all that must be known to feed a network the right numbers.
+//! The manifests of checkpoint folders and model folders: all that must be known to feed a network the right numbers.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -38,6 +39,101 @@ pub struct ModelManifest {
     pub classes: Vec<String>,
     /// Ground sampling distance it was trained at, metres a pixel.
     pub gsd: f64,
+    /// Version of ONNX's operators that the network file is written in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opset: Option<u32>,
+    /// The weights that the network file was made from, for those who run them without ONNX.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<WeightsFile>,
+    /// How it was trained, and how well it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub training: Option<Training>,
+}
+
+/// A network's weights and what they are the weights of.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WeightsFile {
+    /// The file, safetensors, relative to the manifest.
+    pub file: String,
+    /// Digest of the file, `blake3:...`; a file that differs is refused.
+    pub digest: swath_task::Digest,
+    /// Architecture and size, as `network` of a training step has it (`swath_nets::Network`).
+    pub network: serde_json::Value,
+}
+
+/// What is known of a training.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Training {
+    /// Digest of the dataset file.
+    pub dataset: swath_task::Digest,
+    /// What all random choices were drawn from.
+    pub seed: u64,
+    /// Epochs trained.
+    pub epochs: u32,
+    /// The epoch whose weights these are, from 1.
+    pub epoch: u32,
+    /// The parameters of the training step.
+    pub settings: serde_json::Value,
+    /// The run in the tracking server or folder, `https://mlflow.example/#/experiments/1/runs/...`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<String>,
+    /// Scores on the chips that told when to stop.
+    pub validation: BTreeMap<String, f64>,
+    /// Scores on the chips that were looked at once, after training.
+    pub test: BTreeMap<String, f64>,
+}
+
+/// What the format is called in [`CheckpointManifest::format`].
+pub const CHECKPOINT_FORMAT: &str = "swath.checkpoint/1";
+
+/// Content of `checkpoint.json` in a checkpoint folder: a trained network as training leaves it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckpointManifest {
+    /// [`CHECKPOINT_FORMAT`].
+    pub format: String,
+    /// The weights, beside this file.
+    pub weights: WeightsFile,
+    /// The bands it was trained on, in order.
+    pub bands: Vec<BandInput>,
+    /// How band values become network input.
+    pub normalisation: Normalisation,
+    /// What the output numbers are.
+    pub activation: OutputActivation,
+    /// Names of the output channels.
+    pub classes: Vec<String>,
+    /// Rows and columns of the chips it was trained on.
+    pub tile: u32,
+    /// Ground sampling distance of the chips, metres a pixel.
+    pub gsd: f64,
+    /// How it was trained, and how well it did.
+    pub training: Training,
+}
+
+impl CheckpointManifest {
+    /// The manifest in a checkpoint folder. `M130` when there is none, `M131` when it is not one; the weights beside it
+    /// are not looked at.
+    pub fn of_folder(folder: &Path) -> Result<Self, Fault> {
+        let path = folder.join("checkpoint.json");
+        let text = std::fs::read(&path).map_err(|error| {
+            Fault::new("M130", format!("`{}` is not a checkpoint folder: `checkpoint.json`: {error}", folder.display()))
+                .help("a checkpoint folder comes from `train.segmentation` or `train.classification`; see docs/training.md")
+        })?;
+        let wrong = |reason: String| {
+            Fault::new("M131", format!("the manifest `{}` is wrong: {reason}", path.display()))
+                .help("docs/training.md tells every field; a checkpoint is written whole by a training step")
+        };
+        let manifest: Self = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
+        if manifest.format != CHECKPOINT_FORMAT {
+            return Err(wrong(format!(
+                "its format is `{}`, this program reads `{CHECKPOINT_FORMAT}`",
+                manifest.format
+            )));
+        }
+        Ok(manifest)
+    }
 }
 
 impl ModelManifest {
@@ -109,6 +205,8 @@ pub struct TensorSpec {
 pub enum OutputActivation {
     /// Logits of independent classes: sigmoid makes them probabilities.
     Logits,
+    /// Logits of classes of which each pixel or image has one: softmax over the channels makes them probabilities.
+    ClassLogits,
     /// Probabilities from 0 to 1 already.
     Probability,
 }

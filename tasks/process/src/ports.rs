@@ -5,8 +5,8 @@ use std::path::{Component, Path};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use swath_kinds::{
-    Any, ChipSetFolder, Chips, Cog, DatasetFile, Detections, File, Folder, GeoPackage, Model, Picture, SceneList,
-    StacItem, StretchFile,
+    Any, Checkpoint, ChipSetFolder, Chips, Cog, DatasetFile, Detections, File, Folder, GeoPackage, Model, Picture,
+    SceneList, StacItem, StretchFile,
 };
 use swath_task::{ArtifactRecord, Context, Draft, Kind, PortType, TaskError};
 
@@ -184,6 +184,7 @@ drafts!(
     Chips,
     ChipSetFolder,
     DatasetFile,
+    Checkpoint,
     Model,
     Detections,
     GeoPackage,

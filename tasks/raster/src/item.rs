@@ -321,6 +321,7 @@ fn mlm(model: &ModelManifest) -> Map<String, Value> {
     let bands = || model.bands.iter().map(|band| band.name.as_str());
     let values = match model.activation {
         OutputActivation::Logits => "logits; the raster holds their sigmoid",
+        OutputActivation::ClassLogits => "logits of classes; the raster holds their softmax",
         OutputActivation::Probability => "probabilities",
     };
     let properties = json!({
