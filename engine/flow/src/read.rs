@@ -396,7 +396,7 @@ impl Reader {
             Data::List(items) => items,
             _ => std::slice::from_ref(node),
         };
-        let mut from = Vec::new();
+        let mut from = Vec::with_capacity(items.len());
         for item in items {
             match item.as_str().map(|text| (text, read_edge(text))) {
                 Some((_, Some(edge))) => from.push(Spanned::new(edge, item.span)),

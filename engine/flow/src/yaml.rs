@@ -312,9 +312,16 @@ impl Builder<'_> {
                 self.open.push(Open::Mapping { start: span.start, entries, key: None, anchor, seen });
             }
             Event::SequenceEnd | Event::MappingEnd => {
+                // Exactly as long as they are: a tree may have millions of short ones.
                 let (start, data, anchor) = match self.open.pop() {
-                    Some(Open::List { start, items, anchor }) => (start, Data::List(items), anchor),
-                    Some(Open::Mapping { start, entries, anchor, .. }) => (start, Data::Mapping(entries), anchor),
+                    Some(Open::List { start, mut items, anchor }) => {
+                        items.shrink_to_fit();
+                        (start, Data::List(items), anchor)
+                    }
+                    Some(Open::Mapping { start, mut entries, anchor, .. }) => {
+                        entries.shrink_to_fit();
+                        (start, Data::Mapping(entries), anchor)
+                    }
                     None => return ControlFlow::Break(()),
                 };
                 let text = self.source.text();

@@ -106,8 +106,9 @@ fn main() -> Outcome<()> {
         let home = base.join(format!("swath-steps-{}", std::process::id()));
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let measured = runtime.block_on(measure(shape, steps, &home));
-        std::fs::remove_dir_all(&home)?;
+        let removed = std::fs::remove_dir_all(&home);
         measured?;
+        removed?;
     }
     Ok(())
 }
@@ -145,7 +146,8 @@ fn flow(shape: &str, steps: u32) -> Outcome<String> {
 
 fn planned(text: &str, catalogue: &Catalogue) -> Outcome<Plan> {
     let reading = swath_flow::read("bench.yaml", text.as_bytes());
-    let flow = reading.flow.filter(|_| reading.diagnostics.is_empty()).ok_or("the flow cannot be read")?;
+    let problem = reading.diagnostics.first().map(|problem| problem.message.clone());
+    let flow = reading.flow.filter(|_| problem.is_none()).ok_or(problem.unwrap_or_default())?;
     let folder = std::env::current_dir()?;
     let load = |_: &Path| Err("there are no sub-flows".to_owned());
     let input = PlanInput {
@@ -198,6 +200,7 @@ async fn measure(shape: &str, steps: u32, home: &Path) -> Outcome<()> {
     let program = Arc::new(PlannedFlow::new(plan, catalogue, Timestamp::now()));
     let ending = Arc::new(engine).drive(&lease, program).await?;
     let seconds = started.elapsed().as_secs_f64();
+    let peak = peak_memory();
     drop(lease);
     if ending.state != RunState::Completed {
         return Err(format!("the run is {:?}: {:?}", ending.state, ending.failures.first()).into());
@@ -212,7 +215,7 @@ async fn measure(shape: &str, steps: u32, home: &Path) -> Outcome<()> {
         json!({
             "bench": "steps", "shape": shape, "steps": ending.ran, "recorded": recorded, "seconds": round(seconds),
             "steps_per_second": (ending.ran as f64 / seconds).round(), "planning_seconds": round(planning),
-            "peak_mib": peak_memory()
+            "peak_mib": peak
         })
     );
     Ok(())

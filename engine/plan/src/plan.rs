@@ -6,7 +6,7 @@ use std::path::Path;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use swath_flow::{ExpressionError, ParameterSpec, Refusal, Scope, Surroundings};
+use swath_flow::{ExpressionError, FailureClass, ParameterSpec, Refusal, Scope, Surroundings};
 use swath_task::{Bytes, Digest, FaultClass, PortType};
 
 use crate::rerun::Rerun;
@@ -44,44 +44,57 @@ pub struct Plan {
     pub rerun: Option<Rerun>,
 }
 
-/// A step of a plan.
+/// A step of a plan. What is as usual is not written down: a plan may have a hundred thousand.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PlannedStep {
     /// Its id.
     pub id: String,
     /// What it is for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub about: Option<String>,
     /// What it runs.
     pub action: Action,
     /// Its parameters, a mapping. Of a sub-flow: the parameters given to it.
+    #[serde(default, skip_serializing_if = "is_usual")]
     pub with: Template,
     /// Its edges.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub inputs: Vec<PlannedInput>,
     /// The list it is lifted over. Its outputs are then lists in the order of the items.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub each: Option<Each>,
     /// The condition it runs on; false: the step is skipped, and all that read it by an edge.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub when: Option<Template>,
     /// Steps, by position, whose outputs it reads by edges or expressions. It runs only when all have succeeded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reads: Vec<usize>,
     /// Steps that must have ended before, however they ended.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub after: Vec<usize>,
     /// When to try again.
+    #[serde(default, skip_serializing_if = "is_usual")]
     pub retry: Retry,
     /// Longest time of an attempt, milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<u64>,
     /// Whether results are reused.
+    #[serde(default, skip_serializing_if = "is_usual")]
     pub cache: Cache,
     /// Slots, where the flow says otherwise than the task. None for a step that runs a flow.
+    #[serde(default, skip_serializing_if = "is_usual")]
     pub needs: NeedsOverride,
     /// Whether its attempts run in processes of their own. `None`: as the engine does it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub isolate: Option<Isolate>,
     /// What its failure means for the rest of the run.
+    #[serde(default, skip_serializing_if = "is_usual")]
     pub on_failure: OnFailure,
     /// How many instances of a lifted step may fail.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tolerate: Option<Tolerance>,
     /// What it makes, as a reader of the step sees it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub outputs: Vec<Output>,
 }
 
@@ -110,6 +123,7 @@ pub struct PlannedInput {
     /// The outputs that lead into it, in order.
     pub from: Vec<InputSource>,
     /// The port takes a list. From one source that is a list, that list; otherwise the sources, joined in order.
+    #[serde(default, skip_serializing_if = "is_usual")]
     pub list: bool,
 }
 
@@ -124,6 +138,7 @@ pub enum InputSource {
         /// The output.
         output: String,
         /// It is a list.
+        #[serde(default, skip_serializing_if = "is_usual")]
         list: bool,
     },
     /// The item that this instance of a lifted step was given.
@@ -153,6 +168,7 @@ pub struct Output {
     /// What it is a list of, or is.
     pub of: PortType,
     /// How many lists deep: 0 is a single one; a lifted step adds one.
+    #[serde(default, skip_serializing_if = "is_usual")]
     pub lists: u8,
     /// Its documentation.
     pub about: String,
@@ -201,6 +217,25 @@ pub struct Retry {
     pub jitter: f64,
     /// Classes of failure that are tried again.
     pub on: Vec<FaultClass>,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        swath_flow::Retry::default().into()
+    }
+}
+
+impl From<swath_flow::Retry> for Retry {
+    fn from(written: swath_flow::Retry) -> Self {
+        let class = |class: FailureClass| match class {
+            FailureClass::Transient => FaultClass::Transient,
+            FailureClass::Timeout => FaultClass::Timeout,
+            FailureClass::Lost => FaultClass::Lost,
+            FailureClass::Permanent => FaultClass::Permanent,
+        };
+        let swath_flow::Retry { times, wait, backoff, max_wait, jitter, on } = written;
+        Self { times, wait, backoff, max_wait, jitter, on: on.into_iter().map(class).collect() }
+    }
 }
 
 /// Slots of a step, where the flow says otherwise than the task.
@@ -281,4 +316,9 @@ impl PlannedStep {
 /// Borrows a map of values as a scope borrows them.
 pub fn borrowed(values: &Map<String, Value>) -> HashMap<&str, &Value> {
     values.iter().map(|(name, value)| (name.as_str(), value)).collect()
+}
+
+/// Whether a value is what it is when nothing is said.
+fn is_usual<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }

@@ -3,13 +3,11 @@
 use std::collections::BTreeMap;
 
 use serde_json::Value;
-use swath_flow::{
-    Action as Written, Data, EdgeSource, FailureClass, Span, Step, Yields, did_you_mean, nearest, read_edge,
-};
-use swath_task::{Bytes, FaultClass, Port, PortType, Ports};
+use swath_flow::{Action as Written, Data, EdgeSource, Span, Step, Yields, did_you_mean, nearest, read_edge};
+use swath_task::{Bytes, Port, PortType, Ports};
 
 use crate::compile::{Place, Read};
-use crate::plan::{Action, Each, InputSource, NeedsOverride, Output, PlannedInput, PlannedStep, Retry};
+use crate::plan::{Action, Each, InputSource, NeedsOverride, Output, PlannedInput, PlannedStep};
 use crate::planner::Planner;
 use crate::template::Template;
 
@@ -157,7 +155,7 @@ impl Planner<'_> {
         position: &[usize],
         sources: &mut Vec<usize>,
     ) -> Vec<PlannedInput> {
-        let mut planned = Vec::new();
+        let mut planned = Vec::with_capacity(step.inputs.len());
         // A misspelt name is one mistake, not also an input connected to nothing.
         let mut meant: Vec<&str> = Vec::new();
         for edge in &step.inputs {
@@ -176,7 +174,7 @@ impl Planner<'_> {
                 let what = action_name(step);
                 self.wrong("F304", edge.port.span, format!("{what} has no input `{}`", edge.port.value), help);
             }
-            let mut from = Vec::new();
+            let mut from = Vec::with_capacity(edge.from.len());
             let mut found_all = Vec::new();
             for source in &edge.from {
                 let found = match &source.value {
@@ -376,6 +374,7 @@ impl Planner<'_> {
         let mut reads: Vec<usize> = sources.into_iter().map(|from| position[from]).collect();
         reads.sort_unstable();
         reads.dedup();
+        reads.shrink_to_fit();
         after.sort_unstable();
         after.dedup();
         PlannedStep {
@@ -388,7 +387,7 @@ impl Planner<'_> {
             when,
             reads,
             after,
-            retry: retry(step.retry.clone().unwrap_or_default()),
+            retry: step.retry.clone().unwrap_or_default().into(),
             timeout: step.timeout,
             cache: step.cache.unwrap_or_default(),
             needs: self.needs(step),
@@ -417,23 +416,6 @@ struct Parts {
     with: Template,
     each: Option<Each>,
     inputs: Vec<PlannedInput>,
-}
-
-fn retry(retry: swath_flow::Retry) -> Retry {
-    let class = |class: FailureClass| match class {
-        FailureClass::Transient => FaultClass::Transient,
-        FailureClass::Timeout => FaultClass::Timeout,
-        FailureClass::Lost => FaultClass::Lost,
-        FailureClass::Permanent => FaultClass::Permanent,
-    };
-    Retry {
-        times: retry.times,
-        wait: retry.wait,
-        backoff: retry.backoff,
-        max_wait: retry.max_wait,
-        jitter: retry.jitter,
-        on: retry.on.into_iter().map(class).collect(),
-    }
 }
 
 fn output_of_port(port: Port) -> Output {

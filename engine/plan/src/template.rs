@@ -35,6 +35,13 @@ pub enum Template {
     Mapping(Vec<(String, Template)>),
 }
 
+impl Default for Template {
+    /// A mapping without entries.
+    fn default() -> Self {
+        Self::Value(Value::Object(Map::new()))
+    }
+}
+
 /// A part of a string.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
