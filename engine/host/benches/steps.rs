@@ -190,8 +190,8 @@ async fn measure(shape: &str, steps: u32, home: &Path) -> Outcome<()> {
             source: "bench.yaml".into(),
             text_digest: plan.text_digest,
             params: "{}".into(),
-            plan: serde_json::to_string(&plan)?,
-            text,
+            plan: serde_json::to_string(&plan)?.into(),
+            text: text.into(),
             state: RunState::Pending.name().into(),
             created_at: 0,
         })

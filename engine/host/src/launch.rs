@@ -100,10 +100,10 @@ pub async fn pin(
             id: lease.run().to_owned(),
             flow: plan.name.clone(),
             source: plan.source.clone(),
-            text: text.to_owned(),
+            text: text.into(),
             text_digest: plan.text_digest,
             params: Value::Object(plan.params.clone()).to_string(),
-            plan: pinned(plan)?,
+            plan: pinned(plan)?.into(),
             state: RunState::Pending.name().to_owned(),
             created_at: now.as_millisecond(),
         })

@@ -101,10 +101,10 @@ async fn drive(
             id: child.clone(),
             flow: flow.program.name().to_owned(),
             source: above.row.source,
-            text: above.text,
+            text: above.text.into(),
             text_digest: above.text_digest,
             params: "{}".to_owned(),
-            plan: String::new(),
+            plan: "".into(),
             state: RunState::Pending.name().to_owned(),
             created_at: now() as i64,
         };

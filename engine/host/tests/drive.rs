@@ -183,10 +183,10 @@ impl Bench {
             id: id.to_owned(),
             flow: plan.name.clone(),
             source: "flow.yaml".to_owned(),
-            text: text.to_owned(),
+            text: text.into(),
             text_digest: plan.text_digest,
             params: "{}".to_owned(),
-            plan: serde_json::to_string(&plan).unwrap(),
+            plan: serde_json::to_string(&plan).unwrap().into(),
             state: RunState::Pending.name().to_owned(),
             created_at: 0,
         };

@@ -130,7 +130,7 @@ async fn create(store: &SqliteStore, id: &str) {
         id: id.into(),
         flow: "bench".into(),
         source: "bench.yaml".into(),
-        text: String::new(),
+        text: "".into(),
         text_digest: Digest::of(b""),
         params: "{}".into(),
         plan: "{}".into(),

@@ -1,6 +1,7 @@
 //! The records a store keeps. Times are milliseconds since 1970 UTC, given by the caller.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use swath_task::{ArtifactRecord, Digest};
@@ -17,13 +18,13 @@ pub struct NewRun {
     /// Where the flow's text came from, as a person would name it.
     pub source: String,
     /// The flow's text.
-    pub text: String,
+    pub text: Arc<str>,
     /// Digest of the text.
     pub text_digest: Digest,
     /// Parameters as a JSON object; secrets are references, never values (I19).
     pub params: String,
     /// The plan, opaque to the store.
-    pub plan: String,
+    pub plan: Arc<str>,
     /// Name of the state it starts in.
     pub state: String,
     /// When it was created.

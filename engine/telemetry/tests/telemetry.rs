@@ -230,7 +230,7 @@ async fn drained_lines_are_read_back_from_the_store() {
         id: "r".into(),
         flow: "f".into(),
         source: "f.yaml".into(),
-        text: String::new(),
+        text: "".into(),
         text_digest: "blake3:af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262".parse().unwrap(),
         params: "{}".into(),
         plan: "{}".into(),

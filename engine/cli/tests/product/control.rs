@@ -153,10 +153,10 @@ impl Situation {
                 id: run.clone(),
                 flow: of.row.flow,
                 source: of.row.source,
-                text: of.text,
+                text: of.text.into(),
                 text_digest: of.text_digest,
                 params: of.params,
-                plan: of.plan,
+                plan: of.plan.into(),
                 state: RunState::Pending.name().to_owned(),
                 created_at: of.row.created_at + 1,
             };

@@ -47,10 +47,10 @@ impl Pair {
             id: self.run(),
             flow: "flow".to_owned(),
             source: format!("flow-{at}.yaml"),
-            text: "flow: flow".to_owned(),
+            text: "flow: flow".into(),
             text_digest: Digest::of(b"flow: flow"),
             params: format!("{{\"n\":{}}}", self.draw(8) / 7),
-            plan: "{}".to_owned(),
+            plan: "{}".into(),
             state: "pending".to_owned(),
             created_at: at,
         }

@@ -356,7 +356,13 @@ impl Store for Connection {
             let run = model.run(run)?;
             let new = run.new.clone();
             let (text, text_digest) = (new.text, new.text_digest);
-            Ok(StoredRun { row: run.row.clone(), text, text_digest, params: new.params, plan: new.plan })
+            Ok(StoredRun {
+                row: run.row.clone(),
+                text: text.to_string(),
+                text_digest,
+                params: new.params,
+                plan: new.plan.to_string(),
+            })
         };
         self.read(stored).await
     }

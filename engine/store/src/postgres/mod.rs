@@ -149,8 +149,8 @@ impl PostgresStore {
              RETURNING n) \
              INSERT INTO pinned (run, text, text_digest, params, plan) SELECT n, $6, $7, $8, $9 FROM made";
         let query = sqlx::query(text).bind(&run.id).bind(&run.flow).bind(&run.source).bind(&run.state);
-        let query = query.bind(run.created_at).bind(&run.text).bind(run.text_digest.to_string());
-        query.bind(&run.params).bind(&run.plan).execute(&self.reads.pool).await.map(drop)
+        let query = query.bind(run.created_at).bind(&*run.text).bind(run.text_digest.to_string());
+        query.bind(&run.params).bind(&*run.plan).execute(&self.reads.pool).await.map(drop)
     }
 
     /// The answer comes with that of [`read::referenced_text`], of a dry run.
@@ -257,7 +257,8 @@ impl Store for PostgresStore {
             return Ok(());
         }
         let stored = self.get_run(&run.id).await?;
-        let same = (stored.text_digest, &stored.params, &stored.plan) == (run.text_digest, &run.params, &run.plan);
+        let same =
+            (stored.text_digest, &stored.params, stored.plan.as_str()) == (run.text_digest, &run.params, &*run.plan);
         if same { Ok(()) } else { Err(Error::RunExists(run.id)) }
     }
 

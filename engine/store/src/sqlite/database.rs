@@ -202,7 +202,7 @@ impl Journal {
                 let same = stored.is_some_and(|row| {
                     row.get::<&str, _>(0) == run.text_digest.to_string()
                         && row.get::<&str, _>(1) == run.params
-                        && row.get::<&str, _>(2) == run.plan
+                        && row.get::<&str, _>(2) == &*run.plan
                 });
                 if same { Ok(()) } else { Err(Error::RunExists(run.id.clone())) }
             }
@@ -226,10 +226,10 @@ impl Journal {
         let number: i64 = row.get(0);
         sqlx::query("INSERT INTO pinned (run, text, text_digest, params, plan) VALUES (?1, ?2, ?3, ?4, ?5)")
             .bind(number)
-            .bind(run.text.as_str())
+            .bind(run.text.clone())
             .bind(run.text_digest.to_string())
             .bind(run.params.as_str())
-            .bind(run.plan.as_str())
+            .bind(run.plan.clone())
             .execute(&mut *transaction)
             .await?;
         transaction.commit().await

@@ -15,10 +15,10 @@ pub fn new_run(id: &str) -> NewRun {
         id: id.to_owned(),
         flow: "detect".to_owned(),
         source: "flows/detect.yaml".to_owned(),
-        text: "flow: detect\n".to_owned(),
+        text: "flow: detect\n".into(),
         text_digest: Digest::of(b"flow: detect\n"),
         params: r#"{"area":"x"}"#.to_owned(),
-        plan: r#"{"steps":[]}"#.to_owned(),
+        plan: r#"{"steps":[]}"#.into(),
         state: "scheduled".to_owned(),
         created_at: 1_000,
     }
