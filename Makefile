@@ -27,8 +27,8 @@ test: setup
 
 faults: setup
 	@SWATH_FAULTS=$${SWATH_FAULTS:-500} SWATH_CROWD=$${SWATH_CROWD:-60} \
-		cargo test --package swath --test product -- faults:: crowd:: disk:: --nocapture --test-threads=1
-	@SWATH_CROWD=$${SWATH_CROWD:-60} cargo test --package swath-store --test store -- sixty_four_writers --nocapture
+		cargo test --workspace --test product -- faults:: crowd:: disk:: --nocapture --test-threads=1
+	@SWATH_CROWD=$${SWATH_CROWD:-60} cargo test --workspace --test store -- sixty_four_writers --nocapture
 
 simulate: setup
 	@SWATH_SIM_SEEDS=$${SWATH_SIM_SEEDS:-10000} \
