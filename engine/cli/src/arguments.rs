@@ -269,7 +269,7 @@ fn limit(text: &str) -> Result<(String, u32), String> {
 #[derive(Args)]
 pub(crate) struct Run {
     /// Start the run on a server, `http://127.0.0.1:7475` for example, and follow it: it goes on when this command ends.
-    #[arg(long, value_name = "URL", conflicts_with_all = ["out", "explain", "resume"])]
+    #[arg(long, value_name = "URL", env = "SWATH_SERVER", conflicts_with_all = ["out", "explain", "resume"])]
     pub server: Option<String>,
     #[command(flatten)]
     pub flow: FlowArguments,
@@ -332,7 +332,7 @@ pub(crate) struct Rerun {
 #[derive(Args)]
 pub(crate) struct At {
     /// Ask the server at this address, `http://127.0.0.1:7475` for example, by the whole id of the run.
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", env = "SWATH_SERVER")]
     pub server: Option<String>,
 }
 
@@ -418,14 +418,19 @@ pub(crate) struct Runs {
     #[arg(long, default_value = "20")]
     pub limit: u32,
     /// Runs of sub-flows too.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "server")]
     pub all: bool,
+    /// Ask the server at this address, `http://127.0.0.1:7475` for example.
+    #[arg(long, value_name = "URL", env = "SWATH_SERVER")]
+    pub server: Option<String>,
 }
 
 #[derive(Args)]
 pub(crate) struct Show {
     /// Id of the run, or its beginning.
     pub run: String,
+    #[command(flatten)]
+    pub at: At,
 }
 
 #[derive(Args)]

@@ -2,7 +2,8 @@
 
 use prost_types::Timestamp;
 use swath_host::ask::Refusal;
-use swath_store::{Error, RunRow, StoredEvent};
+use swath_host::steps::{self, StepFault, StepOf};
+use swath_store::{Error, RunRow, Store, StoredEvent, redact};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -90,6 +91,42 @@ pub fn event(stored: StoredEvent) -> v1::RunEvent {
         step: stored.step.unwrap_or_default(),
         instance: detail["i"].as_u64().and_then(|instance| u32::try_from(instance).ok()),
         detail_json: stored.payload,
+    }
+}
+
+/// The steps of a run, in an order in which they can run.
+pub async fn steps(store: &dyn Store, run: &str) -> Result<Vec<v1::Step>, Error> {
+    Ok(steps::of_run(store, run).await?.into_iter().map(step).collect())
+}
+
+fn step(of: StepOf) -> v1::Step {
+    let state = match of.state {
+        "waiting" => v1::StepState::Waiting,
+        "ready" => v1::StepState::Ready,
+        "running" => v1::StepState::Running,
+        "succeeded" => v1::StepState::Succeeded,
+        "reused" => v1::StepState::Reused,
+        "failed" => v1::StepState::Failed,
+        "skipped" => v1::StepState::Skipped,
+        "not run" => v1::StepState::NotRun,
+        "cancelled" => v1::StepState::Cancelled,
+        _ => v1::StepState::Unspecified,
+    };
+    let fault = |StepFault { kind, instance, fault }| v1::StepFault {
+        instance,
+        message: redact(&fault.message).into_owned(),
+        help: fault.help.map(|help| redact(&help).into_owned()).unwrap_or_default(),
+        code: fault.code,
+        tried_again: kind == "retried",
+    };
+    v1::Step {
+        id: of.id,
+        state: state.into(),
+        instances: of.instances,
+        succeeded: of.succeeded,
+        reused: of.reused,
+        failed: of.failed,
+        faults: of.faults.into_iter().map(fault).collect(),
     }
 }
 

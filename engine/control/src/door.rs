@@ -163,7 +163,7 @@ fn needed(path: &str) -> Option<Scope> {
         (service, _) if service.starts_with("grpc.reflection.") => Some(Scope::Read),
         (service, method) if service.starts_with("swath.v1.") => {
             Some(match method {
-                "GetRun" | "ListRuns" | "WatchRun" | "ReadLogs" | "ExplainStep" | "ListDeployments"
+                "GetRun" | "ListRuns" | "WatchRun" | "ReadLogs" | "ListSteps" | "ExplainStep" | "ListDeployments"
                 | "GetDeployment" | "ListNextFires" | "ListTasks" | "GetInfo" | "ListArtifacts" | "GetLineage"
                 | "ReadArtifact" | "ListWorkers" => Scope::Read,
                 // It reads files that the flow names.

@@ -34,8 +34,7 @@ pub mod v1 {
 }
 
 pub use connections::Limits;
-pub use convert::millis;
-pub use convert::with_causes;
+pub use convert::{millis, steps, with_causes};
 pub use deployments::{Backfilled, DeployError, Deployable, DeploymentService, Registry, Scheduler};
 pub use door::{Scope, new_token};
 pub use fleet::Fleet;

@@ -91,11 +91,7 @@ impl v1::run_service_server::RunService for RunService {
 
     async fn list_runs(&self, request: Request<v1::ListRunsRequest>) -> Result<Response<v1::ListRunsResponse>, Status> {
         let v1::ListRunsRequest { states, flow, page_size, page_token } = request.into_inner();
-        let size = match page_size {
-            0 => PAGE,
-            1..=MOST => page_size,
-            _ => return Err(wrong("page_size", format!("it is from 1 to {MOST}, or 0 for {PAGE}"))),
-        };
+        let size = page_of(page_size)?;
         let mut wanted = Vec::new();
         let mut asked = Vec::new();
         for state in states {
@@ -121,11 +117,11 @@ impl v1::run_service_server::RunService for RunService {
             };
             let rows = self.fleet.store().list_runs(&filter).await.map_err(refused)?;
             let cursors: Vec<RunCursor> = rows.iter().map(RunRow::cursor).collect();
-            let last = rows.len() <= size as usize;
+            let last = rows.len() <= size;
             for (run, cursor) in self.runs(rows).await?.into_iter().zip(cursors) {
                 if !asked.is_empty() && !asked.contains(&run.state) {
                     after = Some(cursor);
-                } else if page.len() == size as usize {
+                } else if page.len() == size {
                     next_page_token = after.map(token).unwrap_or_default();
                     break 'pages;
                 } else {
@@ -185,6 +181,23 @@ impl v1::run_service_server::RunService for RunService {
         Ok(Response::new(v1::RerunRunResponse { run: Some(self.run(row).await?), started }))
     }
 
+    async fn list_steps(
+        &self,
+        request: Request<v1::ListStepsRequest>,
+    ) -> Result<Response<v1::ListStepsResponse>, Status> {
+        let v1::ListStepsRequest { run_id, page_size, page_token } = request.into_inner();
+        let (id, size) = (id_of("run_id", run_id)?, page_of(page_size)?);
+        let first = match page_token.as_str() {
+            "" => 0,
+            token => token.parse().map_err(|_| wrong("page_token", "it is none that a response gave"))?,
+        };
+        let all = convert::steps(self.fleet.store().as_ref(), &id).await.map_err(refused)?;
+        let next = usize::saturating_add(first, size);
+        let next_page_token = if next < all.len() { next.to_string() } else { String::new() };
+        let steps = all.into_iter().skip(first).take(size).collect();
+        Ok(Response::new(v1::ListStepsResponse { steps, next_page_token }))
+    }
+
     async fn explain_step(
         &self,
         request: Request<v1::ExplainStepRequest>,
@@ -215,6 +228,15 @@ impl v1::run_service_server::RunService for RunService {
         let (lines, answers) = mpsc::channel(AHEAD);
         tokio::spawn(read_logs(self.fleet.clone(), id, filter, follow, lines));
         Ok(Response::new(stream(answers)))
+    }
+}
+
+/// How many are on a page, when `page_size` is asked for.
+fn page_of(page_size: i32) -> Result<usize, Status> {
+    match page_size {
+        0 => Ok(PAGE as usize),
+        1..=MOST => Ok(page_size as usize),
+        _ => Err(wrong("page_size", format!("it is from 1 to {MOST}, or 0 for {PAGE}"))),
     }
 }
 

@@ -25,6 +25,7 @@ mod reuse;
 mod secrets;
 mod slots;
 pub mod standing;
+pub mod steps;
 mod sub_flow;
 mod text;
 pub mod worker;

@@ -1,11 +1,13 @@
 //! What a network learns from: labels, chips and datasets.
 //!
 //! `labels.sites`, `labels.vector` and `labels.raster` lay what is known onto the grid of a raster; `dataset.chips` cuts raster and label
-//! into a chip set; `dataset.split` says which chips train, validate and test. The files are those of `swath-datasets`,
+//! into a chip set; `dataset.split` says which chips train, validate and test; `dataset.save` and `dataset.open` keep
+//! all of it in a folder. The files are those of `swath-datasets`,
 //! which training reads without this crate. No network is trained here.
 
 mod chips;
 mod map;
+mod saved;
 mod sites;
 mod split;
 mod vector;
@@ -19,6 +21,7 @@ mod zones;
 pub use chips::CutChips;
 pub use classes::{Class, Name};
 pub use map::LabelRaster;
+pub use saved::{OpenDataset, SaveDataset};
 pub use sites::LabelSites;
 pub use split::{Hardness, Negatives, Shares, SplitDataset};
 pub use vector::{LabelVector, Others};
@@ -32,4 +35,6 @@ pub const TASKS: &[TaskDef] = &[
     TaskDef::of::<LabelRaster>(),
     TaskDef::of::<CutChips>(),
     TaskDef::of::<SplitDataset>(),
+    TaskDef::of::<SaveDataset>(),
+    TaskDef::of::<OpenDataset>(),
 ];

@@ -26,6 +26,7 @@ const NEEDS: [(&str, &[&str]); 3] = [
             "ListRuns",
             "WatchRun",
             "ReadLogs",
+            "ListSteps",
             "ExplainStep",
             "ListDeployments",
             "GetDeployment",

@@ -97,7 +97,7 @@ outputs: { text: joined.text }
     };
     let states = ["never", "nothing", "broken", "afterwards"].map(state);
     assert_eq!(states, ["skipped", "succeeded", "failed", "succeeded"]);
-    let retried = shown["faults"].as_array().unwrap().iter().filter(|fault| fault[1]["kind"] == "retried").count();
+    let retried = shown["faults"].as_array().unwrap().iter().filter(|fault| fault["tried_again"] == true).count();
     assert_eq!(retried, 2);
 }
 

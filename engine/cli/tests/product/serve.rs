@@ -407,6 +407,36 @@ fn an_address_that_cannot_be_listened_on_is_refused_and_one_that_others_reach_wi
 }
 
 #[test]
+fn the_command_line_lists_and_shows_the_runs_of_a_server_as_those_of_a_store() {
+    let bad = "flow: bad\nsteps:\n  each: { each: [1, 2, 3], task: run.command, on_failure: continue, \
+               with: { command: [sh, -c, 'exit ${item - 1}'] } }\n";
+    let place = Place::new("flow: good\nsteps: { say: { task: run.command, with: { command: [echo, hello] } } }\n");
+    std::fs::write(place.path().join("bad.yaml"), bad).unwrap();
+    let serving = Serving::start(&place, &[]);
+    let url = format!("http://{}", serving.address);
+    for flow in ["flow.yaml", "bad.yaml"] {
+        place.json(&["run", flow, "--server", &url]);
+    }
+    for command in [&["runs"][..], &["runs", "--flow", "bad"], &["runs", "--state", "completed", "--limit", "1"]] {
+        let here = place.run(command);
+        assert!(here.1.lines().count() > 1, "{here:?}");
+        let there = place.swath(command).env("SWATH_SERVER", &url).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&there.stdout), here.1, "{command:?}");
+    }
+    let (_, listed) = place.json(&["runs", "--server", &url]);
+    for run in listed.as_array().unwrap() {
+        let id = run["run"]["id"].as_str().unwrap();
+        let (here, there) = (place.run(&["show", id]), place.run(&["show", id, "--server", &url]));
+        assert_eq!((here.0, &here.1), (Some(0), &there.1), "{} {}", here.2, there.2);
+    }
+    let bad = listed.as_array().unwrap().iter().find(|run| run["run"]["flow"] == "bad").unwrap();
+    let (_, shown) = place.json(&["show", bad["run"]["id"].as_str().unwrap(), "--server", &url]);
+    assert_eq!((&shown["steps"][0]["id"], shown["faults"].as_array().unwrap().len()), (&"each".into(), 2));
+    let (code, _, told) = place.run(&["show", "nothing", "--server", &url]);
+    assert_eq!((code, told.contains("nothing")), (Some(1), true), "{told}");
+}
+
+#[test]
 fn the_command_line_starts_runs_on_a_server_and_follows_them() {
     let place = Place::new(FLOW);
     let serving = Serving::start(&place, &[]);

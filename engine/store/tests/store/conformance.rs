@@ -77,8 +77,8 @@ async fn a_run_is_pinned_and_read_back(store: Shared) {
     let run = new_run("brave-otter");
     store.create_run(run.clone()).await.unwrap();
     let stored = store.get_run("brave-otter").await.unwrap();
-    assert_eq!((stored.text, stored.text_digest), (run.text.clone(), run.text_digest));
-    assert_eq!((stored.params, stored.plan), (run.params.clone(), run.plan.clone()));
+    assert_eq!((stored.text, stored.text_digest), (run.text.to_string(), run.text_digest));
+    assert_eq!((stored.params, stored.plan), (run.params.clone(), run.plan.to_string()));
     assert_eq!((stored.row.seq, stored.row.state.as_str(), stored.row.created_at), (0, "scheduled", 1_000));
     assert_eq!(store.run_row("brave-otter").await.unwrap(), stored.row);
     assert_eq!((stored.row.started_at, stored.row.ended_at, stored.row.error), (None, None, None));

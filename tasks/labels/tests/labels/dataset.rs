@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 use swath_datasets::{ChipSet, Dataset, SideName};
 use swath_kinds::{ChipSetFolder, Cog};
-use swath_labels::{CutChips, LabelSites, SplitDataset};
+use swath_labels::{CutChips, LabelSites, OpenDataset, SaveDataset, SplitDataset};
 
 use crate::support::{Bench, judge};
 use crate::{problems, told};
@@ -234,4 +234,45 @@ fn a_split_that_cannot_be_made_says_why() {
     assert_eq!(problems::<SplitDataset>(params).len(), 6);
     let half = json!({ "shares": { "train": 0.5, "validation": 0.1, "test": 0.1 } });
     assert!(problems::<SplitDataset>(half)[0].contains("make 1 together"));
+}
+
+#[test]
+fn a_dataset_that_is_saved_is_opened_as_it_was() {
+    let areas = Areas::new();
+    let split = areas.split(json!({ "block": "1 km", "seed": 7 }), &[0, 1]).unwrap();
+    let folder = areas.bench.file("kept/dataset");
+    let params = json!({ "path": folder });
+    let inputs = json!({ "dataset": split["dataset"], "chips": areas.sets });
+    let saved = areas.bench.run::<SaveDataset>(params.clone(), inputs.clone()).unwrap();
+    let task: SaveDataset = serde_json::from_value(params.clone()).unwrap();
+    assert!(swath_task::Task::stands(&task, &saved));
+
+    let opened = areas.bench.run::<OpenDataset>(params.clone(), json!({})).unwrap();
+    for side in SideName::ALL {
+        assert_eq!(opened[side.to_string()], split[side.to_string()], "{side}");
+    }
+    assert_eq!(opened["dataset"]["digest"], split["dataset"]["digest"]);
+    let sets: Vec<PathBuf> = opened["chips"].as_array().unwrap().iter().map(|set| areas.bench.path(set)).collect();
+    for (opened, was) in sets.iter().zip(areas.folders()) {
+        assert_eq!(ChipSet::open(opened).unwrap().digest(), ChipSet::open(&was).unwrap().digest());
+    }
+    Dataset::open(&areas.bench.path(&opened["dataset"]), &sets).unwrap();
+
+    // It is replaced by another as a whole, and what is no dataset is left alone.
+    let other = areas.split(json!({ "block": "1 km", "seed": 8 }), &[0]).unwrap();
+    let one = json!({ "dataset": other["dataset"], "chips": [areas.sets[0]] });
+    areas.bench.run::<SaveDataset>(params.clone(), one).unwrap();
+    assert!(!swath_task::Task::stands(&task, &saved));
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 2);
+    std::fs::write(folder.join("notes.txt"), "mine").unwrap();
+    let refused = areas.bench.run::<SaveDataset>(params, inputs.clone()).unwrap_err();
+    assert_eq!(refused.code, "L140");
+    assert_eq!(std::fs::read(folder.join("notes.txt")).unwrap(), b"mine");
+
+    // What cannot be opened is told, and nothing is put in place of anything.
+    let nowhere = json!({ "path": areas.bench.file("nowhere") });
+    assert_eq!(areas.bench.run::<OpenDataset>(nowhere.clone(), json!({})).unwrap_err().code, "L141");
+    let half = json!({ "dataset": split["dataset"], "chips": [areas.sets[0]] });
+    areas.bench.run::<SaveDataset>(nowhere.clone(), half).unwrap_err();
+    assert!(!areas.bench.file("nowhere").exists());
 }
