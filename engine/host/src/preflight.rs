@@ -12,7 +12,7 @@ use swath_task::Purity;
 /// read, as far as no step before them could make it.
 pub fn check(plan: &Plan, catalogue: &Catalogue) -> Result<(), MissingFiles> {
     let mut missing = Vec::new();
-    gather(plan, "", &mut missing);
+    gather(plan, "", catalogue, &mut missing);
     if missing.is_empty() {
         read_by_steps(plan, catalogue, &mut missing);
     }
@@ -27,11 +27,7 @@ pub struct MissingFiles(pub Vec<String>);
 
 /// Files that steps read by parameters which are known now.
 fn read_by_steps(plan: &Plan, catalogue: &Catalogue, missing: &mut Vec<String>) {
-    let changes: Vec<bool> = plan.steps.iter().map(|step| changes_the_world(step, catalogue)).collect();
-    for (at, step) in plan.steps.iter().enumerate() {
-        if step.each.is_some() || step.when.is_some() || before(plan, at).iter().any(|earlier| changes[*earlier]) {
-            continue;
-        }
+    for step in beginning_as_it_is(plan, catalogue) {
         let Action::Task { name, .. } = &step.action else { continue };
         let scope = Scope { params: borrowed(&plan.params), steps: HashMap::new(), item: None };
         let Ok(params) = step.bind_params(&scope) else { continue };
@@ -42,6 +38,15 @@ fn read_by_steps(plan: &Plan, catalogue: &Catalogue, missing: &mut Vec<String>) 
             }
         }
     }
+}
+
+/// The steps that run in any case, and find the files as they are now: no step before them may make some.
+fn beginning_as_it_is<'a>(plan: &'a Plan, catalogue: &Catalogue) -> impl Iterator<Item = &'a PlannedStep> {
+    let changes: Vec<bool> = plan.steps.iter().map(|step| changes_the_world(step, catalogue)).collect();
+    plan.steps.iter().enumerate().filter_map(move |(at, step)| {
+        let sure = step.each.is_none() && step.when.is_none();
+        (sure && !before(plan, at).iter().any(|earlier| changes[*earlier])).then_some(step)
+    })
 }
 
 /// Whether what a step does may be a file that a later one reads.
@@ -68,7 +73,7 @@ fn before(plan: &Plan, step: usize) -> BTreeSet<usize> {
     seen
 }
 
-fn gather(plan: &Plan, above: &str, missing: &mut Vec<String>) {
+fn gather(plan: &Plan, above: &str, catalogue: &Catalogue, missing: &mut Vec<String>) {
     for spec in &plan.parameters {
         let Some(path) = plan.params.get(&spec.name).and_then(Value::as_str).map(Path::new) else { continue };
         let (there, what) = match spec.of {
@@ -82,9 +87,9 @@ fn gather(plan: &Plan, above: &str, missing: &mut Vec<String>) {
             missing.push(format!("the parameter `{above}{}` is `{}`, which is {what}", spec.name, path.display()));
         }
     }
-    for step in &plan.steps {
+    for step in beginning_as_it_is(plan, catalogue) {
         if let Action::Flow(below) = &step.action {
-            gather(below, &format!("{above}{}.", step.id), missing);
+            gather(below, &format!("{above}{}.", step.id), catalogue, missing);
         }
     }
 }

@@ -174,7 +174,7 @@ impl Task for OpenDataset {
         ctx.blocking(move |ctx| copy(&from, &to, ctx, &|error| read_fault(&from, &error))).await?;
         let mut chips = Vec::with_capacity(opened.sets.len());
         for (number, from) in opened.sets.into_iter().enumerate() {
-            let set = ctx.draft::<ChipSetFolder>(format!("{CHIPS}{number:02}"))?;
+            let set = ctx.draft::<ChipSetFolder>(&format!("{CHIPS}{number:02}"))?;
             let to = set.path().to_owned();
             ctx.blocking(move |ctx| copy_set(&from, &to, ctx, &|error| read_fault(&from, &error))).await?;
             chips.push(set.commit().await?);

@@ -266,12 +266,12 @@ fn a_dataset_that_is_saved_is_opened_as_it_was() {
     assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 2);
     std::fs::write(folder.join("notes.txt"), "mine").unwrap();
     let refused = areas.bench.run::<SaveDataset>(params, inputs.clone()).unwrap_err();
-    assert_eq!(refused.code, "L140");
+    assert_eq!(told(refused).0, "L140");
     assert_eq!(std::fs::read(folder.join("notes.txt")).unwrap(), b"mine");
 
     // What cannot be opened is told, and nothing is put in place of anything.
     let nowhere = json!({ "path": areas.bench.file("nowhere") });
-    assert_eq!(areas.bench.run::<OpenDataset>(nowhere.clone(), json!({})).unwrap_err().code, "L141");
+    assert_eq!(told(areas.bench.run::<OpenDataset>(nowhere.clone(), json!({})).unwrap_err()).0, "L141");
     let half = json!({ "dataset": split["dataset"], "chips": [areas.sets[0]] });
     areas.bench.run::<SaveDataset>(nowhere.clone(), half).unwrap_err();
     assert!(!areas.bench.file("nowhere").exists());
