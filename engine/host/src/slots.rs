@@ -177,7 +177,7 @@ impl Slots {
         let machine = [
             slot("cpu", f64::from(self.cpu), f64::from(self.capacity.cpu)),
             slot("memory", self.memory as f64, self.capacity.memory.0 as f64),
-            slot("gpu", f64::from(self.gpus.iter().sum::<f32>()), f64::from(self.capacity.gpu)),
+            slot("gpu", f64::from(self.gpus.iter().fold(0.0, |sum, used| sum + used)), f64::from(self.capacity.gpu)),
         ];
         machine.into_iter().chain(named).collect()
     }
