@@ -129,7 +129,7 @@ async fn keys_do_not_follow_a_redirect_to_another_origin() {
 
 #[tokio::test]
 async fn a_file_is_put_whole_also_after_a_redirect() {
-    let content: Vec<u8> = (0..3_000_000_u32).map(|n| (n * n >> 9) as u8).collect();
+    let content: Vec<u8> = (0..3_000_000_u32).map(|n| (n.wrapping_mul(n) >> 9) as u8).collect();
     let path = std::env::temp_dir().join(format!("swath-access-put-{}", std::process::id()));
     std::fs::write(&path, &content).unwrap();
     let server = Server::start(|request| match request.path() {

@@ -10,7 +10,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::OpenOptions;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -22,10 +22,13 @@ use crate::meta::{self, META};
 use crate::sink::{Run, Sink, Trouble};
 use crate::spool::Head;
 
+/// How much of a metric's file the values of one parcel take at most, in bytes.
+const TAIL: u64 = 128 << 10;
+
 /// The folder, and what is known of it.
 pub(crate) struct Folder {
     root: PathBuf,
-    /// Metrics whose files end where this process wrote last: all others are read before they are written.
+    /// Metrics whose files this process has read whole.
     known: HashSet<PathBuf>,
 }
 
@@ -147,25 +150,29 @@ impl Folder {
         if let Some(parent) = path.parent() {
             std::fs::create_dir_all(parent)?;
         }
+        let mut file = OpenOptions::new().create(true).append(true).read(true).open(path)?;
+        let length = file.metadata()?.len();
+        // What this process wrote before is known, up to what may come again: a parcel.
+        let from = if self.known.contains(path) { length.saturating_sub(TAIL) } else { 0 };
+        file.seek(SeekFrom::Start(from))?;
+        let mut text = Vec::new();
+        file.read_to_end(&mut text)?;
+        // Half a line is what a crash left.
+        let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        if whole < text.len() {
+            file.set_len(from + whole as u64)?;
+        }
         let mut has = HashSet::new();
-        let mut file = OpenOptions::new().create(true).append(true).open(path)?;
-        if !self.known.contains(path) {
-            let text = std::fs::read_to_string(path)?;
-            // Half a line is what a crash left.
-            let whole = text.rfind('\n').map_or(0, |end| end + 1);
-            file.set_len(whole as u64)?;
-            for line in text[..whole].lines() {
-                let mut parts = line.split(' ');
-                if let (Some(at), Some(step)) = (parts.next(), parts.nth(1))
-                    && let (Ok(at), Ok(step)) = (at.parse::<i64>(), step.parse::<i64>())
-                {
-                    has.insert((at, step));
-                }
+        for line in String::from_utf8_lossy(&text[..whole]).lines() {
+            let mut parts = line.split(' ');
+            if let (Some(at), Some(step)) = (parts.next(), parts.nth(1))
+                && let (Ok(at), Ok(step)) = (at.parse::<i64>(), step.parse::<i64>())
+            {
+                has.insert((at, step));
             }
         }
         let new = values.iter().filter(|(at, step, _)| !has.contains(&(*at, *step)));
         let lines: String = new.map(|(at, step, value)| format!("{at} {value:?} {step}\n")).collect();
-        self.known.remove(path);
         file.write_all(lines.as_bytes())?;
         self.known.insert(path.to_owned());
         Ok(())

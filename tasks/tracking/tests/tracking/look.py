@@ -79,10 +79,9 @@ def main():
             versions.append({"version": int(version.version), "run": version.run_id, "files": inside})
         versions.sort(key=lambda version: version["version"])
         return {"aliases": {k: int(v) for k, v in model.aliases.items()}, "versions": versions}
-    experiment = client.get_experiment_by_name(name)
-    if experiment is None:
-        return []
-    return [run(client, found) for found in client.search_runs([experiment.experiment_id])]
+    # Not by `get_experiment_by_name`, whose filter cannot tell a quote in a name from its end.
+    found = [experiment.experiment_id for experiment in client.search_experiments() if experiment.name == name]
+    return [run(client, run_of) for run_of in client.search_runs(found)] if found else []
 
 
 print(json.dumps(main()))

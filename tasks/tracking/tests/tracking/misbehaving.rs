@@ -1,9 +1,9 @@
 //! Between training and server stands one that misbehaves: answers that get lost, that come late, that are none.
 
+use std::collections::{HashMap, HashSet};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use swath_testkit::http::{Reply, Request, Server};
@@ -37,7 +37,7 @@ fn forward(request: &Request) -> Reply {
 #[test]
 fn answers_that_get_lost_double_nothing() {
     // Everything is done, and of each request that changes something the first answer is lost.
-    let seen = Mutex::new(std::collections::HashSet::new());
+    let seen = Mutex::new(HashSet::new());
     let front = Server::start(move |request| {
         let key = (request.method.clone(), request.target.clone(), request.body.clone());
         let answer = forward(request);
@@ -66,18 +66,19 @@ fn answers_that_get_lost_double_nothing() {
 
 #[test]
 fn whatever_a_server_in_trouble_answers_is_lived_through() {
-    // Each request meets most of this before it is answered.
-    let count = AtomicUsize::new(0);
+    // Each request meets all of this before it is answered.
+    let counts = Mutex::new(HashMap::new());
     let front = Server::start(move |request| {
-        let count = count.fetch_add(1, Ordering::SeqCst);
-        match count % 7 {
+        let key = (request.method.clone(), request.target.clone(), request.body.clone());
+        let count = *counts.lock().unwrap().entry(key).and_modify(|count| *count += 1).or_insert(0);
+        match count {
             0 => Reply::status(500).body("Internal Server Error"),
             1 => Reply::status(503).header("Retry-After", "0"),
             2 => Reply::status(429).header("Retry-After", "99999"),
-            3 if count % 4 == 3 => Reply::hang(),
             3 => Reply::content("text/html", "<html>Bad gateway</html>"),
             4 => Reply::json(&serde_json::json!({ "run": {} })).claim_length(5000).cut_after(5),
             5 => Reply::status(502).body("<html>Bad gateway</html>"),
+            6 if request.path().ends_with("log-batch") => Reply::hang(),
             _ => forward(request),
         }
     });
@@ -141,11 +142,13 @@ fn credentials_go_to_the_server_and_nowhere_else() {
     let told = settings(&front.url("").replace("http://", "http://me:SECRET@"), "secret").pace(hasty());
     let tracking = Tracking::open(told, "secret", folder.path(), &[]).unwrap();
     train(&tracking, 0..5);
+    while other.requests().is_empty() {
+        std::thread::sleep(Duration::from_millis(10));
+    }
     let report = tracking.finish(State::Finished);
     let sent = front.requests();
     // `printf me:SECRET | base64`
     assert_eq!(sent[0].header("authorization"), Some("Basic bWU6U0VDUkVU"));
-    assert!(!other.requests().is_empty());
     assert!(other.requests().iter().all(|request| request.header("authorization").is_none()));
     assert!(!format!("{report:?}").contains("SECRET"));
     for entry in std::fs::read_dir(folder.path()).unwrap() {

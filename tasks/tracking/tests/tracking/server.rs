@@ -43,7 +43,7 @@ fn mlflows_own_client_finds_all_that_was_told() {
     tracking.tag("stage", "second");
 
     // Larger than what is read or sent at once, and one that is empty.
-    let weights: Vec<u8> = (0..3_000_000_u32).map(|n| (n * n >> 7) as u8).collect();
+    let weights: Vec<u8> = (0..3_000_000_u32).map(|n| (n.wrapping_mul(n) >> 7) as u8).collect();
     std::fs::create_dir_all(folder.path().join("checkpoint/plots")).unwrap();
     std::fs::write(folder.path().join("checkpoint/weights.safetensors"), &weights).unwrap();
     std::fs::write(folder.path().join("checkpoint/plots/curves 1.png"), b"picture").unwrap();
@@ -75,10 +75,10 @@ fn mlflows_own_client_finds_all_that_was_told() {
         |key: &str| seen.metrics[key].iter().map(|(step, value, _)| (*step, value.as_str())).collect::<Vec<_>>();
     assert_eq!(values("class 1499/iou"), [(1, "214.14285714285714")]);
     assert_eq!(values("odd"), [(7, "nan"), (8, "1e+300")]);
-    // MLflow's databases keep the largest number in place of infinity.
+    // MLflow's databases keep the largest number in place of infinity, and one zero.
     assert_eq!(values("up"), [(7, "1.7976931348623157e+308")]);
     assert_eq!(values("down"), [(7, "-1.7976931348623157e+308")]);
-    assert_eq!((values("zero"), values("iou _built-up_")), (vec![(7, "-0.0")], vec![(8, "0.5")]));
+    assert_eq!((values("zero"), values("iou _built-up_")), (vec![(7, "0.0")], vec![(8, "0.5")]));
     for (key, value) in [("dataset", "blake3:ab12"), ("odd name_", "größe"), ("stage", "second")] {
         assert_eq!(seen.tags[key], value);
     }
