@@ -1,12 +1,14 @@
 //! A folder in the layout of MLflow's file store, which `mlflow ui` opens and `mlflow migrate-filestore` reads:
 //!
-//!     EXPERIMENT/meta.yaml
-//!     EXPERIMENT/RUN/meta.yaml        name, state, times
-//!     EXPERIMENT/RUN/params/NAME      the value
-//!     EXPERIMENT/RUN/metrics/NAME     a line a step: milliseconds, value, step
-//!     EXPERIMENT/RUN/tags/NAME
-//!     EXPERIMENT/RUN/artifacts/...
-//!     models/NAME/version-1/meta.yaml
+//! ```text
+//! EXPERIMENT/meta.yaml
+//! EXPERIMENT/RUN/meta.yaml        name, state, times
+//! EXPERIMENT/RUN/params/NAME      the value
+//! EXPERIMENT/RUN/metrics/NAME     a line a step: milliseconds, value, step
+//! EXPERIMENT/RUN/tags/NAME
+//! EXPERIMENT/RUN/artifacts/...
+//! models/NAME/version-1/meta.yaml
+//! ```
 
 use std::collections::{HashMap, HashSet};
 use std::fs::OpenOptions;

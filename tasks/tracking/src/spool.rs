@@ -1,10 +1,12 @@
 //! The spool folder: all that was told, how much of it was sent, and the files that wait.
 //!
-//!     tracking.json    what run this is and where it is told to; no password
-//!     entries.jsonl    all that was told, a line each, only ever longer
-//!     sent.json        how far the file above was sent, and the run as it is called there
-//!     files/           copies of files that were told, until they are sent
-//!     lock             held by the process that sends
+//! ```text
+//! tracking.json    what run this is and where it is told to; no password
+//! entries.jsonl    all that was told, a line each, only ever longer
+//! sent.json        how far the file above was sent, and the run as it is called there
+//! files/           copies of files that were told, until they are sent
+//! lock             held by the process that sends
+//! ```
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::{File, OpenOptions, TryLockError};

@@ -3,7 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use swath_testkit::http::{Reply, Request, Server};
@@ -115,6 +116,35 @@ fn a_server_that_hangs_holds_up_nothing() {
     let report = tracking.finish(State::Killed);
     assert_eq!((report.sent, report.waiting, report.lost), (0, 5004, 2), "{report:#?}");
     assert!(front.requests().len() <= 2, "{:?}", front.requests());
+}
+
+#[test]
+fn trouble_is_told_once_and_so_is_its_end() {
+    let open = Arc::new(AtomicBool::new(false));
+    let front = Server::start({
+        let open = open.clone();
+        move |request| if open.load(Ordering::SeqCst) { forward(request) } else { Reply::status(401) }
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    let listener = tracing_subscriber::fmt().with_writer(Arc::new(std::fs::File::create(&log).unwrap())).finish();
+    let pace = Pace { longest_pause: Duration::from_millis(30), ..pace() };
+    // What the sending thread tells goes where the training's thread tells.
+    tracing::subscriber::with_default(listener, || {
+        let told = settings(&front.url(""), "told once").pace(pace);
+        let tracking = Tracking::open(told, "told once", folder.path(), &[]).unwrap();
+        train(&tracking, 0..10);
+        while front.requests().len() < 5 {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert_eq!(tracking.report().trouble.unwrap().code, "K106");
+        open.store(true, Ordering::SeqCst);
+        assert_all_sent(&tracking.finish(State::Finished));
+    });
+    let log = std::fs::read_to_string(log).unwrap();
+    let lines = |word: &str| log.lines().filter(|line| line.contains(word)).count();
+    assert_eq!((lines("WARN"), lines("[K106]"), lines("tracking goes on")), (1, 1, 1), "{log}");
+    assert_trained(&only_run(&SERVER.url(), "told once"), 10);
 }
 
 #[test]
