@@ -1,4 +1,5 @@
 //! Fixtures shared by tests.
 
 pub mod http;
+pub mod mlflow;
 pub mod postgres;

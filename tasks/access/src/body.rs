@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use swath_task::{Fault, TaskError};
 use url::Url;
 
-use crate::failure::excerpt;
+use crate::failure::{excerpt, status_error};
 use crate::redact;
 
 /// An answer with its body, decompressed.
@@ -27,6 +27,12 @@ impl Body {
     /// ends too early may come whole the next time.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, TaskError> {
         serde_json::from_slice(self.text()).map_err(|error| self.json_error(&error))
+    }
+
+    /// What it means that `address` answered with this status, which is not a success.
+    pub fn failure(&self, address: &Url) -> TaskError {
+        let said = String::from_utf8_lossy(&self.bytes[..self.bytes.len().min(2000)]);
+        status_error(self.status, &self.headers, address.as_str(), &said)
     }
 
     /// The content without a byte order mark.

@@ -1,17 +1,19 @@
 //! The HTTP client every task shares: bounded in time, size and redirects.
 
-use std::sync::{Once, OnceLock};
+use std::fs::File;
+use std::sync::{Arc, Once, OnceLock};
 use std::time::Duration;
 
 use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, Response, StatusCode};
 use swath_task::{Bytes, Fault, TaskError};
+use tokio::io::AsyncSeekExt;
 use tokio::time::{Instant, timeout_at};
 use tracing::Instrument;
 use url::Url;
 
 use crate::body::Body;
-use crate::failure::{status_error, transport_error};
+use crate::failure::transport_error;
 use crate::{redact, same_origin, trace};
 
 /// Bounds of one request.
@@ -53,13 +55,24 @@ pub struct Request {
     method: Method,
     url: Url,
     headers: HeaderMap,
-    json: Option<Vec<u8>>,
+    content: Content,
 }
+
+/// What a request carries.
+#[derive(Clone, Debug)]
+enum Content {
+    None,
+    Json(Vec<u8>),
+    File { file: Arc<File>, size: u64 },
+}
+
+/// A file is given a second more for each of these, in bytes: what a slow line carries.
+const SLOWEST_UPLOAD: u64 = 256 << 10;
 
 impl Request {
     /// `GET address`. S113 when it is no HTTP address.
     pub fn get(address: &str) -> Result<Self, TaskError> {
-        Ok(Self { method: Method::GET, url: http_url(address)?, headers: HeaderMap::new(), json: None })
+        Self::new(Method::GET, address, Content::None)
     }
 
     /// `POST address` with a JSON body. S113 when it is no HTTP address.
@@ -67,7 +80,25 @@ impl Request {
         let json = serde_json::to_vec(body).map_err(|error| {
             Fault::new("S113", format!("the request to `{}` cannot be written as JSON: {error}", redact(address)))
         })?;
-        Ok(Self { method: Method::POST, url: http_url(address)?, headers: HeaderMap::new(), json: Some(json) })
+        Self::new(Method::POST, address, Content::Json(json))
+    }
+
+    /// `PUT address` with a file of `size` bytes, which is read while it is sent. The limits of time are longer by what a
+    /// slow line needs for it. S113 when it is no HTTP address.
+    pub fn put(address: &str, file: File, size: u64) -> Result<Self, TaskError> {
+        Self::new(Method::PUT, address, Content::File { file: Arc::new(file), size })
+    }
+
+    fn new(method: Method, address: &str, content: Content) -> Result<Self, TaskError> {
+        Ok(Self { method, url: http_url(address)?, headers: HeaderMap::new(), content })
+    }
+
+    /// How much longer the request may take for what it carries.
+    fn allowance(&self) -> Duration {
+        match &self.content {
+            Content::File { size, .. } => Duration::from_secs(size / SLOWEST_UPLOAD),
+            Content::None | Content::Json(_) => Duration::ZERO,
+        }
     }
 
     /// Adds a header, which is not shown anywhere. Redirects to another origin are followed only by headers that say
@@ -141,15 +172,11 @@ impl Client {
     pub async fn fetch(&self, request: Request) -> Result<Body, TaskError> {
         let address = request.url.clone();
         let body = self.fetch_any(request).await?;
-        if body.status.is_success() {
-            return Ok(body);
-        }
-        let said = String::from_utf8_lossy(&body.bytes[..body.bytes.len().min(2000)]).into_owned();
-        Err(status_error(body.status, &body.headers, address.as_str(), &said))
+        if body.status.is_success() { Ok(body) } else { Err(body.failure(&address)) }
     }
 
-    /// Sends `request` and reads the whole answer, whatever its status.
-    async fn fetch_any(&self, request: Request) -> Result<Body, TaskError> {
+    /// Sends `request` and reads the whole answer, whatever its status; of a failure's body only the beginning.
+    pub async fn fetch_any(&self, request: Request) -> Result<Body, TaskError> {
         self.answered(request, StatusCode::is_success).await
     }
 
@@ -161,7 +188,7 @@ impl Client {
     async fn answered(&self, request: Request, whole: impl Fn(&StatusCode) -> bool) -> Result<Body, TaskError> {
         let span = trace::request(&request.method, &request.url);
         let work = async {
-            let deadline = Instant::now() + self.limits.total;
+            let deadline = Instant::now() + self.limits.total + request.allowance();
             let response = self.follow(request, deadline).await?;
             let (status, headers, url) = (response.status(), response.headers().clone(), response.url().clone());
             let bytes = self.read(response, deadline, !whole(&status)).await?;
@@ -196,7 +223,7 @@ impl Client {
                 matches!(response.status(), StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT);
             if !keeps_body && request.method == Method::POST {
                 request.method = Method::GET;
-                request.json = None;
+                request.content = Content::None;
             }
             request.url = next;
         }
@@ -211,10 +238,21 @@ impl Client {
         trace::inject(&mut headers);
         builder = builder.headers(headers);
         builder = builder.header(header::ACCEPT, "application/geo+json, application/json, */*;q=0.5");
-        if let Some(json) = &request.json {
-            builder = builder.header(header::CONTENT_TYPE, "application/json").body(json.clone());
-        }
-        let until = deadline.min(Instant::now() + self.limits.connect + self.limits.first_byte);
+        builder = match &request.content {
+            Content::None => builder,
+            Content::Json(json) => builder.header(header::CONTENT_TYPE, "application/json").body(json.clone()),
+            Content::File { file, size } => {
+                let unread = |error: std::io::Error| {
+                    let place = redact(request.url.as_str());
+                    Fault::new("S101", format!("the file for `{place}` cannot be read: {error}")).transient(None)
+                };
+                let mut file = tokio::fs::File::from_std(file.try_clone().map_err(unread)?);
+                // A redirect sends it again.
+                file.rewind().await.map_err(unread)?;
+                builder.header(header::CONTENT_LENGTH, *size).body(file)
+            }
+        };
+        let until = deadline.min(Instant::now() + self.limits.connect + self.limits.first_byte + request.allowance());
         match timeout_at(until, builder.send()).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) => Err(transport_error(&error, request.url.as_str())),

@@ -128,6 +128,28 @@ async fn keys_do_not_follow_a_redirect_to_another_origin() {
 }
 
 #[tokio::test]
+async fn a_file_is_put_whole_also_after_a_redirect() {
+    let content: Vec<u8> = (0..3_000_000_u32).map(|n| (n.wrapping_mul(n) >> 9) as u8).collect();
+    let path = std::env::temp_dir().join(format!("swath-access-put-{}", std::process::id()));
+    std::fs::write(&path, &content).unwrap();
+    let server = Server::start(|request| match request.path() {
+        "/a" => Reply::redirect(307, "/b"),
+        _ => Reply::json(&serde_json::json!({})),
+    });
+    let file = std::fs::File::open(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let request = Request::put(&server.url("/a"), file, content.len() as u64).unwrap();
+    client().fetch(request.clone()).await.unwrap();
+    client().fetch(request).await.unwrap();
+    let requests = server.requests();
+    assert_eq!(requests.len(), 4);
+    for request in requests {
+        assert_eq!((request.method.as_str(), request.header("content-length")), ("PUT", Some("3000000")));
+        assert!(request.body == content, "{}", request.path());
+    }
+}
+
+#[tokio::test]
 async fn a_bomb_is_stopped_long_before_it_is_unpacked() {
     let server = Server::start(|_| Reply::gzip_bomb());
     let error = client().fetch(Request::get(&server.url("/")).unwrap()).await.unwrap_err();
