@@ -8,9 +8,8 @@
 use std::path::{Component, Path, PathBuf};
 
 use swath_kinds::{ModelManifest, Normalisation};
+use swath_onnxruntime::{Refusal, inspect};
 use swath_task::{Digest, Fault};
-
-use crate::onnx::{self, Refusal};
 
 /// Largest network file: protocol buffers end at 2 GiB.
 const LARGEST_NETWORK: u64 = 2 << 30;
@@ -39,7 +38,7 @@ impl Model {
                 .help("the manifest's `file` names the network, relative to the manifest: `1/model.onnx`")
         })?;
         // The kind of damage says more than a digest that differs, so the file is looked into first.
-        onnx::inspect(&network).map_err(|refusal| refused(&path, &refusal))?;
+        inspect(&network).map_err(|refusal| refused(&path, &refusal))?;
         let digest = Digest::of(&network);
         if digest != manifest.digest {
             let message = format!(

@@ -10,13 +10,11 @@ use std::collections::HashMap;
 use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
-use ort::logging::LogLevel;
-use ort::session::{RunOptions, Session, builder::GraphOptimizationLevel, builder::SessionBuilder};
+use ort::session::{RunOptions, Session};
 use ort::value::{Outlet, TensorElementType, TensorRef, ValueType};
 use swath_kinds::TensorSpec;
 use swath_task::{Digest, Fault};
 
-use crate::library::environment;
 use crate::model::Model;
 
 /// A network that turns tiles into numbers.
@@ -126,7 +124,8 @@ fn shared_session(model: &Model, threads: usize, lane: usize) -> Result<Arc<Mute
     if let Some(session) = place.upgrade() {
         return Ok(session);
     }
-    let session = Arc::new(Mutex::new(load(model, threads)?));
+    let path = model.folder.join(&model.manifest.file).display().to_string();
+    let session = Arc::new(Mutex::new(swath_onnxruntime::open(&model.network, &path, threads)?));
     *place = Arc::downgrade(&session);
     Ok(session)
 }
@@ -134,32 +133,6 @@ fn shared_session(model: &Model, threads: usize, lane: usize) -> Result<Arc<Mute
 /// Locks, after a panic as well: neither a session nor the list of them is left half-written by one.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-}
-
-fn load(model: &Model, threads: usize) -> Result<Session, Fault> {
-    let environment = environment()?;
-    let refused = |reason: &str| {
-        let path = model.folder.join(&model.manifest.file);
-        let message = format!("ONNX Runtime refuses the network `{}`: {reason}", path.display());
-        Fault::new("M107", message)
-            .help("export it with standard operators and an operator set that this ONNX Runtime knows")
-    };
-    let builder = Session::builder(environment).map_err(|error| refused(error.message()))?;
-    let mut builder = configure(builder, threads).map_err(|reason| refused(&reason))?;
-    builder.commit_from_memory(&model.network).map_err(|error| refused(error.message()))
-}
-
-fn configure(builder: SessionBuilder, threads: usize) -> Result<SessionBuilder, String> {
-    fn text(error: ort::Error<SessionBuilder>) -> String {
-        error.message().to_owned()
-    }
-    let builder = builder.with_intra_threads(threads).map_err(text)?;
-    let builder = builder.with_inter_threads(1).map_err(text)?;
-    let builder = builder.with_optimization_level(GraphOptimizationLevel::All).map_err(text)?;
-    // Reading and writing run beside the network on the same cores: threads that wait must not burn them.
-    let builder = builder.with_intra_op_spinning(false).map_err(text)?;
-    let builder = builder.with_log_level(LogLevel::Warning).map_err(text)?;
-    builder.with_config_entry("session.load_model_format", "ONNX").map_err(text)
 }
 
 /// Checks names, number, type and shape of what goes in and comes out. Returns the batch when it is fixed.
