@@ -1,6 +1,6 @@
 # What the README names, and nothing else to remember.
 #
-#   make setup   install what is needed: system packages, ONNX Runtime, Python tools, PyTorch and MLflow for the tests
+#   make setup   install what is needed: system packages, ONNX Runtime, Python tools; PyTorch, MLflow and Triton for the tests
 #   make demo    build, and run the whole job on the imagery that ships with the project; results lie in results/
 #   make test    formatting, lints, all tests, generated reference
 #   make faults  kill servers and steps five hundred times on each database, crowd one file for a minute, fill its disk, and
@@ -18,6 +18,7 @@ setup:
 	@infra/setup.sh
 	@infra/torch.sh
 	@infra/mlflow.sh
+	@infra/triton.sh install
 
 demo:
 	@infra/setup.sh

@@ -182,6 +182,18 @@ def inference():
         large["peak_mib"] <= 512 + 64, f"{large['peak_mib']} MiB")
 
 
+def serving():
+    lines = Once(f"{RELEASE}/examples/serve_bench", f"{DATA}/models", THREADS, str(ROUNDS)).lines
+    whole = [line for line in lines if line["bench"] == "infer.segment over Triton"]
+    raw = [line for line in lines if line["bench"] == "raw client"]
+    large, whole, ratio = whole[-1], whole[:-1], lines[-1]["median"]
+    row("inference over Triton, 10 x 4096 x 4096", f"{median([w['tiles_per_second'] for w in whole]):.2f} tiles/s",
+        f"raw client {median([r['tiles_per_second'] for r in raw]):.2f} tiles/s", f"{ratio:.3f}", "0.95", ratio >= 0.95,
+        f"{max(w['peak_mib'] for w in whole)} / {max(r['peak_mib'] for r in raw)} MiB")
+    row("inference over Triton, 3 x 11000 x 11000, one small layer", f"{large['tiles_per_second']:.0f} tiles/s", "", "", "512 MiB",
+        large["peak_mib"] <= 512 + 64, f"{large['peak_mib']} MiB")
+
+
 def detect():
     raster = f"{DATA}/probability.tif"
     ours, peers = [], {"mask": [], "labelled": []}
@@ -205,7 +217,8 @@ def detect():
 
 
 def main():
-    parts = {"engine": engine, "server": server, "start": start, "composite": composite, "inference": inference, "detect": detect}
+    parts = {"engine": engine, "server": server, "start": start, "composite": composite, "inference": inference,
+             "serving": serving, "detect": detect}
     chosen = sys.argv[1:] or list(parts)
     if unknown := [part for part in chosen if part not in parts]:
         sys.exit(f"no such part: {', '.join(unknown)}; there are {', '.join(parts)}")

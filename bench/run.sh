@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures Swath against peers, in turns within the same run, and prints a table. `make bench` calls it.
 #
-#   bench/run.sh [engine] [server] [start] [composite] [inference] [detect]      all of them when none is named
+#   bench/run.sh [engine] [server] [start] [composite] [inference] [serving] [detect]      all of them when none is named
 #
 #   SWATH_BENCH_ROUNDS=3   how often each pair is measured; medians are shown
 #   SWATH_BENCH_LARGE=1    also the composite of 9 times the area: 6 GiB of disk and some minutes more
@@ -34,7 +34,7 @@ python=.tools/bench/rasters/bin/python
 # --- Swath ------------------------------------------------------------------------------------------------------------
 say "building with optimisations"
 SWATH_BENCH_STEPS="$(cargo build --release -p swath -p swath-infer -p swath-detect -p swath-host --bin swath \
-    --example infer_bench --example detect_bench --bench steps --message-format=json-render-diagnostics |
+    --example infer_bench --example serve_bench --example detect_bench --bench steps --message-format=json-render-diagnostics |
     sed -n 's/.*"name":"steps".*"executable":"\([^"]*\)".*/\1/p')"
 export SWATH_BENCH_STEPS
 
@@ -56,7 +56,8 @@ if wanted detect && [ ! -f "$data/probability.tif" ]; then
     say "making a probability raster"
     "$python" bench/probability.py "$data/probability.tif.part" && mv "$data/probability.tif.part" "$data/probability.tif"
 fi
-if wanted inference && [ ! -f "$data/models/complete" ]; then
+if wanted serving; then infra/triton.sh install; fi
+if { wanted inference || wanted serving; } && [ ! -f "$data/models/complete" ]; then
     say "making a network and rasters to run it over"
     "$python" tasks/infer/examples/infer_bench.py "$data/models" && touch "$data/models/complete"
 fi

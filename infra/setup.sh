@@ -2,7 +2,8 @@
 # Installs what building, running and testing Swath needs on a Debian or Ubuntu machine. `make setup` calls it.
 #
 #   system   GDAL (headers, library, tools), a C compiler, pkg-config, Python's venv,     Debian packages
-#            PostgreSQL with PostGIS: its programs only, tests start servers of their own
+#            and shared library, PostgreSQL with PostGIS: its programs only, tests start
+#            servers of their own
 #   .tools/py  ONNX Runtime's shared library; numpy, rasterio and others for the tests;   PyPI, versions in requirements.txt
 #            buf, which looks over the gRPC definitions
 #   .tools/prometheus  Prometheus and promtool for the tests: unpacked there, not installed  Debian package
@@ -36,7 +37,7 @@ for part in rustfmt clippy-driver; do
 done
 
 # --- system packages --------------------------------------------------------------------------------------------------
-packages=(build-essential pkg-config libgdal-dev gdal-bin python3 python3-venv tzdata openssl postgresql postgresql-postgis)
+packages=(build-essential pkg-config libgdal-dev gdal-bin python3 python3-venv libpython3-dev tzdata openssl postgresql postgresql-postgis)
 missing=()
 for package in "${packages[@]}"; do
     status="$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)"
@@ -44,7 +45,7 @@ for package in "${packages[@]}"; do
 done
 # Another Python with venv will do as well as Debian's.
 if python3 -c 'import ensurepip, venv' 2>/dev/null; then
-    missing=($(printf '%s\n' "${missing[@]}" | grep -v '^python3' || true))
+    missing=($(printf '%s\n' "${missing[@]}" | grep -Ev '^(lib)?python3' || true))
 fi
 if [ "${#missing[@]}" -gt 0 ]; then
     command -v apt-get >/dev/null ||

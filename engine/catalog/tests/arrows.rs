@@ -53,6 +53,7 @@ fn a_task_crate_knows_the_contract_and_nothing_else_of_the_engine() {
         "swath-access",
         "swath-nets",
         "swath-tracking",
+        "swath-onnxruntime",
     ];
     let mut families = 0;
     for package in ours.iter().filter(|name| folders[*name].starts_with("tasks/")) {

@@ -159,7 +159,7 @@ fn needed(path: &str) -> Option<Scope> {
         ("healthz" | "readyz", "") | ("grpc.health.v1.Health", _) => None,
         // These are signed, each with a secret of its own.
         ("hooks", _) => None,
-        ("metrics", "") => Some(Scope::Read),
+        ("metrics" | "doctor", "") => Some(Scope::Read),
         (service, _) if service.starts_with("grpc.reflection.") => Some(Scope::Read),
         (service, method) if service.starts_with("swath.v1.") => {
             Some(match method {

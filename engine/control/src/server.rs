@@ -1,4 +1,5 @@
-//! The server: all services on one port, beside `/healthz`, `/readyz` and `/metrics` for those who ask over plain HTTP.
+//! The server: all services on one port, beside `/healthz`, `/readyz`, `/doctor` and `/metrics` for those who ask
+//! over plain HTTP.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -101,10 +102,12 @@ pub async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
 /// The content of Prometheus' text format.
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Serves `fleet` until `stop` comes true and the fleet has drained. `metrics` writes what `/metrics` answers.
+/// Serves `fleet` until `stop` comes true and the fleet has drained. `metrics` writes what `/metrics` answers, `doctor` what
+/// `/doctor` does, and whether all is well.
 pub async fn serve(
     fleet: Fleet,
     metrics: impl Fn() -> String + Send + Sync + 'static,
+    doctor: impl Fn() -> (bool, String) + Clone + Send + Sync + 'static,
     listener: TcpListener,
     rules: Rules,
     stop: impl Future<Output = ()>,
@@ -158,7 +161,14 @@ pub async fn serve(
             Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
         }
     };
-    let probes = probes.route("/metrics", get(page));
+    let looked = move || async move {
+        match tokio::task::spawn_blocking(doctor).await {
+            Ok((true, text)) => (StatusCode::OK, text),
+            Ok((false, text)) => (StatusCode::SERVICE_UNAVAILABLE, text),
+            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+        }
+    };
+    let probes = probes.route("/metrics", get(page)).route("/doctor", get(looked));
     let door = Door { tokens: rules.tokens.then(|| fleet.store().clone()), origins: rules.origins.clone().into() };
     let admit = middleware::from_fn_with_state(door.clone(), admit);
     let grpc = grpc

@@ -1,16 +1,15 @@
-//! Model folders: the manifest and the network file, read and checked before anything is loaded.
+//! Model folders: the manifest and the files it names, read and checked before anything is loaded.
 //!
 //! Invariants:
-//! 1. The bytes that are checked (digest, no external data) are the bytes that are loaded: the file is read once.
-//! 2. The network file lies inside of its folder, links followed.
+//! 1. The bytes of a network that are checked (digest, no external data) are the bytes that are loaded: it is read once.
+//! 2. The files lie inside of the folder, links followed.
 //! 3. After loading, every number of the manifest has been checked against the others.
 
 use std::path::{Component, Path, PathBuf};
 
 use swath_kinds::{ModelManifest, Normalisation};
+use swath_onnxruntime::{Refusal, inspect};
 use swath_task::{Digest, Fault};
-
-use crate::onnx::{self, Refusal};
 
 /// Largest network file: protocol buffers end at 2 GiB.
 const LARGEST_NETWORK: u64 = 2 << 30;
@@ -19,39 +18,74 @@ const LARGEST_MANIFEST: u64 = 1 << 20;
 /// Largest tile that memory can be planned for.
 const LARGEST_TILE: u32 = 8192;
 
-/// A model folder that passed every check that needs no ONNX Runtime.
+/// A model folder whose manifest passed every check. The files that it names are looked at by those who run them.
 pub(crate) struct Model {
-    /// Where its manifest lies, for messages.
+    /// Where its manifest lies.
     pub folder: PathBuf,
     /// The manifest.
     pub manifest: ModelManifest,
-    /// The network.
-    pub network: Vec<u8>,
 }
 
 impl Model {
-    /// Reads and checks a model folder.
+    /// Reads and checks the manifest of a model folder, and that the network's path stays in it.
     pub fn open(folder: &Path) -> Result<Self, Fault> {
         let manifest = read_manifest(folder)?;
-        let path = network_path(folder, &manifest.file)?;
+        inside(folder, "file", &manifest.file)?;
+        Ok(Self { folder: folder.to_owned(), manifest })
+    }
+
+    /// Where the network lies, for messages.
+    pub fn network_place(&self) -> String {
+        self.folder.join(&self.manifest.file).display().to_string()
+    }
+
+    /// Whether the network lies there: a client of a model server may do without.
+    pub fn has_network(&self) -> bool {
+        self.folder.join(&self.manifest.file).exists()
+    }
+
+    /// Reads and checks the network file.
+    pub fn network(&self) -> Result<Vec<u8>, Fault> {
+        let path = inside(&self.folder, "file", &self.manifest.file)?;
         let network = read_limited(&path, LARGEST_NETWORK).map_err(|reason| {
             Fault::new("M101", format!("cannot read the network `{}`: {reason}", path.display()))
                 .help("the manifest's `file` names the network, relative to the manifest: `1/model.onnx`")
         })?;
         // The kind of damage says more than a digest that differs, so the file is looked into first.
-        onnx::inspect(&network).map_err(|refusal| refused(&path, &refusal))?;
-        let digest = Digest::of(&network);
-        if digest != manifest.digest {
-            let message = format!(
-                "the network `{}` is not the one the manifest tells of: its digest is `{digest}`, not `{}`",
-                path.display(),
-                manifest.digest
-            );
-            return Err(Fault::new("M103", message)
-                .help("restore the file, or export the model again so that manifest and network match"));
-        }
-        Ok(Self { folder: folder.to_owned(), manifest, network })
+        inspect(&network).map_err(|refusal| refused(&path, &refusal))?;
+        check_digest("network", &path, &network, &self.manifest.digest)?;
+        Ok(network)
     }
+
+    /// Reads and checks the weights that the network was made from, and what they are the weights of. `M127` when the
+    /// manifest names none.
+    pub fn weights(&self) -> Result<(PathBuf, &serde_json::Value), Fault> {
+        let manifest = &self.manifest;
+        let checkpoint = manifest.checkpoint.as_ref().ok_or_else(|| {
+            Fault::new("M127", format!("the model `{}` tells of no weights beside its network", manifest.name))
+                .help("export it with `onnx.export`, which keeps them, or take `backend: ort`")
+        })?;
+        let path = inside(&self.folder, "checkpoint.file", &checkpoint.file)?;
+        let weights = read_limited(&path, LARGEST_NETWORK).map_err(|reason| {
+            Fault::new("M127", format!("cannot read the weights `{}`: {reason}", path.display()))
+                .help("the manifest's `checkpoint.file` names them, relative to the manifest")
+        })?;
+        check_digest("weights", &path, &weights, &checkpoint.digest)?;
+        Ok((path, &checkpoint.network))
+    }
+}
+
+fn check_digest(what: &str, path: &Path, content: &[u8], wanted: &Digest) -> Result<(), Fault> {
+    let digest = Digest::of(content);
+    if digest == *wanted {
+        return Ok(());
+    }
+    let message = format!(
+        "the {what} `{}` is not what the manifest tells of: its digest is `{digest}`, not `{wanted}`",
+        path.display()
+    );
+    Err(Fault::new("M103", message)
+        .help("restore the file, or export the model again so that it and the manifest match"))
 }
 
 fn refused(path: &Path, refusal: &Refusal) -> Fault {
@@ -93,11 +127,11 @@ fn read_limited(path: &Path, largest: u64) -> Result<Vec<u8>, String> {
     std::fs::read(path).map_err(|error| error.to_string())
 }
 
-/// The path of the network file; it must lie in the folder, also after links are followed.
-fn network_path(folder: &Path, file: &str) -> Result<PathBuf, Fault> {
+/// The path of a file that the manifest names; it must lie in the folder, also after links are followed.
+fn inside(folder: &Path, field: &str, file: &str) -> Result<PathBuf, Fault> {
     let relative = Path::new(file);
     let inside = relative.components().all(|part| matches!(part, Component::Normal(_)));
-    let wrong_file = |why: &str| wrong(&folder.join("manifest.json"), &format!("`file` is `{file}`, which {why}"));
+    let wrong_file = |why: &str| wrong(&folder.join("manifest.json"), &format!("`{field}` is `{file}`, which {why}"));
     if file.is_empty() || !inside {
         return Err(wrong_file("is not a path below the model folder"));
     }
@@ -211,7 +245,7 @@ mod tests {
         let mut value = manifest();
         edit(&mut value);
         std::fs::write(folder.path().join("manifest.json"), value.to_string()).unwrap();
-        Model::open(folder.path()).err().unwrap()
+        Model::open(folder.path()).and_then(|model| model.network()).err().unwrap()
     }
 
     #[test]
@@ -260,6 +294,33 @@ mod tests {
         assert!(fault.code == "M101" && fault.message.contains("1/model.onnx"), "{fault}");
         let fault = Model::open(Path::new("/nonexistent/model")).err().unwrap();
         assert_eq!(fault.code, "M101");
+    }
+
+    #[test]
+    fn weights_are_those_of_the_manifest_or_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let weights_of = |edit: &dyn Fn(&mut Value)| {
+            let mut value = manifest();
+            edit(&mut value);
+            std::fs::write(folder.path().join("manifest.json"), value.to_string()).unwrap();
+            Model::open(folder.path()).unwrap().weights().map(|(path, network)| (path, network.clone()))
+        };
+        let named = |file: &str, content: &[u8]| {
+            let (file, digest) = (file.to_owned(), Digest::of(content).to_string());
+            move |m: &mut Value| m["checkpoint"] = json!({ "file": file, "digest": digest, "network": { "width": 8 } })
+        };
+        std::fs::write(folder.path().join("w"), b"weights").unwrap();
+        let (path, network) = weights_of(&named("w", b"weights")).unwrap();
+        assert_eq!((path, network), (folder.path().join("w"), json!({ "width": 8 })));
+        for (edit, code, told) in [
+            (Box::new(|_: &mut Value| {}) as Box<dyn Fn(&mut Value)>, "M127", "tells of no weights"),
+            (Box::new(named("gone", b"weights")), "M127", "gone"),
+            (Box::new(named("w", b"others")), "M103", "the weights `"),
+            (Box::new(named("../w", b"weights")), "M102", "`checkpoint.file` is `../w`"),
+        ] {
+            let fault = weights_of(&*edit).unwrap_err();
+            assert!(fault.code == code && fault.message.contains(told), "{fault}");
+        }
     }
 
     #[test]

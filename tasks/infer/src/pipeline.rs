@@ -1,24 +1,25 @@
-//! Reading, the network and writing, side by side: one thread prepares tiles, one or two run the network, one stitches
-//! and writes. Bounded queues between them, so that the slowest sets the pace and memory stays as planned.
+//! Reading, the network and writing, side by side: one thread prepares tiles, some run the network or wait for a server
+//! that does, one stitches and writes. Bounded queues between them, so that the slowest sets the pace and memory stays as planned.
 //!
 //! Invariants:
 //! 1. Tiles are added to the mosaic in the order they were read, whoever ran them: equal input gives equal output.
 //! 2. When one thread stops, the queues break and all stop; the first failure is the one that is told.
 //! 3. A tile without data never reaches the network.
+//! 4. No network runs further ahead of the mosaic than the plan has room for, however long another one takes.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{Builder, Scope, ScopedJoinHandle, Thread};
 use std::time::Duration;
 
 use swath_kinds::OutputActivation;
 use swath_task::{Fault, TaskError};
 
+use crate::backend::Backend;
 use crate::plan::{Plan, Sizes, span};
 use crate::prepare::{Panel, Rule, Source};
-use crate::session::Backend;
 use crate::stitch::{BadNumber, Mosaic, Sink};
 
 /// All that is to be done.
@@ -83,12 +84,39 @@ struct Spare {
 }
 
 fn take<T: Clone + Default>(heap: &Mutex<Vec<Vec<T>>>, length: usize) -> Vec<T> {
-    let used = heap.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).pop();
+    let used = heap.lock().unwrap_or_else(PoisonError::into_inner).pop();
     used.unwrap_or_else(|| vec![T::default(); length])
 }
 
 fn give<T>(heap: &Mutex<Vec<Vec<T>>>, buffer: Vec<T>) {
-    heap.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(buffer);
+    heap.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
+}
+
+/// How far the mosaic is, for those who must not run too far ahead of it.
+#[derive(Default)]
+struct Turn {
+    next: Mutex<u64>,
+    moved: Condvar,
+}
+
+impl Turn {
+    /// Waits until work of this number is less than `window` ahead. False when there is a wish to stop meanwhile.
+    fn wait(&self, number: u64, window: u64, halt: &Halt<'_>) -> bool {
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        while number >= *next + window {
+            if halt.asked() {
+                return false;
+            }
+            next = self.moved.wait_timeout(next, POLL).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        !halt.asked()
+    }
+
+    /// All work before this number is in the mosaic.
+    fn reach(&self, number: u64) {
+        *self.next.lock().unwrap_or_else(PoisonError::into_inner) = number;
+        self.moved.notify_all();
+    }
 }
 
 /// How often a wish to stop is looked for while the network runs.
@@ -98,6 +126,8 @@ const POLL: Duration = Duration::from_millis(50);
 struct Halt<'a> {
     watch: &'a dyn Watch,
     failed: AtomicBool,
+    /// The failure that came first: others may follow from it.
+    first: Mutex<Option<TaskError>>,
 }
 
 impl Halt<'_> {
@@ -105,8 +135,8 @@ impl Halt<'_> {
         self.failed.load(Ordering::Relaxed) || self.watch.cancelled()
     }
 
-    /// Does a thread's work; when it fails or panics, the others hear of it.
-    fn guard<T>(&self, work: impl FnOnce() -> Result<T, TaskError>) -> Result<T, TaskError> {
+    /// Does a thread's work; when it fails or panics, the others hear of it. `None`: it failed.
+    fn guard<T>(&self, work: impl FnOnce() -> Result<T, TaskError>) -> Option<T> {
         struct Alarm<'a>(&'a AtomicBool);
         impl Drop for Alarm<'_> {
             fn drop(&mut self) {
@@ -116,11 +146,14 @@ impl Halt<'_> {
             }
         }
         let _alarm = Alarm(&self.failed);
-        let result = work();
-        if result.is_err() {
-            self.failed.store(true, Ordering::Relaxed);
+        match work() {
+            Ok(done) => Some(done),
+            Err(error) => {
+                self.first.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                self.failed.store(true, Ordering::Release);
+                None
+            }
         }
-        result
     }
 }
 
@@ -149,15 +182,15 @@ pub(crate) fn run(
     let (to_stitch, stitch_queue) = sync_channel(job.plan.output_queue);
     // Owned by the network threads alone: with the last of them the queue breaks and the reader stops.
     let network_queue = Arc::new(Mutex::new(network_queue));
-    let spare = Spare::default();
+    let (spare, turn) = (Spare::default(), Turn::default());
     let skipped = AtomicU64::new(0);
-    let halt = Halt { watch, failed: AtomicBool::new(false) };
+    let halt = Halt { watch, failed: AtomicBool::new(false), first: Mutex::new(None) };
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let (spare, skipped, halt, over) = (&spare, &skipped, &halt, &over);
+        let (spare, turn, skipped, halt, over) = (&spare, &turn, &skipped, &halt, &over);
         let watcher = named(scope, "infer-watch", move || {
             while !over.load(Ordering::Acquire) {
-                if watch.cancelled() {
+                if halt.asked() {
                     networks.iter().for_each(|network| network.interrupt());
                     break;
                 }
@@ -171,20 +204,25 @@ pub(crate) fn run(
             .iter()
             .map(|network| {
                 let (queue, send) = (network_queue.clone(), to_stitch.clone());
-                named(scope, "infer-network", move || halt.guard(|| compute(job, *network, &queue, &send, spare, halt)))
+                let work = move || compute(job, *network, &queue, &send, (spare, turn), halt);
+                named(scope, "infer-network", move || halt.guard(work))
             })
             .collect();
         drop((network_queue, to_stitch));
-        let stitched = halt.guard(|| stitch(job, stitch_queue, spare, skipped, sink, halt));
-        let read = joined(reader.join());
-        let computed: Vec<_> = lanes.into_iter().map(|lane| joined(lane.join())).collect();
+        let stitched = halt.guard(|| stitch(job, stitch_queue, (spare, turn), skipped, sink, halt));
+        joined(reader.join());
+        for lane in lanes {
+            joined(lane.join());
+        }
         drop(dismissal);
         if watch.cancelled() {
             return Err(TaskError::Cancelled);
         }
-        read?;
-        computed.into_iter().collect::<Result<(), _>>()?;
-        Ok(Done { tiles: stitched?, skipped: skipped.load(Ordering::Relaxed) })
+        match (halt.first.lock().unwrap_or_else(PoisonError::into_inner).take(), stitched) {
+            (Some(error), _) => Err(error),
+            // Whatever ends a thread early is kept, so this is the whole raster.
+            (None, tiles) => Ok(Done { tiles: tiles.unwrap_or_default(), skipped: skipped.load(Ordering::Relaxed) }),
+        }
     })
 }
 
@@ -269,24 +307,24 @@ fn compute(
     network: &dyn Backend,
     queue: &Mutex<Receiver<Numbered>>,
     send: &SyncSender<Numbered>,
-    spare: &Spare,
+    (spare, turn): (&Spare, &Turn),
     halt: &Halt<'_>,
 ) -> Result<(), TaskError> {
-    let Sizes { tile, batch: full, bands, classes, .. } = *job.sizes;
+    let Sizes { tile, batch: full, bands, classes, networks, .. } = *job.sizes;
     let area = tile * tile;
+    let window = (job.plan.output_queue + networks) as u64;
     // The lock is held while waiting: who gets it next is next to be served.
-    let next = || queue.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).recv();
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
     while let Ok((number, mut work)) = next() {
-        if halt.asked() {
+        if !turn.wait(number, window, halt) {
             return Ok(());
         }
         if let Work::Batch(batch) = &mut work {
             let filled = batch.tiles.len();
             let count = if job.full_batches { full } else { filled };
             let mut output = take(&spare.outputs, full * area * classes);
-            let input = &mut batch.numbers[..count * area * bands];
-            input[filled * area * bands..].fill(0.0);
-            network.run(count, input, &mut output[..count * area * classes]).map_err(Fault::permanent)?;
+            batch.numbers[filled * area * bands..count * area * bands].fill(0.0);
+            network.run(count, &mut batch.numbers, &mut output[..count * area * classes])?;
             give(&spare.inputs, std::mem::replace(&mut batch.numbers, output));
         }
         if send.send((number, work)).is_err() {
@@ -299,7 +337,7 @@ fn compute(
 fn stitch(
     job: &Job<'_>,
     queue: Receiver<Numbered>,
-    spare: &Spare,
+    (spare, turn): (&Spare, &Turn),
     skipped: &AtomicU64,
     sink: &mut dyn Sink,
     halt: &Halt<'_>,
@@ -309,7 +347,7 @@ fn stitch(
     let total = (rows.tiles() * columns.tiles()) as u64;
     let mut mosaic = Mosaic::new((rows, columns), *tile, *classes, job.plan.rows, job.activation);
     let mut tiles = 0;
-    // Two networks may finish out of order.
+    // Networks may finish out of order.
     let (mut early, mut next) = (BTreeMap::new(), 0);
     for (number, work) in queue {
         early.insert(number, work);
@@ -333,6 +371,7 @@ fn stitch(
                 }
                 Work::Final(end) => mosaic.finish(end, sink)?,
             }
+            turn.reach(next);
         }
     }
     halt.watch.progress(tiles + skipped.load(Ordering::Relaxed), total);

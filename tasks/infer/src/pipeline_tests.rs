@@ -64,10 +64,11 @@ struct Network<F> {
 }
 
 impl<F: Fn(&[f32], &mut [f32]) + Send + Sync> Backend for Network<F> {
-    fn run(&self, batch: usize, input: &[f32], output: &mut [f32]) -> Result<(), Fault> {
+    fn run(&self, batch: usize, input: &mut Vec<f32>, output: &mut [f32]) -> Result<(), TaskError> {
         self.runs.fetch_add(1, Ordering::Relaxed);
         let area = self.tile * self.tile;
-        assert_eq!((input.len(), output.len()), (batch * area * self.bands, batch * area * self.classes));
+        assert_eq!(output.len(), batch * area * self.classes);
+        let input = &input[..batch * area * self.bands];
         let pairs = input.chunks_exact(area * self.bands).zip(output.chunks_exact_mut(area * self.classes));
         pairs.for_each(|(input, output)| (self.function)(input, output));
         Ok(())
@@ -122,6 +123,18 @@ fn infer<F: Fn(&[f32], &mut [f32]) + Send + Sync>(
     function: F,
     watch: &Quiet,
 ) -> Result<(Vec<Vec<f32>>, Done, usize), TaskError> {
+    infer_as(OutputActivation::Probability, array, setting, rules, classes, function, watch)
+}
+
+fn infer_as<F: Fn(&[f32], &mut [f32]) + Send + Sync>(
+    activation: OutputActivation,
+    array: &mut Array,
+    setting: Setting,
+    rules: &[Rule],
+    classes: usize,
+    function: F,
+    watch: &Quiet,
+) -> Result<(Vec<Vec<f32>>, Done, usize), TaskError> {
     let Setting { tile, overlap, batch, edges, blend, held } = setting;
     let bands = array.bands.len();
     let sizes = Sizes {
@@ -133,6 +146,7 @@ fn infer<F: Fn(&[f32], &mut [f32]) + Send + Sync>(
         classes,
         block: (8, 8),
         networks: 2,
+        remote: false,
         writer: 0,
     };
     let plan = Plan::of(&sizes, held.0, held.1);
@@ -142,7 +156,7 @@ fn infer<F: Fn(&[f32], &mut [f32]) + Send + Sync>(
         plan: &plan,
         rules,
         fill: 0.0,
-        activation: OutputActivation::Probability,
+        activation,
         full_batches: false,
         network: "toy",
         classes: &names,
@@ -339,37 +353,16 @@ fn a_failing_source_or_network_or_sink_ends_everything_with_its_own_error() {
         }
     }
     impl Backend for Broken {
-        fn run(&self, _: usize, _: &[f32], _: &mut [f32]) -> Result<(), Fault> {
-            Err(Fault::new("M112", "no"))
+        fn run(&self, _: usize, _: &mut Vec<f32>, _: &mut [f32]) -> Result<(), TaskError> {
+            Err(Fault::new("M112", "no").permanent())
         }
         fn place(&self) -> &str {
             "broken"
         }
     }
-    let axis = |length| Axis::new(length, 16, 4, Edges::Shifted, Blend::Average);
-    let sizes = Sizes {
-        rows: axis(500),
-        columns: axis(500),
-        tile: 16,
-        batch: 1,
-        bands: 1,
-        classes: 1,
-        block: (64, 64),
-        networks: 2,
-        writer: 0,
-    };
-    let plan = Plan::of(&sizes, 1, 64);
-    let (rules, names) = (as_is(1), ["water".to_owned()]);
-    let job = Job {
-        sizes: &sizes,
-        plan: &plan,
-        rules: &rules,
-        fill: 0.0,
-        activation: OutputActivation::Probability,
-        full_batches: false,
-        network: "toy",
-        classes: &names,
-    };
+    let (sizes, names) = (plain_sizes(500, 2), ["water".to_owned()]);
+    let (plan, rules) = (Plan::of(&sizes, 1, 64), as_is(1));
+    let job = plain_job(&sizes, &plan, &rules, &names);
     let network = Network { tile: 16, bands: 1, classes: 1, function: positional(16), runs: AtomicUsize::new(0) };
     let code = |result: Result<Done, TaskError>| match result {
         Err(TaskError::Permanent(fault)) => fault.code.into_owned(),
@@ -383,6 +376,171 @@ fn a_failing_source_or_network_or_sink_ends_everything_with_its_own_error() {
     assert_eq!(code(run(&job, &mut Broken, &[network], &mut rows, &watch)), "R103");
     assert_eq!(code(run(&job, &mut array, &[network, &Broken], &mut rows, &watch)), "M112");
     assert_eq!(code(run(&job, &mut array, &[network, network], &mut Broken, &watch)), "R111");
+}
+
+/// A square raster of one band and one class in tiles of 16.
+fn plain_sizes(side: usize, networks: usize) -> Sizes {
+    let axis = || Axis::new(side, 16, 4, Edges::Shifted, Blend::Average);
+    let (rows, columns) = (axis(), axis());
+    Sizes {
+        rows,
+        columns,
+        tile: 16,
+        batch: 1,
+        bands: 1,
+        classes: 1,
+        block: (64, 64),
+        networks,
+        remote: false,
+        writer: 0,
+    }
+}
+
+fn plain_job<'a>(sizes: &'a Sizes, plan: &'a Plan, rules: &'a [Rule], classes: &'a [String]) -> Job<'a> {
+    Job {
+        sizes,
+        plan,
+        rules,
+        fill: 0.0,
+        activation: OutputActivation::Probability,
+        full_batches: false,
+        network: "toy",
+        classes,
+    }
+}
+
+/// A network that takes for ever, until it is told to stop.
+#[derive(Default)]
+struct Endless {
+    stopped: Mutex<bool>,
+    told: std::sync::Condvar,
+}
+
+impl Backend for Endless {
+    fn run(&self, _: usize, _: &mut Vec<f32>, _: &mut [f32]) -> Result<(), TaskError> {
+        let stopped = self.stopped.lock().unwrap();
+        let _stopped = self.told.wait_while(stopped, |stopped| !*stopped).unwrap();
+        Err(Fault::new("M120", "stopped").transient(None))
+    }
+    fn place(&self) -> &str {
+        "endless"
+    }
+    fn interrupt(&self) {
+        *self.stopped.lock().unwrap() = true;
+        self.told.notify_all();
+    }
+}
+
+#[test]
+fn a_network_that_waits_is_freed_by_the_failure_of_another_which_is_the_one_told() {
+    struct Refuses;
+    impl Backend for Refuses {
+        fn run(&self, _: usize, _: &mut Vec<f32>, _: &mut [f32]) -> Result<(), TaskError> {
+            Err(Fault::new("M125", "refused").permanent())
+        }
+        fn place(&self) -> &str {
+            "refuses"
+        }
+    }
+    let (sizes, names) = (plain_sizes(500, 2), ["water".to_owned()]);
+    let (plan, rules) = (Plan::of(&sizes, 1, 64), as_is(1));
+    let job = plain_job(&sizes, &plan, &rules, &names);
+    let mut rows = Rows { next: 0, values: vec![Vec::new()] };
+    let mut array = Array::new(500, 500, 1, pattern);
+    let error = run(&job, &mut array, &[&Endless::default(), &Refuses], &mut rows, &Quiet::default());
+    assert!(matches!(&error, Err(TaskError::Permanent(fault)) if fault.code == "M125"), "{error:?}");
+}
+
+#[test]
+fn nobody_runs_far_ahead_of_a_network_that_takes_its_time() {
+    struct Late<'a> {
+        ahead: &'a AtomicUsize,
+        most: AtomicUsize,
+    }
+    impl Backend for Late<'_> {
+        fn run(&self, _: usize, _: &mut Vec<f32>, output: &mut [f32]) -> Result<(), TaskError> {
+            let before = self.ahead.load(Ordering::Relaxed);
+            std::thread::sleep(Duration::from_millis(100));
+            self.most.fetch_max(self.ahead.load(Ordering::Relaxed) - before, Ordering::Relaxed);
+            output.fill(0.5);
+            Ok(())
+        }
+        fn place(&self) -> &str {
+            "late"
+        }
+    }
+    // Thousands of tiles, of which the fast network alone could run hundreds meanwhile.
+    let (sizes, names) = (plain_sizes(400, 2), ["water".to_owned()]);
+    let plan = Plan { output_queue: 3, ..Plan::of(&sizes, 1, 64) };
+    let rules = as_is(1);
+    let job = plain_job(&sizes, &plan, &rules, &names);
+    let fast = Network { tile: 16, bands: 1, classes: 1, function: positional(16), runs: AtomicUsize::new(0) };
+    let late = Late { ahead: &fast.runs, most: AtomicUsize::new(0) };
+    let mut rows = Rows { next: 0, values: vec![Vec::new()] };
+    let mut array = Array::new(400, 400, 1, pattern);
+    let watch = Quiet { stop_after: Some(60), ..Quiet::default() };
+    let stopped = run(&job, &mut array, &[&late, &fast], &mut rows, &watch);
+    assert!(matches!(stopped, Err(TaskError::Cancelled)), "{stopped:?}");
+    let (most, window) = (late.most.into_inner(), plan.output_queue + 2);
+    assert!(most > 0 && most <= window, "{most} tiles ahead, {window} may wait");
+}
+
+#[test]
+fn logits_of_classes_become_shares_that_sum_to_one() {
+    // Bands are logits of three classes; large ones must not overflow.
+    let logit = |class: usize, row: usize, column: usize| -> f32 {
+        match class {
+            0 => row as f32 / 10.0 - 2.0,
+            1 => {
+                if column == 7 {
+                    900.0
+                } else {
+                    (column % 5) as f32
+                }
+            }
+            _ => {
+                if row == 9 {
+                    -900.0
+                } else {
+                    0.25
+                }
+            }
+        }
+    };
+    let mut array = Array::new(40, 33, 3, logit);
+    let same = |input: &[f32], output: &mut [f32]| output.copy_from_slice(input);
+    let (got, ..) =
+        infer_as(OutputActivation::ClassLogits, &mut array, SETTING, &as_is(3), 3, same, &Quiet::default()).unwrap();
+    for i in 0..40 * 33 {
+        // numpy: e = exp(x - x.max()); e / e.sum()
+        let x: Vec<f64> = (0..3).map(|class| f64::from(logit(class, i / 33, i % 33))).collect();
+        let most = x.iter().copied().fold(f64::MIN, f64::max);
+        let e: Vec<f64> = x.iter().map(|x| (x - most).exp()).collect();
+        for class in 0..3 {
+            let expected = e[class] / e.iter().sum::<f64>();
+            let off = (f64::from(got[class][i]) - expected).abs();
+            assert!(off < 1e-6, "class {class} at {i}: {} is not {expected}", got[class][i]);
+        }
+        assert!((got.iter().map(|class| class[i]).sum::<f32>() - 1.0).abs() < 1e-5);
+    }
+}
+
+#[test]
+fn a_logit_of_a_class_that_is_no_number_is_refused_with_its_place() {
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        for class in 0..2 {
+            let mut array = Array::new(50, 50, 1, pattern);
+            let network = |_: &[f32], output: &mut [f32]| {
+                output.fill(0.5);
+                output[class * 256 + 5 * 16 + 3] = bad;
+            };
+            let error =
+                infer_as(OutputActivation::ClassLogits, &mut array, SETTING, &as_is(1), 2, network, &Quiet::default());
+            let Err(TaskError::Permanent(fault)) = error else { panic!("{bad}") };
+            let place = format!("gave {bad} for class `class {class}` at row 5, column 3");
+            assert!(fault.code == "M110" && fault.message.contains(&place), "{fault}");
+        }
+    }
 }
 
 #[test]

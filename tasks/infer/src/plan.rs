@@ -41,6 +41,8 @@ pub(crate) struct Sizes {
     pub block: (usize, usize),
     /// How many networks run side by side.
     pub networks: usize,
+    /// Whether they run elsewhere: each holds what it sends and what comes back once more.
+    pub remote: bool,
     /// What the writer and GDAL's block cache hold, bytes.
     pub writer: u64,
 }
@@ -114,7 +116,8 @@ impl Plan {
         let output_queue = (OUTPUT_QUEUE_BYTES / output_tile.max(1)).clamp(2, 256) as usize;
         let inputs = input_tile * (INPUT_QUEUE + sizes.networks + 1) as u64;
         let outputs = output_tile * (output_queue + 2 * sizes.networks + 1) as u64;
-        let bytes = panel + reading + mosaic + writing + inputs + outputs + sizes.writer;
+        let travelling = if sizes.remote { (input_tile + output_tile) * sizes.networks as u64 } else { 0 };
+        let bytes = panel + reading + mosaic + writing + inputs + outputs + travelling + sizes.writer;
         Self { group, rows, chunk, width, slab, input_queue: INPUT_QUEUE, output_queue, bytes }
     }
 }
@@ -147,6 +150,7 @@ mod tests {
             classes,
             block: (512, 512),
             networks: 2,
+            remote: false,
             writer: 96 << 20,
         }
     }
@@ -161,6 +165,10 @@ mod tests {
         assert_eq!(large, taller);
         let wider = Plan::new(&sizes(11_000, 60_000, 256, 10, 1), memory).unwrap();
         assert!(wider.bytes <= memory.0, "{wider:?}");
+        // Sixteen requests in flight to a server, four tiles each.
+        let served = Sizes { networks: 16, remote: true, batch: 4, ..sizes(11_000, 11_000, 256, 10, 1) };
+        let served = Plan::new(&served, memory).unwrap();
+        assert!(served.bytes <= memory.0 && served.group > 1, "{served:?}");
     }
 
     #[test]

@@ -8,11 +8,12 @@ use swath_geo::{BandInfo, GeoError, Pixel, PixelWindow, Raster, RasterInfo};
 use swath_kinds::{Cog, Model as ModelFolder, ModelManifest, Normalisation, Stretch, StretchFile};
 use swath_task::{Artifact, Bytes, Context, Fault, LocalPath, Needs, Problem, Purity, Task, TaskError};
 
+use crate::backend::{Backend, Opened};
 use crate::model::Model;
 use crate::pipeline::{self, Done, Job, Watch};
 use crate::plan::{Plan, Sizes};
 use crate::prepare::{Rule, Source, Window};
-use crate::session::{Backend, OrtBackend, lanes};
+use crate::serving::{BackendChoice, DeviceChoice, Serving, Triton};
 use crate::tiling::{Axis, Blend, Edges};
 use crate::write::{self, Writer};
 
@@ -34,8 +35,8 @@ pub struct Segment {
     /// Pixels that neighbouring tiles share; at most seven eighths of a tile.
     #[serde(default = "default_overlap")]
     pub overlap: u32,
-    /// Tiles given to the network at once: a number, or `auto` (what the network was exported for, else 1, which is
-    /// fastest on CPUs).
+    /// Tiles given to the network at once: a number, or `auto` (what the network was exported for, else what suits: 1 on
+    /// CPUs and for servers that gather requests themselves).
     #[serde(default)]
     pub batch: Batch,
     /// How overlapping tiles become one value.
@@ -50,13 +51,19 @@ pub struct Segment {
     /// Most memory for pixels on their way, reading and writing included; the network's own comes on top.
     #[serde(default = "default_memory")]
     pub memory: Bytes,
-    /// Threads of the network. Default: as many cores as the step has.
+    /// Threads of the network, where it runs in this process on the CPU. Default: as many cores as the step has.
     #[serde(default)]
     #[schemars(range(min = 1, max = 1024))]
     pub threads: Option<u32>,
     /// What computes.
     #[serde(default)]
     pub backend: BackendChoice,
+    /// What ONNX Runtime computes on: `auto` (the GPU that the step holds, else the CPU), `cpu`, `cuda:N` or `tensorrt:N`.
+    #[serde(default)]
+    pub device: DeviceChoice,
+    /// The model server: `{ url: grpc://host:8001 }`, see `docs/serving.md`.
+    #[serde(default)]
+    pub triton: Triton,
     /// Accept a raster whose pixels differ by more than 10 % from the size the network was trained at.
     #[serde(default)]
     pub allow_gsd: bool,
@@ -106,17 +113,6 @@ pub enum Values {
     Uint8,
     /// 0 to 50000 with scale 0.00002; no-data is 65535. Half of the size.
     Uint16,
-}
-
-/// What computes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum BackendChoice {
-    /// What there is: ONNX Runtime on the CPU.
-    #[default]
-    Auto,
-    /// ONNX Runtime on the CPU.
-    Ort,
 }
 
 /// What `infer.segment` reads.
@@ -169,10 +165,15 @@ impl Task for Segment {
         {
             problems.push(Problem::new("/threads", format!("`threads` is {threads}, which is not from 1 to 1024")));
         }
+        self.triton.problems(&mut problems);
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 
     fn needs(&self) -> Needs {
+        if self.backend == BackendChoice::Triton {
+            // Another machine computes; tiles are cut and put together here.
+            return Needs::new(1.0, Bytes(self.memory.0.saturating_add(CLIENT_MEMORY)));
+        }
         let cpu = self.threads.map_or(Needs::ALL_CORES, |threads| threads as f32);
         Needs::new(cpu, Bytes(self.memory.0.saturating_add(NETWORK_MEMORY)))
     }
@@ -201,7 +202,7 @@ impl Task for Segment {
         let (settings, path) = (self.clone(), draft.path().to_owned());
         let done = ctx
             .blocking(move |ctx| {
-                let work = Work::prepare(&settings, &model, &raster, stretch.as_deref(), ctx.cpus())?;
+                let work = Work::prepare(&settings, &model, &raster, stretch.as_deref(), ctx)?;
                 work.run(&path, ctx)
             })
             .await?;
@@ -212,6 +213,9 @@ impl Task for Segment {
 
 /// What a usual network takes on top of `memory`: weights and activations of one tile.
 const NETWORK_MEMORY: u64 = 512 << 20;
+
+/// What a client of a model server takes on top of `memory`.
+const CLIENT_MEMORY: u64 = 128 << 20;
 
 /// The pixel sizes of raster and training may differ by this share.
 const GSD_TOLERANCE: f64 = 0.1;
@@ -233,7 +237,8 @@ struct Work {
     bands: Vec<usize>,
     rules: Vec<Rule>,
     fill: f32,
-    networks: Vec<OrtBackend>,
+    networks: Vec<Box<dyn Backend>>,
+    full_batches: bool,
     sizes: Sizes,
     plan: Plan,
     threads: usize,
@@ -245,7 +250,7 @@ impl Work {
         model: &Path,
         raster: &Path,
         stretch: Option<&Path>,
-        cpus: usize,
+        ctx: &Context,
     ) -> Result<Self, TaskError> {
         let model = Model::open(model)?;
         let manifest = model.manifest.clone();
@@ -256,15 +261,17 @@ impl Work {
         let limits = stretch.map(|path| read_stretch(path, &manifest)).transpose()?;
         let (rules, fill) = rules(&manifest, info, &bands, limits.as_ref());
         let tile = choose_tile(settings, &manifest)?;
-        let threads = settings.threads.map_or(cpus, |threads| threads as usize);
-        let networks = match settings.backend {
-            BackendChoice::Auto | BackendChoice::Ort => OrtBackend::open_lanes(&model, tile as usize, &lanes(threads))?,
-        };
-        let fixed_batch = networks.iter().find_map(OrtBackend::fixed_batch);
-        let batch = choose_batch(settings, fixed_batch)?;
+        let threads = settings.threads.map_or(ctx.cpus(), |threads| threads as usize);
+        let serving = Serving { backend: settings.backend, device: settings.device, triton: &settings.triton };
+        let opened = Opened::open(&serving, &model, tile as usize, threads, ctx)?;
+        let (fixed_batch, remote) = (opened.fixed_batch(), opened.is_remote());
+        let batch = choose_batch(settings, fixed_batch, opened.usual_batch())?;
+        opened.check_batch(batch)?;
+        let requests = settings.triton.requests.map(|requests| requests as usize);
+        let mut networks = opened.networks(batch, requests);
         let axis = |length| Axis::new(length, tile as usize, settings.overlap as usize, settings.edges, settings.blend);
         let classes = manifest.classes.len();
-        let sizes = Sizes {
+        let mut sizes = Sizes {
             rows: axis(info.height),
             columns: axis(info.width),
             tile: tile as usize,
@@ -273,11 +280,22 @@ impl Work {
             classes,
             block: info.block,
             networks: networks.len(),
+            remote,
             writer: BLOCK_CACHE + write::held(info.width, classes, threads),
         };
-        let plan = Plan::new(&sizes, settings.memory)?;
-        tracing::debug!(?plan, threads, batch, "planned");
-        Ok(Self { settings: settings.clone(), manifest, raster, bands, rules, fill, networks, sizes, plan, threads })
+        let plan = loop {
+            match Plan::new(&sizes, settings.memory) {
+                // Fewer requests in flight are slower, and fit.
+                Err(_) if remote && requests.is_none() && networks.len() > 1 => {
+                    networks.pop();
+                    sizes.networks = networks.len();
+                }
+                plan => break plan?,
+            }
+        };
+        tracing::debug!(?plan, threads, batch, networks = networks.len(), "planned");
+        let (settings, full_batches) = (settings.clone(), fixed_batch.is_some());
+        Ok(Self { settings, manifest, raster, bands, rules, fill, networks, full_batches, sizes, plan, threads })
     }
 
     fn run(self, path: &Path, ctx: &Context) -> Result<Done, TaskError> {
@@ -291,19 +309,22 @@ impl Work {
             metadata(&self.settings, &self.manifest),
             self.threads,
         )?;
-        let networks: Vec<&dyn Backend> = self.networks.iter().map(|network| network as &dyn Backend).collect();
+        let networks: Vec<&dyn Backend> = self.networks.iter().map(AsRef::as_ref).collect();
         let job = Job {
             sizes: &self.sizes,
             plan: &self.plan,
             rules: &self.rules,
             fill: self.fill,
             activation: self.manifest.activation,
-            full_batches: self.networks.iter().any(|network| network.fixed_batch().is_some()),
+            full_batches: self.full_batches,
             network: networks.first().map_or("", |network| network.place()),
             classes: &self.manifest.classes,
         };
         let mut source = Bands { raster: self.raster, bands: self.bands, integers: Vec::new() };
         let done = pipeline::run(&job, &mut source, &networks, &mut sink, &Watched(ctx))?;
+        if let Some(network) = networks.first() {
+            network.confirm()?;
+        }
         sink.finish()?;
         if done.tiles == 0 {
             tracing::warn!(raster = %source.raster.info().name, "the raster holds no data: nothing was predicted");
@@ -452,9 +473,9 @@ fn choose_tile(settings: &Segment, manifest: &ModelManifest) -> Result<u32, Faul
     }
 }
 
-fn choose_batch(settings: &Segment, fixed_batch: Option<usize>) -> Result<usize, Fault> {
+fn choose_batch(settings: &Segment, fixed_batch: Option<usize>, usual: usize) -> Result<usize, Fault> {
     match (settings.batch, fixed_batch) {
-        (Batch::Auto(_), fixed) => Ok(fixed.unwrap_or(1)),
+        (Batch::Auto(_), fixed) => Ok(fixed.unwrap_or(usual)),
         (Batch::Count(count), Some(fixed)) if count as usize != fixed => {
             let message = format!("the network was exported for batches of {fixed} tiles, not {count}");
             Err(Fault::new("M115", message).help("leave out `batch`, or export the network with a free batch"))

@@ -1,42 +1,32 @@
-//! What computes: a network behind a small trait, and ONNX Runtime as its one implementation so far.
+//! The network in ONNX Runtime, in this process.
 //!
-//! A session is shared within the process by all that use the same network with the same number of threads, so that a
-//! step lifted over a list loads it once. It is dropped with its last user.
+//! A session is shared within the process by all that use the same network with the same number of threads on the same
+//! device, so that a step lifted over a list loads it once. It is dropped with its last user.
 //!
 //! Threads are spread over two sessions side by side: the threads of one wait for each other at the end of every
-//! operator, those of two do not, and while one tile is between operators the other keeps the cores busy.
+//! operator, those of two do not, and while one tile is between operators the other keeps the cores busy. On a GPU the one
+//! computes while the tiles of the other travel.
 
 use std::collections::HashMap;
 use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
-use ort::logging::LogLevel;
-use ort::session::{RunOptions, Session, builder::GraphOptimizationLevel, builder::SessionBuilder};
+use ort::session::{RunOptions, Session};
 use ort::value::{Outlet, TensorElementType, TensorRef, ValueType};
 use swath_kinds::TensorSpec;
-use swath_task::{Digest, Fault};
+use swath_onnxruntime::Device;
+use swath_task::{Digest, Fault, TaskError};
 
-use crate::library::environment;
+use crate::backend::Backend;
 use crate::model::Model;
 
-/// A network that turns tiles into numbers.
-///
-/// # Contract
-/// - `run` reads `batch * input_channels * tile * tile` numbers and writes `batch * output_channels * tile * tile`,
-///   both `[batch, channel, row, column]`. It may be called from one thread at a time.
-/// - After `interrupt`, a `run` in progress ends soon, with an error.
-pub(crate) trait Backend: Send + Sync {
-    /// Runs `batch` tiles.
-    fn run(&self, batch: usize, input: &[f32], output: &mut [f32]) -> Result<(), Fault>;
-    /// Where it lies, for messages.
-    fn place(&self) -> &str;
-    /// Ends a `run` in progress and those to come.
-    fn interrupt(&self) {}
-}
-
 /// How threads are spread over sessions.
-pub(crate) fn lanes(threads: usize) -> Vec<usize> {
-    if threads < 2 { vec![1] } else { vec![threads.div_ceil(2), threads / 2] }
+fn lanes(threads: usize, device: Device) -> Vec<usize> {
+    match device {
+        Device::Cpu if threads < 2 => vec![1],
+        Device::Cpu => vec![threads.div_ceil(2), threads / 2],
+        Device::Cuda(_) | Device::TensorRt(_) => vec![1, 1],
+    }
 }
 
 /// A network loaded into ONNX Runtime, for tiles of one size.
@@ -54,23 +44,29 @@ pub(crate) struct OrtBackend {
 impl OrtBackend {
     /// Loads a network, or finds it loaded, and checks its ends against the manifest and the tile. Two backends with
     /// different `lane`s run side by side; with the same, one waits for the other.
-    pub fn open(model: &Model, tile: usize, threads: usize, lane: usize) -> Result<Self, Fault> {
-        let session = shared_session(model, threads, lane)?;
-        let place = model.folder.join(&model.manifest.file).display().to_string();
+    fn open(
+        model: &Model,
+        network: &[u8],
+        tile: usize,
+        (threads, device): (usize, Device),
+        lane: usize,
+    ) -> Result<Self, Fault> {
+        let place = model.network_place();
+        let session = shared_session(model, network, (threads, device), lane)?;
         let fixed_batch = check_ends(&lock(&session), model, &place, tile)?;
         let options = RunOptions::new().map_err(|error| not_run(&place, &error.to_string()))?;
         let (input, output) = (model.manifest.input.clone(), model.manifest.output.clone());
         Ok(Self { session, options, place, input, output, tile, fixed_batch })
     }
 
-    /// Opens one backend a lane, with as many threads each as given, at the same time.
-    pub fn open_lanes(model: &Model, tile: usize, threads: &[usize]) -> Result<Vec<Self>, Fault> {
+    /// Opens as many as run well side by side with so many threads, at the same time.
+    pub fn open_lanes(model: &Model, tile: usize, threads: usize, device: Device) -> Result<Vec<Self>, Fault> {
+        let network = &model.network()?;
         std::thread::scope(|scope| {
-            let open = |(lane, threads): (usize, &usize)| {
-                let threads = *threads;
-                scope.spawn(move || Self::open(model, tile, threads, lane))
+            let open = |(lane, threads): (usize, usize)| {
+                scope.spawn(move || Self::open(model, network, tile, (threads, device), lane))
             };
-            let opening: Vec<_> = threads.iter().enumerate().map(open).collect();
+            let opening: Vec<_> = lanes(threads, device).into_iter().enumerate().map(open).collect();
             opening.into_iter().map(|lane| lane.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
         })
     }
@@ -82,17 +78,19 @@ impl OrtBackend {
 }
 
 impl Backend for OrtBackend {
-    fn run(&self, batch: usize, input: &[f32], output: &mut [f32]) -> Result<(), Fault> {
+    fn run(&self, batch: usize, input: &mut Vec<f32>, output: &mut [f32]) -> Result<(), TaskError> {
         let failed = |error: ort::Error| not_run(&self.place, error.message());
         let shape = |channels: u32| [batch, channels as usize, self.tile, self.tile];
-        let tensor = TensorRef::from_array_view((shape(self.input.channels), input)).map_err(failed)?;
+        let expected = shape(self.input.channels);
+        let input = &input[..expected.iter().product()];
+        let tensor = TensorRef::from_array_view((expected, input)).map_err(failed)?;
         let mut session = lock(&self.session);
         let values = ort::inputs![self.input.name.as_str() => tensor];
         let outputs = session.run_with_options(values, &self.options).map_err(failed)?;
         let (got, numbers) = outputs[self.output.name.as_str()].try_extract_tensor::<f32>().map_err(failed)?;
         let expected = shape(self.output.channels);
         if !got.iter().copied().eq(expected.iter().map(|n| *n as i64)) || numbers.len() != output.len() {
-            return Err(mismatch(&self.place, &format!("its output has shape {got:?}, not {expected:?}")));
+            return Err(mismatch(&self.place, &format!("its output has shape {got:?}, not {expected:?}")).permanent());
         }
         output.copy_from_slice(numbers);
         Ok(())
@@ -108,17 +106,22 @@ impl Backend for OrtBackend {
     }
 }
 
-/// By digest of the network, threads and lane.
-type Sessions = HashMap<(Digest, usize, usize), Arc<Mutex<Weak<Mutex<Session>>>>>;
+/// By digest of the network, threads, device and lane.
+type Sessions = HashMap<(Digest, usize, Device, usize), Arc<Mutex<Weak<Mutex<Session>>>>>;
 
-fn shared_session(model: &Model, threads: usize, lane: usize) -> Result<Arc<Mutex<Session>>, Fault> {
+fn shared_session(
+    model: &Model,
+    network: &[u8],
+    (threads, device): (usize, Device),
+    lane: usize,
+) -> Result<Arc<Mutex<Session>>, Fault> {
     static SESSIONS: Mutex<Option<Sessions>> = Mutex::new(None);
     let place = {
         let mut sessions = lock(&SESSIONS);
         let sessions = sessions.get_or_insert_default();
         // A place that somebody else holds is being looked at, and stays.
         sessions.retain(|_, place| Arc::strong_count(place) > 1 || lock(place).strong_count() > 0);
-        sessions.entry((model.manifest.digest, threads, lane)).or_default().clone()
+        sessions.entry((model.manifest.digest, threads, device, lane)).or_default().clone()
     };
     // Held while loading: who comes second waits for the session instead of loading the network again. Other networks
     // and lanes load meanwhile.
@@ -126,7 +129,8 @@ fn shared_session(model: &Model, threads: usize, lane: usize) -> Result<Arc<Mute
     if let Some(session) = place.upgrade() {
         return Ok(session);
     }
-    let session = Arc::new(Mutex::new(load(model, threads)?));
+    let opened = swath_onnxruntime::open_on(network, &model.network_place(), threads, device)?;
+    let session = Arc::new(Mutex::new(opened));
     *place = Arc::downgrade(&session);
     Ok(session)
 }
@@ -134,32 +138,6 @@ fn shared_session(model: &Model, threads: usize, lane: usize) -> Result<Arc<Mute
 /// Locks, after a panic as well: neither a session nor the list of them is left half-written by one.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-}
-
-fn load(model: &Model, threads: usize) -> Result<Session, Fault> {
-    let environment = environment()?;
-    let refused = |reason: &str| {
-        let path = model.folder.join(&model.manifest.file);
-        let message = format!("ONNX Runtime refuses the network `{}`: {reason}", path.display());
-        Fault::new("M107", message)
-            .help("export it with standard operators and an operator set that this ONNX Runtime knows")
-    };
-    let builder = Session::builder(environment).map_err(|error| refused(error.message()))?;
-    let mut builder = configure(builder, threads).map_err(|reason| refused(&reason))?;
-    builder.commit_from_memory(&model.network).map_err(|error| refused(error.message()))
-}
-
-fn configure(builder: SessionBuilder, threads: usize) -> Result<SessionBuilder, String> {
-    fn text(error: ort::Error<SessionBuilder>) -> String {
-        error.message().to_owned()
-    }
-    let builder = builder.with_intra_threads(threads).map_err(text)?;
-    let builder = builder.with_inter_threads(1).map_err(text)?;
-    let builder = builder.with_optimization_level(GraphOptimizationLevel::All).map_err(text)?;
-    // Reading and writing run beside the network on the same cores: threads that wait must not burn them.
-    let builder = builder.with_intra_op_spinning(false).map_err(text)?;
-    let builder = builder.with_log_level(LogLevel::Warning).map_err(text)?;
-    builder.with_config_entry("session.load_model_format", "ONNX").map_err(text)
 }
 
 /// Checks names, number, type and shape of what goes in and comes out. Returns the batch when it is fixed.
@@ -243,7 +221,7 @@ mod tests {
         [vec![1 << 3, 8], field(7, &graph), field(8, &[2 << 3, 13])].concat()
     }
 
-    fn model(name: &str) -> Model {
+    fn model(name: &str) -> (Model, Vec<u8>) {
         let network = identity(name);
         let manifest = serde_json::json!({
             "name": name, "version": 1, "about": "", "file": "1/model.onnx", "digest": Digest::of(&network),
@@ -251,16 +229,16 @@ mod tests {
             "input": { "name": "x", "channels": 1 }, "output": { "name": "y", "channels": 1 },
             "activation": "probability", "tile": { "size": 4, "multiple_of": 1 }, "classes": ["a"], "gsd": 1.0
         });
-        Model { folder: name.into(), manifest: serde_json::from_value(manifest).unwrap(), network }
+        (Model { folder: name.into(), manifest: serde_json::from_value(manifest).unwrap() }, network)
     }
 
     #[test]
     fn a_network_is_loaded_once_for_all_who_use_it_and_dropped_with_the_last() {
-        let model = model("shared");
-        let first = OrtBackend::open(&model, 4, 1, 0).unwrap();
-        let second = OrtBackend::open(&model, 8, 1, 0).unwrap();
+        let (model, network) = model("shared");
+        let open = |tile, threads| OrtBackend::open(&model, &network, tile, (threads, Device::Cpu), 0).unwrap();
+        let (first, second) = (open(4, 1), open(8, 1));
         assert!(Arc::ptr_eq(&first.session, &second.session));
-        let more_threads = OrtBackend::open(&model, 4, 2, 0).unwrap();
+        let more_threads = open(4, 2);
         assert!(!Arc::ptr_eq(&first.session, &more_threads.session));
         let weak = Arc::downgrade(&first.session);
         drop((first, second));
@@ -269,13 +247,16 @@ mod tests {
 
     #[test]
     fn an_interrupted_backend_runs_no_more_and_the_others_do() {
-        let model = model("interrupted");
-        let (one, other) = (OrtBackend::open(&model, 4, 1, 0).unwrap(), OrtBackend::open(&model, 4, 1, 0).unwrap());
-        let (input, mut output) = ([0.25; 16], [0.0; 16]);
-        one.run(1, &input, &mut output).unwrap();
+        let (model, network) = model("interrupted");
+        let open = || OrtBackend::open(&model, &network, 4, (1, Device::Cpu), 0).unwrap();
+        let (one, other) = (open(), open());
+        let (mut input, mut output) = (vec![0.25; 16], [0.0; 16]);
+        one.run(1, &mut input, &mut output).unwrap();
         assert_eq!(input, output);
         one.interrupt();
-        assert_eq!(one.run(1, &input, &mut output).unwrap_err().code, "M112");
-        other.run(1, &input, &mut output).unwrap();
+        assert!(
+            matches!(one.run(1, &mut input, &mut output), Err(TaskError::Permanent(fault)) if fault.code == "M112")
+        );
+        other.run(1, &mut input, &mut output).unwrap();
     }
 }

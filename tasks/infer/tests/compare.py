@@ -54,7 +54,7 @@ for case in json.load(open(sys.argv[1])):
     for top in rows:
         for left in columns:
             piece = padded[None, :, top : top + tile, left : left + tile]
-            y = session.run(None, {"image": np.repeat(piece, batch, 0)})[0][0].astype("f8")
+            y = session.run(None, {session.get_inputs()[0].name: np.repeat(piece, batch, 0)})[0][0].astype("f8")
             if case["activation"] == "logits":
                 y = 1 / (1 + np.exp(-y))
             if np.isscalar(total):

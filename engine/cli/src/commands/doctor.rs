@@ -36,6 +36,16 @@ pub(crate) fn run(global: &Global) -> Result<ExitCode, Failure> {
     Ok(if missing > 0 { ExitCode::from(1) } else { ExitCode::SUCCESS })
 }
 
+/// The same about tasks and services, for those who ask a server over HTTP; and whether nothing is missing.
+pub(crate) fn page() -> (bool, String) {
+    let findings = findings();
+    let line = |finding: &Finding| match &finding.found {
+        Ok(found) => format!("ok       {:14} {found}\n", finding.name),
+        Err(reason) => format!("missing  {:14} {reason}\n", finding.name),
+    };
+    (findings.iter().all(|finding| finding.found.is_ok()), findings.iter().map(line).collect())
+}
+
 fn store(global: &Global) -> Finding {
     if global.store.is_none() && matches!(super::has_store(&global.home), Ok(false)) {
         let found = format!("none yet in `{}`: the first run makes one", global.home.display());

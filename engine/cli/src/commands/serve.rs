@@ -67,7 +67,7 @@ pub(crate) fn run(global: &Global, command: Serve, catalogue: Arc<Catalogue>) ->
             }
         }
         let stopped = told_to_stop(global.quiet);
-        let served = swath_control::serve(fleet, exporting.page(), listener, rules, stopped).await;
+        let served = swath_control::serve(fleet, exporting.page(), super::doctor::page, listener, rules, stopped).await;
         logs.finish().await;
         attempt_logs::sent(exporting).await;
         session.store.close().await;

@@ -198,6 +198,8 @@ async fn a_run_is_started_watched_listed_and_read() {
     assert!(tasks.into_inner().tasks.iter().any(|task| task.name == "raster.composite" && !task.about.is_empty()));
     assert!(serving.http("/healthz").starts_with("HTTP/1.1 200"), "{}", serving.http("/healthz"));
     assert!(serving.http("/readyz").ends_with("ready\n"));
+    let doctor = serving.http("/doctor");
+    assert!(doctor.starts_with("HTTP/1.1 200") && doctor.contains("Triton         not used"), "{doctor}");
     // What the server ran is there for the command line too.
     let (_, shown) = place.json(&["show", &run.id]);
     assert_eq!(shown["run"]["state"], "completed");

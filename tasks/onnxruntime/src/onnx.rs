@@ -10,7 +10,7 @@ const DEEPEST: usize = 64;
 
 /// Why a network file is refused before it is loaded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Refusal {
+pub enum Refusal {
     /// Nothing in it.
     #[error("it is empty")]
     Empty,
@@ -81,7 +81,7 @@ impl Message {
 }
 
 /// Walks a network file. `Ok` when it is a whole ONNX file that names no other file.
-pub(crate) fn inspect(bytes: &[u8]) -> Result<(), Refusal> {
+pub fn inspect(bytes: &[u8]) -> Result<(), Refusal> {
     if bytes.is_empty() {
         return Err(Refusal::Empty);
     }

@@ -1,0 +1,102 @@
+//! The weights that a network was made from, run by burn in this process: no ONNX, nothing but Rust.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use burn::tensor::{Device, Tensor, TensorData};
+use rayon::{ThreadPool, ThreadPoolBuilder};
+use serde::Deserialize;
+use swath_nets::{Network, Output};
+use swath_task::{Fault, TaskError, panic_fault};
+
+use crate::backend::Backend;
+use crate::model::Model;
+
+/// A network in burn, for tiles of one size.
+pub(crate) struct WeightsBackend {
+    network: Mutex<swath_nets::Model>,
+    threads: ThreadPool,
+    place: String,
+    channels: usize,
+    classes: usize,
+    tile: usize,
+    stopped: AtomicBool,
+}
+
+impl WeightsBackend {
+    /// Reads the weights of a model folder and checks what they are the weights of against the manifest.
+    pub fn open(model: &Model, tile: usize, threads: usize) -> Result<Self, Fault> {
+        let (path, told) = model.weights()?;
+        let wrong = |reason: String| {
+            Fault::new("M127", format!("the weights `{}` cannot be run: {reason}", path.display()))
+                .help("export the model again with `onnx.export`, or take `backend: ort`")
+        };
+        let network = Network::deserialize(told).map_err(|error| wrong(format!("`checkpoint.network`: {error}")))?;
+        let manifest = &model.manifest;
+        let (channels, classes) = (manifest.input.channels as usize, manifest.output.channels as usize);
+        if network.output() != Output::Pixels {
+            return Err(wrong("their network tells of whole images, not of pixels".to_owned()));
+        }
+        if (network.in_channels(), network.classes()) != (channels, classes) {
+            return Err(wrong(format!(
+                "their network has {} channels in and {} out, the manifest {channels} and {classes}",
+                network.in_channels(),
+                network.classes()
+            )));
+        }
+        let loaded = network.init(&Device::flex()).and_then(|network| network.load(&path));
+        let threads = ThreadPoolBuilder::new().num_threads(threads).thread_name(|_| "infer-burn".to_owned()).build();
+        Ok(Self {
+            network: Mutex::new(loaded.map_err(|error| wrong(error.to_string()))?),
+            threads: threads.map_err(|error| wrong(error.to_string()))?,
+            place: path.display().to_string(),
+            channels,
+            classes,
+            tile,
+            stopped: AtomicBool::new(false),
+        })
+    }
+
+    fn forward(&self, batch: usize, numbers: Vec<f32>) -> Result<TensorData, String> {
+        let images = TensorData::new(numbers, [batch, self.channels, self.tile, self.tile]);
+        let network = self.network.lock().unwrap_or_else(PoisonError::into_inner);
+        let logits = network.forward(Tensor::<4>::from_data(images, &Device::flex()));
+        let (got, expected) = (logits.dims(), [batch, self.classes, self.tile, self.tile]);
+        if got == expected {
+            Ok(logits.into_data())
+        } else {
+            Err(format!("its output has shape {got:?}, not {expected:?}"))
+        }
+    }
+}
+
+impl Backend for WeightsBackend {
+    fn run(&self, batch: usize, input: &mut Vec<f32>, output: &mut [f32]) -> Result<(), TaskError> {
+        if self.stopped.load(Ordering::Relaxed) {
+            return Err(TaskError::Cancelled);
+        }
+        let held = input.len();
+        let mut numbers = std::mem::take(input);
+        numbers.truncate(batch * self.channels * self.tile * self.tile);
+        // burn panics where shapes do not fit, as in a network that halves a tile which cannot be.
+        let done = self.threads.install(|| catch_unwind(AssertUnwindSafe(|| self.forward(batch, numbers))));
+        *input = vec![0.0; held];
+        let not_run = |reason: String| {
+            Fault::new("M129", format!("burn could not run the weights `{}`: {reason}", self.place))
+                .help("check `tile` of the manifest, or take `backend: ort`")
+        };
+        let data = done.unwrap_or_else(|panic| Err(panic_fault(panic).message)).map_err(not_run)?;
+        let numbers = data.as_slice::<f32>().map_err(|error| not_run(error.to_string()))?;
+        output.copy_from_slice(numbers);
+        Ok(())
+    }
+
+    fn place(&self) -> &str {
+        &self.place
+    }
+
+    fn interrupt(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+    }
+}
