@@ -216,9 +216,20 @@ def detect():
         "3 x, 128 MiB, equal", other / wall >= 3 and high < 128 and equal, f"{high:.0f} / {min(max(p['peak_mib'] for p in seen) for seen in peers.values())} MiB")
 
 
+def train():
+    ours, peers = [], []
+    for _ in range(ROUNDS):
+        ours.append(Once(f"{RELEASE}/examples/train_bench", "3", THREADS).said)
+        peers.append(Once(".tools/torch/bin/python", "tasks/train/examples/train_bench.py", "3", THREADS).said)
+    seconds = [median([once["median_seconds"] for once in side]) for side in (ours, peers)]
+    memory = [max(once["peak_mib"] for once in side) for side in (ours, peers)]
+    row("training step, UNet ResNet-34, 4 x 10 x 256 x 256", f"{seconds[0]:.2f} s", f"PyTorch {seconds[1]:.2f} s",
+        f"{seconds[1] / seconds[0]:.2f} x", "", None, f"{memory[0]} / {memory[1]} MiB")
+
+
 def main():
     parts = {"engine": engine, "server": server, "start": start, "composite": composite, "inference": inference,
-             "serving": serving, "detect": detect}
+             "serving": serving, "train": train, "detect": detect}
     chosen = sys.argv[1:] or list(parts)
     if unknown := [part for part in chosen if part not in parts]:
         sys.exit(f"no such part: {', '.join(unknown)}; there are {', '.join(parts)}")

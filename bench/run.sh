@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures Swath against peers, in turns within the same run, and prints a table. `make bench` calls it.
 #
-#   bench/run.sh [engine] [server] [start] [composite] [inference] [serving] [detect]      all of them when none is named
+#   bench/run.sh [engine] [server] [start] [composite] [inference] [serving] [train] [detect]    all when none is named
 #
 #   SWATH_BENCH_ROUNDS=3   how often each pair is measured; medians are shown
 #   SWATH_BENCH_LARGE=1    also the composite of 9 times the area: 6 GiB of disk and some minutes more
@@ -33,8 +33,9 @@ python=.tools/bench/rasters/bin/python
 
 # --- Swath ------------------------------------------------------------------------------------------------------------
 say "building with optimisations"
-SWATH_BENCH_STEPS="$(cargo build --release -p swath -p swath-infer -p swath-detect -p swath-host --bin swath \
-    --example infer_bench --example serve_bench --example detect_bench --bench steps --message-format=json-render-diagnostics |
+SWATH_BENCH_STEPS="$(cargo build --release -p swath -p swath-infer -p swath-detect -p swath-train -p swath-host --bin swath \
+    --example infer_bench --example serve_bench --example train_bench --example detect_bench --bench steps \
+    --message-format=json-render-diagnostics |
     sed -n 's/.*"name":"steps".*"executable":"\([^"]*\)".*/\1/p')"
 export SWATH_BENCH_STEPS
 

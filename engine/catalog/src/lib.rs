@@ -14,6 +14,7 @@ pub const BUILTIN: &[&[TaskDef]] = &[
     swath_stac::TASKS,
     swath_raster::TASKS,
     swath_labels::TASKS,
+    swath_train::TASKS,
     swath_infer::TASKS,
     swath_detect::TASKS,
     swath_stores::TASKS,

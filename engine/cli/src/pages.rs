@@ -42,7 +42,7 @@ mod tests {
                 let text = text.split("#[cfg(test)]").next().unwrap_or_default();
                 for part in text.split('"') {
                     let code = part.len() == 4
-                        && part.starts_with(|c: char| "FESRMDCXLK".contains(c))
+                        && part.starts_with(|c: char| "FESRMDCXLKN".contains(c))
                         && part[1..].bytes().all(|b| b.is_ascii_digit());
                     if code {
                         used.entry(part.to_owned()).or_insert_with(|| path.display().to_string());

@@ -42,6 +42,8 @@ pub(crate) struct AttemptEnd {
     pub figures: Figures,
     /// Instances that ran and that were reused below a sub-flow; `None` for a task.
     pub below: Option<(u64, u64)>,
+    /// What it may have left for attempts after it.
+    pub kept: Option<PathBuf>,
 }
 
 /// Why it did not succeed.
@@ -80,6 +82,7 @@ pub(crate) async fn run(engine: &Arc<Engine>, task: Arc<dyn ErasedTask>, attempt
         run: attempt.run.clone(),
         id: attempt.id.clone(),
         scratch: OnceLock::new(),
+        keep: OnceLock::new(),
         engine: engine.clone(),
         figures: Mutex::default(),
         span: tracing::Span::current(),
@@ -131,7 +134,8 @@ pub(crate) async fn run(engine: &Arc<Engine>, task: Arc<dyn ErasedTask>, attempt
         tracing::debug!(%error, scratch = %scratch.display(), "the scratch folder stays until the run ends");
     }
     let figures = std::mem::take(&mut *crate::lock(&host.figures));
-    AttemptEnd { result, figures, below: None }
+    let kept = host.keep.get().and_then(|kept| kept.as_ref().ok()).cloned();
+    AttemptEnd { result, figures, below: None, kept }
 }
 
 /// The engine's side of a [`Context`].
@@ -140,6 +144,8 @@ pub(crate) struct AttemptHost {
     pub id: AttemptId,
     /// Many tasks need none, and a folder made and removed costs as much as the rest of a short attempt.
     scratch: OnceLock<Result<PathBuf, swath_store::Error>>,
+    /// See [`Context::keep`]; the folder itself is made by whoever asks for it.
+    keep: OnceLock<Result<PathBuf, swath_store::Error>>,
     pub engine: Arc<Engine>,
     figures: Mutex<Figures>,
     /// The attempt's, from whichever thread something is told.
@@ -152,6 +158,14 @@ impl AttemptHost {
     /// See [`Context::idempotency_key`].
     pub fn idempotency_key(&self) -> String {
         format!("{}/{}/{}", self.run, self.id.step, self.id.instance)
+    }
+
+    /// Where what outlives the attempt lies.
+    pub fn kept(&self) -> Result<&Path, TaskError> {
+        let AttemptId { step, instance, .. } = &self.id;
+        let step = step.rsplit('/').next().unwrap_or(step);
+        let kept = self.keep.get_or_init(|| self.engine.home.keep(&self.run, step, instance));
+        kept.as_deref().map_err(swath_store::Error::task_error)
     }
 
     /// The names of all secrets, and the secrets that these parameters name.
@@ -195,6 +209,15 @@ fn names(params: &Value, name: &str) -> bool {
     }
 }
 
+/// Makes the folder of [`Context::keep`].
+pub(crate) fn make_keep(folder: &Path) -> Result<(), TaskError> {
+    std::fs::create_dir_all(folder).map_err(|error| {
+        Fault::new("E201", format!("cannot create the folder `{}`: {error}", folder.display()))
+            .help("free disk space or set `--home` to a disk that has some")
+            .transient(None)
+    })
+}
+
 #[async_trait]
 impl Host for AttemptHost {
     fn scratch(&self) -> Result<&Path, TaskError> {
@@ -203,6 +226,12 @@ impl Host for AttemptHost {
         let step = step.rsplit('/').next().unwrap_or(step);
         let made = self.scratch.get_or_init(|| self.engine.home.scratch(&self.run, step, instance, *attempt));
         made.as_deref().map_err(swath_store::Error::task_error)
+    }
+
+    fn keep(&self) -> Result<&Path, TaskError> {
+        let kept = self.kept()?;
+        make_keep(kept)?;
+        Ok(kept)
     }
 
     async fn locate(&self, artifact: &ArtifactRecord) -> Result<PathBuf, TaskError> {

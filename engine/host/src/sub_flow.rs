@@ -56,7 +56,7 @@ pub(crate) fn run(engine: Arc<Engine>, flow: SubFlow) -> Pin<Box<dyn Future<Outp
                 },
             }
         };
-        AttemptEnd { result, figures: Figures::default(), below: Some(below) }
+        AttemptEnd { result, figures: Figures::default(), below: Some(below), kept: None }
     })
 }
 

@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span};
 
+use crate::attempt::make_keep;
 pub use crate::isolate::wire::Line;
 use crate::isolate::wire::{self, Answer, Failure, FromWorker, Question, Start, ToWorker};
 use crate::lock;
@@ -212,6 +213,11 @@ impl Asking {
 impl Host for Asking {
     fn scratch(&self) -> Result<&Path, TaskError> {
         Ok(&self.start.scratch)
+    }
+
+    fn keep(&self) -> Result<&Path, TaskError> {
+        make_keep(&self.start.keep)?;
+        Ok(&self.start.keep)
     }
 
     async fn locate(&self, artifact: &ArtifactRecord) -> Result<PathBuf, TaskError> {

@@ -128,7 +128,33 @@ impl Task for Mark {
     }
 }
 
-const TASKS: &[TaskDef] = &[TaskDef::of::<Count>(), TaskDef::of::<Work>(), TaskDef::of::<Mark>()];
+/// Adds a line to what the step keeps, and fails until there are so many.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Persist {
+    lines: usize,
+}
+
+impl Task for Persist {
+    const NAME: &'static str = "toy.persist";
+    const VERSION: u32 = 1;
+    const PURITY: Purity = Purity::Pure;
+    type Inputs = NoInputs;
+    type Outputs = Marked;
+
+    async fn run(&self, _: NoInputs, context: &Context) -> Result<Marked, TaskError> {
+        let path = context.keep()?.join("lines");
+        let lines = std::fs::read_to_string(&path).unwrap_or_default() + "line\n";
+        std::fs::write(&path, &lines).unwrap();
+        if lines.lines().count() < self.lines {
+            return Err(Fault::new("T100", "not yet").transient(None));
+        }
+        Ok(Marked {})
+    }
+}
+
+const TASKS: &[TaskDef] =
+    &[TaskDef::of::<Count>(), TaskDef::of::<Work>(), TaskDef::of::<Mark>(), TaskDef::of::<Persist>()];
 
 /// A store in a folder of its own.
 struct Bench {
@@ -331,6 +357,25 @@ async fn a_sub_flow_is_tried_again_when_that_may_help_its_steps() {
     let ending = bench.drive("again", &flow(", retry: { times: 2, wait: 1ms }"), below).await;
     assert!(completed(&ending));
     assert_eq!(bench.store.results("again.area", Some("done")).await.unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_step_keeps_is_there_for_its_next_attempt_until_it_has_succeeded() {
+    let bench = Bench::new().await;
+    let flow = |lines: usize, times: usize| {
+        format!(
+            "flow: keep\nsteps:\n  a: {{ task: toy.persist, with: {{ lines: {lines} }}, cache: off, retry: {{ times: {times}, wait: 1ms }} }}\n  \
+             b: {{ task: toy.persist, with: {{ lines: 1 }}, cache: off }}\n"
+        )
+    };
+    let ending = bench.drive("well", &flow(3, 2), "").await;
+    assert!(completed(&ending));
+    assert!(!bench.path("keep/well").exists());
+    let ending = bench.drive("ill", &flow(5, 1), "").await;
+    assert_eq!(ending.state, RunState::Failed);
+    let left = std::fs::read_to_string(bench.path("keep/ill/a/lines")).unwrap();
+    assert_eq!(left.lines().count(), 2, "a run that failed may go on");
+    assert!(!bench.path("keep/ill/b").exists(), "what has succeeded keeps nothing");
 }
 
 #[tokio::test(flavor = "multi_thread")]

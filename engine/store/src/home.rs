@@ -55,6 +55,21 @@ impl Home {
     /// Makes the empty scratch folder of an attempt: `scratch/RUN/STEP-ATTEMPT`, with the instance of a lifted step.
     /// It is on the same disk as the artifacts, so that a commit is a rename.
     pub fn scratch(&self, run: &str, step: &str, instance: &str, attempt: u32) -> Result<PathBuf, Error> {
+        let folder = self.of_instance("scratch", run, step, instance, &format!("-{attempt}"))?;
+        // What a killed attempt of the same number left must not be mistaken for this one's work.
+        disk::discard(&folder)?;
+        std::fs::create_dir_all(&folder).map_err(|error| Error::io("create", &folder, &error))?;
+        Ok(folder)
+    }
+
+    /// The folder that all attempts of a step instance share: `keep/RUN/STEP`, with the instance of a lifted step. Nothing is
+    /// made.
+    pub fn keep(&self, run: &str, step: &str, instance: &str) -> Result<PathBuf, Error> {
+        self.of_instance("keep", run, step, instance, "")
+    }
+
+    /// `KIND/RUN/STEP-INSTANCE` and an ending.
+    fn of_instance(&self, kind: &str, run: &str, step: &str, instance: &str, end: &str) -> Result<PathBuf, Error> {
         if !is_plain_id(run) {
             return Err(Error::NoRun(run.to_owned()));
         }
@@ -65,11 +80,37 @@ impl Home {
             if name == text { name } else { format!("{name}.{}", &Digest::of(text.as_bytes()).hex()[..12]) }
         };
         let instance = if instance.is_empty() { String::new() } else { format!("-{}", plain(instance)) };
-        let folder = self.0.join("scratch").join(run).join(format!("{}{instance}-{attempt}", plain(step)));
-        // What a killed attempt of the same number left must not be mistaken for this one's work.
-        disk::discard(&folder)?;
-        std::fs::create_dir_all(&folder).map_err(|error| Error::io("create", &folder, &error))?;
-        Ok(folder)
+        Ok(self.0.join(kind).join(run).join(format!("{}{instance}{end}", plain(step))))
+    }
+
+    /// Removes what the attempts of a step instance shared.
+    pub fn discard_keep(&self, folder: &Path) -> Result<(), Error> {
+        disk::discard(folder)
+    }
+
+    /// Removes what the steps of a run keep. The caller holds the run's lease and none of its attempts is live.
+    pub fn discard_run_keep(&self, run: &str) -> Result<(), Error> {
+        if !is_plain_id(run) {
+            return Err(Error::NoRun(run.to_owned()));
+        }
+        disk::discard(&self.0.join("keep").join(run))
+    }
+
+    /// Removes what steps of runs keep that cannot go on. The caller holds the store alone.
+    pub fn clean_keep(&self, may_go_on: impl Fn(&str) -> bool) -> Result<(), Error> {
+        let keep = self.0.join("keep");
+        let listed = match std::fs::read_dir(&keep) {
+            Ok(listed) => listed,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(Error::io("read", keep, &error)),
+        };
+        for entry in listed {
+            let entry = entry.map_err(|error| Error::io("read", &keep, &error))?;
+            if !may_go_on(&entry.file_name().to_string_lossy()) {
+                disk::discard(&entry.path())?;
+            }
+        }
+        Ok(())
     }
 
     /// Removes an attempt's scratch folder.

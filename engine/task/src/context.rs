@@ -18,6 +18,9 @@ use crate::{Artifact, ArtifactRecord, Fault, Kind, TaskError};
 pub trait Host: Send + Sync + 'static {
     /// A folder of this attempt's own, made when first asked for and removed when the attempt ends.
     fn scratch(&self) -> Result<&Path, TaskError>;
+    /// A folder that all attempts of this step instance share: made when first asked for, there as long as the step has not
+    /// succeeded.
+    fn keep(&self) -> Result<&Path, TaskError>;
     /// A local, read-only path of an artifact.
     async fn locate(&self, artifact: &ArtifactRecord) -> Result<PathBuf, TaskError>;
     /// Stores what was staged as an artifact.
@@ -93,6 +96,13 @@ impl Context {
     /// A folder of this attempt's own for temporary files, made when first asked for, removed when the attempt ends.
     pub fn scratch(&self) -> Result<&Path, TaskError> {
         self.host.scratch()
+    }
+
+    /// A folder that outlives this attempt: what one attempt leaves in it the next one of the same step instance of the same
+    /// run finds, also after a crash of the machine if it was synced. Gone once the step has succeeded. Two attempts are
+    /// never live at once, but one may be killed at any moment: write so that what lies there is whole or not looked at.
+    pub fn keep(&self) -> Result<&Path, TaskError> {
+        self.host.keep()
     }
 
     /// How far the work is, in `unit`s (`tiles`, `scenes`, `items`).

@@ -10,10 +10,12 @@ use tokio_util::sync::CancellationToken;
 use crate::files::{copy, describe};
 use crate::{Artifact, ArtifactRecord, Context, Fault, Host, Kind, Staged, TaskError};
 
-/// Keeps artifacts as `folder/artifacts/DIGEST/NAME`. Nothing is durable and nothing is verified on reading.
+/// Keeps artifacts as `folder/artifacts/DIGEST/NAME`. Nothing is durable and nothing is verified on reading. All attempts share
+/// one folder to keep things in, `folder/keep`.
 pub struct LocalHost {
     folder: PathBuf,
     scratch: PathBuf,
+    keep: PathBuf,
     metrics: Mutex<Vec<(&'static str, f64)>>,
     secrets: Mutex<BTreeMap<String, String>>,
 }
@@ -23,8 +25,10 @@ impl LocalHost {
     pub fn new(folder: impl Into<PathBuf>) -> std::io::Result<Arc<Self>> {
         let folder = folder.into();
         let scratch = folder.join("scratch");
+        let keep = folder.join("keep");
         std::fs::create_dir_all(&scratch)?;
-        Ok(Arc::new(Self { folder, scratch, metrics: Mutex::default(), secrets: Mutex::default() }))
+        std::fs::create_dir_all(&keep)?;
+        Ok(Arc::new(Self { folder, scratch, keep, metrics: Mutex::default(), secrets: Mutex::default() }))
     }
 
     /// A context on this host with `cpus` threads.
@@ -76,6 +80,9 @@ impl LocalHost {
 impl Host for LocalHost {
     fn scratch(&self) -> Result<&Path, TaskError> {
         Ok(&self.scratch)
+    }
+    fn keep(&self) -> Result<&Path, TaskError> {
+        Ok(&self.keep)
     }
     async fn locate(&self, artifact: &ArtifactRecord) -> Result<PathBuf, TaskError> {
         let path = self.path(artifact);

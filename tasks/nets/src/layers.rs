@@ -103,6 +103,12 @@ impl BatchNorm {
     }
 
     pub(crate) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let precision = x.dtype();
+        self.normalise(x.cast(self.weight.dtype())).cast(precision)
+    }
+
+    /// In the precision of the statistics, which is more than that of the images where training mixes the two.
+    fn normalise(&self, x: Tensor<4>) -> Tensor<4> {
         let (weight, bias) = (self.weight.val(), self.bias.val());
         let [batch, _, height, width] = x.dims();
         let pixels = (batch * height * width) as f64;
@@ -141,13 +147,17 @@ impl ChannelNorm {
         Self { weight: start(Initializer::Ones), bias: start(Initializer::Zeros) }
     }
 
+    /// In the precision of the weights, as [`BatchNorm`].
     pub(crate) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let precision = x.dtype();
+        let x = x.cast(self.weight.dtype());
         let [_, channels, ..] = x.dims();
         let mean = |x: Tensor<4>| x.sum_dim(1) / channels as f64;
         let centred = x.clone() - mean(x);
         let variance = mean(centred.clone() * centred.clone());
         let shape = [1, channels, 1, 1];
-        centred / (variance + Self::EPSILON).sqrt() * self.weight.val().reshape(shape) + self.bias.val().reshape(shape)
+        let normal = centred / (variance + Self::EPSILON).sqrt();
+        (normal * self.weight.val().reshape(shape) + self.bias.val().reshape(shape)).cast(precision)
     }
 }
 

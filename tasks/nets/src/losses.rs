@@ -1,6 +1,8 @@
 //! What training makes small: focal and Dice loss of pixels, cross-entropy of classes.
 //!
-//! Targets have the shape of the logits, and lie between 0 and 1: a target of 0.5 says that a pixel is ambiguous.
+//! Targets have the shape of the logits, and lie between 0 and 1: a target of 0.5 says that a pixel is ambiguous. `valid` has
+//! it too, but for a single channel: 1 where a pixel takes part, 0 where it does not. What does not take part changes neither
+//! value nor gradient, whatever its target is, NaN included.
 
 use burn::tensor::Tensor;
 use burn::tensor::activation::{log_sigmoid, log_softmax, sigmoid, softmax};
@@ -30,8 +32,9 @@ impl Default for Focal {
 }
 
 impl Focal {
-    /// The mean over all logits.
-    pub fn forward<const D: usize>(&self, logits: Tensor<D>, targets: Tensor<D>) -> Tensor<1> {
+    /// The mean over all logits that take part; 0 when there is none.
+    pub fn forward<const D: usize>(&self, logits: Tensor<D>, targets: Tensor<D>, valid: Tensor<D>) -> Tensor<1> {
+        let (targets, valid) = taking_part(targets, valid);
         let yes = targets * (1.0 - self.smoothing) + self.smoothing / 2.0;
         let no = -yes.clone() + 1.0;
         let entropy = -(yes.clone() * log_sigmoid(logits.clone()) + no.clone() * log_sigmoid(-logits.clone()));
@@ -39,17 +42,23 @@ impl Focal {
         // How much was told wrong.
         let wrong = sure.clone() * no.clone() + (-sure + 1.0) * yes.clone();
         let weight = yes * self.alpha + no * (1.0 - self.alpha);
-        (weight * wrong.powf_scalar(self.gamma) * entropy).mean()
+        mean(weight * wrong.powf_scalar(self.gamma) * entropy, valid)
     }
 }
 
 /// Soft Dice loss: 1 minus how far prediction and target overlap, over the whole batch, and the mean over the classes. A
 /// class that is nowhere in the targets adds nothing. segmentation_models_pytorch's `DiceLoss`.
 ///
+/// The overlap is counted by differences (Wang and others, 2023, "Dice Semimetric Losses"), as segmentation_models_pytorch
+/// does since 0.4: of targets that are 0 or 1 that is the usual product, and a pixel whose target is 0.5 is told best by 0.5.
+/// The product would draw such pixels to 0 or 1.
+///
 /// Of several classes each pixel has one, so that their probabilities sum to one; a single one is yes or no.
-pub fn dice(logits: Tensor<4>, targets: Tensor<4>) -> Tensor<1> {
+pub fn dice(logits: Tensor<4>, targets: Tensor<4>, valid: Tensor<4>) -> Tensor<1> {
     let classes = logits.dims()[1];
-    let told = if classes == 1 { sigmoid(logits) } else { softmax(logits, 1) };
+    let (targets, valid) = taking_part(targets, valid);
+    let told = if classes == 1 { sigmoid(logits) } else { softmax(logits, 1) } * valid.clone();
+    let targets = targets * valid;
     let per_class = |x: Tensor<4>| x.swap_dims(0, 1).flatten::<2>(1, 3).sum_dim(1).flatten::<1>(0, 1);
     let both = per_class(told.clone()) + per_class(targets.clone());
     let apart = per_class((told - targets.clone()).abs());
@@ -59,14 +68,32 @@ pub fn dice(logits: Tensor<4>, targets: Tensor<4>) -> Tensor<1> {
 }
 
 /// Focal loss and half of Dice loss: for pixels of which few are positive.
-pub fn focal_dice(focal: &Focal, logits: Tensor<4>, targets: Tensor<4>) -> Tensor<1> {
-    focal.forward(logits.clone(), targets.clone()) + dice(logits, targets) * 0.5
+pub fn focal_dice(focal: &Focal, logits: Tensor<4>, targets: Tensor<4>, valid: Tensor<4>) -> Tensor<1> {
+    focal.forward(logits.clone(), targets.clone(), valid.clone()) + dice(logits, targets, valid) * 0.5
 }
 
 /// Cross-entropy along dimension 1, of targets that sum to one there and are moved by `smoothing` towards all classes
 /// alike: PyTorch's `cross_entropy(label_smoothing=...)`.
-pub fn cross_entropy<const D: usize>(logits: Tensor<D>, targets: Tensor<D>, smoothing: f64) -> Tensor<1> {
+pub fn cross_entropy<const D: usize>(
+    logits: Tensor<D>,
+    targets: Tensor<D>,
+    valid: Tensor<D>,
+    smoothing: f64,
+) -> Tensor<1> {
     let classes = logits.dims()[1] as f64;
+    let (targets, valid) = taking_part(targets, valid);
     let targets = targets * (1.0 - smoothing) + smoothing / classes;
-    -(targets * log_softmax(logits, 1)).mean() * classes
+    -mean(targets * log_softmax(logits, 1), valid) * classes
+}
+
+/// Targets that are 0 where a pixel takes no part, for NaN times 0 is NaN; and the mask of all channels.
+fn taking_part<const D: usize>(targets: Tensor<D>, valid: Tensor<D>) -> (Tensor<D>, Tensor<D>) {
+    let valid = valid.expand(targets.shape());
+    (targets.mask_fill(valid.clone().equal_elem(0.0), 0.0), valid)
+}
+
+/// The mean of what takes part.
+fn mean<const D: usize>(values: Tensor<D>, valid: Tensor<D>) -> Tensor<1> {
+    let count = valid.clone().sum().clamp_min(1.0);
+    (values * valid).sum() / count
 }

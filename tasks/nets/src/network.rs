@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::{Device, Tensor};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::{Device, FloatDType, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -255,6 +255,15 @@ impl Model {
         }
     }
 
+    /// The same network for images of half precision: convolutions compute in it, norms and their statistics stay in the
+    /// precision that they have. Gradients flow to the weights of this network, which keep theirs.
+    pub fn mixed(&self, precision: FloatDType) -> Self {
+        self.clone().map(&mut Mix { precision, path: Vec::new() })
+    }
+
+    /// The names under which the layers lie that ImageNet teaches, as the first of the names of weights.
+    pub const ENCODERS: [&str; 4] = ["encoder", "optical", "sar", "features"];
+
     /// How many numbers training changes, as PyTorch counts them: the statistics of `BatchNorm2d` are none.
     pub fn parameters(&self) -> usize {
         let mut count = Count::default();
@@ -283,6 +292,29 @@ impl Model {
     /// Writes the weights as safetensors under PyTorch's names, in place of a file that is there.
     pub fn save(&self, path: &Path) -> Result<(), Error> {
         crate::weights::save(self, path)
+    }
+}
+
+/// Casts what is not of a norm.
+struct Mix {
+    precision: FloatDType,
+    path: Vec<bool>,
+}
+
+impl ModuleMapper for Mix {
+    fn enter_module(&mut self, _: &str, container: &str) {
+        self.path.push(matches!(container, "Struct:BatchNorm" | "Struct:ChannelNorm"));
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        if self.path.contains(&true) {
+            return param;
+        }
+        param.map(|tensor| tensor.cast(self.precision))
     }
 }
 

@@ -235,6 +235,9 @@ impl Host for Keeper {
     fn scratch(&self) -> Result<&std::path::Path, TaskError> {
         self.0.scratch()
     }
+    fn keep(&self) -> Result<&std::path::Path, TaskError> {
+        self.0.keep()
+    }
     async fn locate(&self, artifact: &ArtifactRecord) -> Result<std::path::PathBuf, TaskError> {
         self.0.locate(artifact).await
     }

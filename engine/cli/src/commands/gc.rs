@@ -53,9 +53,10 @@ pub(crate) fn run(global: &Global, command: Gc) -> Result<ExitCode, Failure> {
         if !command.dry_run {
             let home = global.address().home();
             cleaned = home.clean_scratch(store.as_ref()).await?;
-            let left: std::collections::HashSet<String> =
-                store.list_runs(&RunFilter::default()).await?.into_iter().map(|row| row.id).collect();
-            home.clean_locks(|run| left.contains(run))?;
+            let left: std::collections::HashMap<String, String> =
+                store.list_runs(&RunFilter::default()).await?.into_iter().map(|row| (row.id, row.state)).collect();
+            home.clean_locks(|run| left.contains_key(run))?;
+            home.clean_keep(|run| left.get(run).is_some_and(|state| state != "completed"))?;
         }
         store.close().await;
         if global.json {

@@ -42,6 +42,7 @@ impl Driver {
             Ok(outputs) => {
                 if self.offer(Input::Finished { step, index, epoch, outcome: Ok(()) }) {
                     self.waiting.updates.push(ended);
+                    self.waiting.kept.extend(end.kept);
                     self.append.metrics.extend(metrics);
                     let reuse = self.live.get_mut(&(step, index)).and_then(|live| live.reuse.take());
                     let (parts, terms) =

@@ -309,6 +309,12 @@ impl Engine {
         let refused = matches!(&ending, Err(DriveError::Store(swath_store::Error::LeaseLost { .. })));
         if !refused && !term.is_lost() {
             self.discard_scratch(run);
+            // A run that failed, or was cut off, may go on: what its steps keep waits for that.
+            if matches!(&ending, Ok(ending) if ending.state == RunState::Completed)
+                && let Err(error) = self.home.discard_run_keep(run)
+            {
+                tracing::debug!(%error, "what the steps of run `{run}` keep stays until the next collection");
+            }
         }
         ending
     }

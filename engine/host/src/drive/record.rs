@@ -5,6 +5,7 @@
 
 use std::future::pending;
 use std::panic::resume_unwind;
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 use swath_run::RunState;
@@ -33,6 +34,8 @@ pub(super) struct Waiting {
     pub claimed: Vec<Claimed>,
     /// Over then: whoever waits for their results finds them.
     pub landed: Vec<Flight>,
+    /// Folders of steps that have succeeded: taken away then, for before that an attempt may be needed again.
+    pub kept: Vec<PathBuf>,
 }
 
 /// An append under way.
@@ -132,6 +135,11 @@ impl Driver {
     fn go_on(&mut self, waiting: Waiting) {
         self.tell(waiting.updates);
         drop(waiting.landed);
+        for folder in waiting.kept {
+            if let Err(error) = self.engine.home.discard_keep(&folder) {
+                tracing::debug!(%error, folder = %folder.display(), "what a step kept stays until the run ends");
+            }
+        }
         let started = self.start(waiting.claimed);
         self.tell(started);
     }

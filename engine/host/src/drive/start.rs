@@ -338,7 +338,7 @@ impl Driver {
                 let end = AssertUnwindSafe(attempt).catch_unwind().await;
                 let end = end.unwrap_or_else(|panic| {
                     let error = AttemptError::Task(swath_task::panic_fault(panic).permanent());
-                    AttemptEnd { result: Err(error), figures: Figures::default(), below: None }
+                    AttemptEnd { result: Err(error), figures: Figures::default(), below: None, kept: None }
                 });
                 if let Err(error) = &end.result {
                     // The name that `swath_telemetry::FAULTS` has.

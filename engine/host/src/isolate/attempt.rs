@@ -57,6 +57,7 @@ pub(crate) async fn run(
         cpus,
         gpus: apart.gpus,
         scratch: host.scratch().map_err(AttemptError::Task)?.to_owned(),
+        keep: host.kept().map_err(AttemptError::Task)?.to_owned(),
         secrets,
         idempotency_key: host.idempotency_key(),
         run: host.run.clone(),

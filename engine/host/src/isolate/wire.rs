@@ -35,6 +35,7 @@ pub(crate) struct Start {
     pub cpus: usize,
     pub gpus: Vec<u32>,
     pub scratch: PathBuf,
+    pub keep: PathBuf,
     pub secrets: BTreeMap<String, String>,
     pub idempotency_key: String,
     pub run: String,

@@ -279,6 +279,30 @@ async fn scratch_folders_are_fresh_and_those_of_dead_runs_go() {
 }
 
 #[test]
+fn what_a_step_keeps_is_its_own_and_goes_with_its_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let home = Home::new(folder.path());
+    let kept = home.keep("run", "train", "").unwrap();
+    assert!(kept.ends_with("keep/run/train") && !kept.exists(), "{}", kept.display());
+    let others = [home.keep("run", "train", "0"), home.keep("run", "train.0", ""), home.keep("other", "train", "")];
+    let others: std::collections::BTreeSet<_> = others.into_iter().map(Result::unwrap).collect();
+    assert!(others.len() == 3 && !others.contains(&kept), "{others:?}");
+    assert_eq!(home.keep("../x", "a", "").unwrap_err().code(), "E108");
+    home.clean_keep(|_| false).unwrap();
+    for folder in others.iter().chain([&kept]) {
+        std::fs::create_dir_all(folder).unwrap();
+        std::fs::write(folder.join("state"), "x").unwrap();
+    }
+    home.clean_keep(|run| run == "run").unwrap();
+    assert!(kept.join("state").exists() && !folder.path().join("keep/other").exists());
+    home.discard_keep(&kept).unwrap();
+    home.discard_keep(&kept).unwrap();
+    assert!(!kept.exists() && home.keep("run", "train", "0").unwrap().exists());
+    home.discard_run_keep("run").unwrap();
+    assert!(entries(&folder.path().join("keep")).is_empty());
+}
+
+#[test]
 fn attempts_that_begin_while_others_end_have_their_scratch() {
     let folder = tempfile::tempdir().unwrap();
     let home = Home::new(folder.path());

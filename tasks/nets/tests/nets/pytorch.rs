@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::support::{Tensors, device, difference, json, network, reference, run};
 use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::{Gradients, Tensor};
+use burn::tensor::{FloatDType, Gradients, Tensor};
 use swath_nets::{Error, Focal, Model, Network, Output, cross_entropy, dice, focal_dice};
 
 /// How far an output may be from PyTorch's.
@@ -209,11 +209,13 @@ fn first_layers_are_inflated_as_smp_inflates_them() {
 
 #[test]
 fn losses_and_their_gradients_are_pytorchs() {
+    type Loss<'a> = &'a dyn Fn(Tensor<4>, Tensor<4>, Tensor<4>) -> Tensor<1>;
     let mut wanted = Tensors::open(&reference().join("losses.safetensors"));
     let device = device().autodiff();
-    let mut agrees = |name: &str, loss: &dyn Fn(Tensor<4>, Tensor<4>) -> Tensor<1>| {
+    let mut agrees = |name: &str, loss: Loss<'_>| {
         let logits = wanted.images(&format!("{name}.logits"), &device).require_grad();
-        let value = loss(logits.clone(), wanted.images(&format!("{name}.targets"), &device));
+        let valid = wanted.images(&format!("{name}.valid"), &device);
+        let value = loss(logits.clone(), wanted.images(&format!("{name}.targets"), &device), valid);
         let (off, size) = difference(&value.clone().into_data(), &wanted.data(&format!("{name}.loss")));
         assert!(off <= 1e-6 * size.max(0.1), "{name}: {off} of {size}");
         let gradient = logits.grad(&value.backward()).expect("a gradient");
@@ -221,12 +223,73 @@ fn losses_and_their_gradients_are_pytorchs() {
         assert!(size > 0.0 && off <= 1e-5 * size, "gradient of {name}: {off} of {size}");
     };
     let focal = Focal::default();
-    agrees("focal", &|logits, targets| focal.forward(logits, targets));
-    agrees("dice", &dice);
-    agrees("dice_of_three", &dice);
-    agrees("focal_dice", &|logits, targets| focal_dice(&focal, logits, targets));
-    agrees("cross_entropy", &|logits, targets| cross_entropy(logits, targets, 0.1));
-    agrees("cross_entropy_of_pixels", &|logits, targets| cross_entropy(logits, targets, 0.0));
+    for part in ["", "_of_a_part"] {
+        let mut agrees = |name: &str, loss: Loss<'_>| agrees(&format!("{name}{part}"), loss);
+        agrees("focal", &|logits, targets, valid| focal.forward(logits, targets, valid));
+        agrees("dice", &dice);
+        agrees("dice_of_three", &dice);
+        agrees("focal_dice", &|logits, targets, valid| focal_dice(&focal, logits, targets, valid));
+        agrees("cross_entropy", &|logits, targets, valid| cross_entropy(logits, targets, valid, 0.1));
+        agrees("cross_entropy_of_pixels", &|logits, targets, valid| cross_entropy(logits, targets, valid, 0.0));
+    }
+}
+
+#[test]
+fn what_takes_no_part_may_be_anything() {
+    let device = device().autodiff();
+    let loss = |hidden: f32| {
+        let logits = Tensor::<4>::from_floats([[[[0.3, -1.2], [2.0, 0.1]]]], &device).require_grad();
+        let targets = Tensor::<4>::from_floats([[[[1.0, 0.0], [hidden, 0.5]]]], &device);
+        let valid = Tensor::<4>::from_floats([[[[1.0, 1.0], [0.0, 1.0]]]], &device);
+        let value = focal_dice(&Focal::default(), logits.clone(), targets, valid);
+        let gradient = logits.grad(&value.backward()).expect("a gradient");
+        (value.into_data(), gradient.into_data())
+    };
+    assert_eq!(loss(f32::NAN), loss(1.0));
+    let (value, gradient) = loss(f32::NAN);
+    assert!(value.as_slice::<f32>().expect("f32")[0] > 0.0);
+    assert_eq!(gradient.as_slice::<f32>().expect("f32")[2], 0.0);
+}
+
+/// Collects every gradient.
+struct Collect<'a> {
+    gradients: &'a Gradients,
+    found: Vec<Vec<f32>>,
+}
+
+impl ModuleVisitor for Collect<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if let Some(gradient) = param.is_require_grad().then(|| param.val().grad(self.gradients)).flatten() {
+            self.found.push(gradient.into_data().try_into_vec().expect("f32"));
+        }
+    }
+}
+
+/// Norms keep their precision, and the gradients reach the weights that are kept in full.
+#[test]
+fn mixed_precision_is_near_to_full() {
+    let device = device().autodiff();
+    let folder = reference().join("unet-small");
+    let told = json(&folder.join("network.json"));
+    let model = network(&told["network"]).init(&device).expect("a network");
+    let model = model.load(&weights(&folder)).expect("weights of PyTorch");
+    let input = Tensors::open(&folder.join("images.safetensors")).images("input_0", &device);
+    let gradients = |logits: Tensor<4>| {
+        let gradients = (logits.clone() * logits.clone()).mean().backward();
+        let mut found = Collect { gradients: &gradients, found: Vec::new() };
+        model.visit(&mut found);
+        (logits.into_data(), found.found)
+    };
+    let (full, wanted) = gradients(model.forward(input.clone()));
+    let mixed = model.mixed(FloatDType::BF16).forward(input.cast(FloatDType::BF16));
+    let (mixed, found) = gradients(mixed.cast(FloatDType::F32));
+    let (off, largest) = difference(&mixed, &full);
+    assert!(off > 0.0 && off < 0.1 * largest, "{off} of {largest}");
+    assert!(found.len() == wanted.len() && found.len() > 50, "every weight has its gradient");
+    let norm = |all: &[f32]| all.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
+    let apart: Vec<f32> = found.iter().flatten().zip(wanted.iter().flatten()).map(|(a, b)| a - b).collect();
+    let size = norm(&wanted.concat());
+    assert!(norm(&apart) < 0.1 * size, "{} of {size}", norm(&apart));
 }
 
 #[test]

@@ -163,7 +163,8 @@ def evil(folder):
 
 
 def losses(file):
-    """Values and gradients, for one class with ambiguous pixels, three classes of which the last is absent, and images."""
+    """Values and gradients, for one class with ambiguous pixels, three classes of which the last is absent, and images; of all
+    pixels, and of a part, which PyTorch is given alone."""
 
     def focal(logits, targets, smoothing=0.05):
         return sigmoid_focal_loss(logits, targets * (1 - smoothing) + smoothing / 2, 0.25, 2.0, reduction="mean")
@@ -186,11 +187,19 @@ def losses(file):
     )
     tensors = {}
     for name, (loss, targets) in cases.items():
-        logits = (3 * torch.randn(targets.shape)).requires_grad_()
-        value = loss(logits, targets)
-        value.backward()
-        tensors |= {f"{name}.logits": logits.detach(), f"{name}.targets": targets.clone().contiguous()}
-        tensors |= {f"{name}.loss": value.detach().reshape(1), f"{name}.gradient": logits.grad}
+        for part in ("", "_of_a_part"):
+            logits = (3 * torch.randn(targets.shape)).requires_grad_()
+            valid = torch.ones_like(targets[:, :1])
+            if part:
+                valid = (torch.rand(valid.shape) < 0.6).float()
+            # Pixels that take part, in a row.
+            chosen = lambda x: x.movedim(1, -1)[valid[:, 0] > 0].T[None, :, None, :]
+            value = loss(chosen(logits), chosen(targets))
+            value.backward()
+            given = torch.where(valid > 0, targets, torch.nan).contiguous()
+            tensors |= {f"{name}{part}.logits": logits.detach(), f"{name}{part}.targets": given}
+            tensors |= {f"{name}{part}.valid": valid}
+            tensors |= {f"{name}{part}.loss": value.detach().reshape(1), f"{name}{part}.gradient": logits.grad}
     save_file(tensors, file)
 
 

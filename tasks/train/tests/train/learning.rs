@@ -1,0 +1,132 @@
+//! What trainings learn and leave.
+
+use serde_json::json;
+use swath_kinds::{CheckpointManifest, Normalisation, OutputActivation};
+use swath_nets::Network;
+
+use crate::support::{Bench, Chips, SIDE, checkpoint, curves, ground, read, run, small};
+
+#[test]
+fn a_network_learns_to_find_objects_and_says_how_well() {
+    let bench = Bench::new(&Chips::usual(12));
+    let mut settings = small(30);
+    settings["optimiser"] = json!({"learning_rate": 3e-3});
+    settings["schedule"] = json!({"kind": "cosine", "warm_up": 2});
+    let outputs = bench.train(settings).unwrap();
+    assert!(outputs["f1"].as_f64().unwrap() > 0.7, "{outputs}");
+    assert!(outputs["auroc"].as_f64().unwrap() > 0.95, "{outputs}");
+    assert!(outputs["test"]["site_recall"].as_f64().unwrap() > 0.6, "{outputs}");
+    assert_eq!(outputs["test"]["sites"], 3.0);
+
+    let folder = checkpoint(&bench.host, &outputs);
+    let manifest = CheckpointManifest::of_folder(&folder).unwrap();
+    assert_eq!((manifest.tile, manifest.gsd), (SIDE as u32, 10.0));
+    assert_eq!(manifest.activation, OutputActivation::Logits);
+    let Normalisation::Standard { mean, std, fill } = &manifest.normalisation else { panic!("{manifest:?}") };
+    assert!((mean[0] - 0.26).abs() < 0.02 && std.len() == 2 && *fill == 0.0, "{mean:?}");
+    assert_eq!(manifest.training.epoch, outputs["best_epoch"].as_u64().unwrap() as u32);
+    assert_eq!(manifest.training.test["f1"], outputs["f1"].as_f64().unwrap());
+    let network: Network = serde_json::from_value(manifest.weights.network).unwrap();
+    assert_eq!(network.in_channels(), 2);
+    let device = burn::tensor::Device::flex();
+    network.init(&device).unwrap().load(&folder.join("weights.safetensors")).unwrap();
+    let bytes = std::fs::read(folder.join("weights.safetensors")).unwrap();
+    assert_eq!(swath_task::Digest::of(&bytes), manifest.weights.digest);
+
+    let metrics = read(&folder.join("metrics.json"));
+    let epochs = metrics["epochs"].as_array().unwrap();
+    assert_eq!(epochs.len() as u64, outputs["epochs"].as_u64().unwrap());
+    let loss = |epoch: &serde_json::Value| epoch["train_loss"].as_f64().unwrap();
+    assert!(loss(&epochs[epochs.len() - 1]) < 0.5 * loss(&epochs[0]), "{metrics}");
+    for best in metrics["best"].as_array().unwrap() {
+        assert!(folder.join(best["file"].as_str().unwrap()).is_file());
+    }
+    assert_eq!(metrics["best"].as_array().unwrap().len(), 3);
+    for path in [folder.join("curves.png"), folder.join("samples.png"), curves(&bench.host, &outputs)] {
+        let decoder = png::Decoder::new(std::io::BufReader::new(std::fs::File::open(&path).unwrap()));
+        let mut reader = decoder.read_info().unwrap();
+        let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+        reader.next_frame(&mut pixels).unwrap();
+        let colours: std::collections::HashSet<&[u8]> = pixels.chunks(3).collect();
+        assert!(colours.len() > 5, "{} shows something", path.display());
+    }
+    let told = bench.host.metrics();
+    for name in ["train_loss", "validation_loss", "validation_f1", "waiting_share", "epoch_seconds", "learning_rate"] {
+        let count = told.iter().filter(|(metric, _)| *metric == name).count();
+        assert_eq!(count, epochs.len(), "{name}: one an epoch");
+    }
+    let share = told.iter().filter(|(name, _)| *name == "waiting_share").all(|(_, share)| (0.0..=1.0).contains(share));
+    assert!(share, "{told:?}");
+}
+
+#[test]
+fn several_classes_are_told_apart() {
+    let relabel = |chips: Vec<(Vec<f32>, Vec<f32>)>| -> Vec<(Vec<f32>, Vec<f32>)> {
+        let each = chips.into_iter().enumerate().map(|(index, (mut image, label))| {
+            // In every other chip the object is of another kind: dark in the first band.
+            let other = index % 4 == 2;
+            for pixel in 0..SIDE * SIDE {
+                if other && label[pixel] == 1.0 {
+                    image[pixel] -= 0.3;
+                }
+            }
+            let label = label.into_iter().map(|value| if other && value == 1.0 { 2.0 } else { value }).collect();
+            (image, label)
+        });
+        each.collect()
+    };
+    let chips = Chips::usual(12);
+    let chips = Chips { train: relabel(chips.train), validation: relabel(chips.validation), test: relabel(chips.test) };
+    let bench = Bench::new(&chips);
+    let mut settings = small(25);
+    settings["network"]["classes"] = json!(3);
+    settings["classes"] = json!(["ground", "bright", "dark"]);
+    settings["optimiser"] = json!({"learning_rate": 3e-3});
+    settings["schedule"] = json!({"kind": "constant"});
+    settings["accumulate"] = json!(2);
+    settings["normalisation"] = json!({"method": "stretch"});
+    let outputs = bench.train(settings).unwrap();
+    assert!(outputs["f1"].as_f64().unwrap() > 0.6, "{outputs}");
+    assert!(outputs.get("threshold").is_none_or(serde_json::Value::is_null));
+    let folder = checkpoint(&bench.host, &outputs);
+    let manifest = CheckpointManifest::of_folder(&folder).unwrap();
+    assert_eq!(manifest.activation, OutputActivation::ClassLogits);
+    assert_eq!(manifest.classes, ["ground", "bright", "dark"]);
+    assert!(matches!(manifest.normalisation, Normalisation::Stretch { .. }));
+    let metrics = read(&folder.join("metrics.json"));
+    assert!(metrics["test"]["classes"]["bright"]["iou"].as_f64().unwrap() > 0.2, "{}", metrics["test"]);
+}
+
+#[test]
+fn a_classifier_of_chips_is_trained() {
+    let some = |from: u64, count: u64| (from..from + count).map(|index| ground(index, index % 2 == 0)).collect();
+    let bench = Bench::new(&Chips { train: some(0, 8), validation: some(100, 4), test: some(200, 4) });
+    let settings = json!({"network": {"architecture": "convnext"}, "epochs": 1, "batch": 8});
+    let outputs = run("train.classification", settings, &bench.inputs, bench.host.context(2)).unwrap();
+    assert_eq!(outputs["test"]["sites"], 2.0, "a chip is a site: {outputs}");
+    assert!(outputs["auroc"].is_number() && outputs["validation"]["loss"].is_number());
+    let manifest = CheckpointManifest::of_folder(&checkpoint(&bench.host, &outputs)).unwrap();
+    assert_eq!(manifest.classes, ["object"]);
+}
+
+#[test]
+fn a_frozen_encoder_stays_as_it_was_given() {
+    let bench = Bench::new(&Chips::usual(8));
+    let first = bench.train(small(1)).unwrap();
+    let given = checkpoint(&bench.host, &first);
+    let mut settings = small(2);
+    settings["weights"] = json!(given);
+    settings["freeze_epochs"] = json!(2);
+    let outputs = bench.train(settings).unwrap();
+    let trained = checkpoint(&bench.host, &outputs).join("weights.safetensors");
+    let (before, after) = (std::fs::read(given.join("weights.safetensors")).unwrap(), std::fs::read(trained).unwrap());
+    let before = safetensors::SafeTensors::deserialize(&before).unwrap();
+    let after = safetensors::SafeTensors::deserialize(&after).unwrap();
+    let mut changed = 0;
+    for (name, tensor) in before.tensors() {
+        let same = after.tensor(&name).unwrap().data() == tensor.data();
+        assert!(same || !name.starts_with("encoder."), "{name} was frozen");
+        changed += usize::from(!same);
+    }
+    assert!(changed > 10, "the decoder has learnt");
+}
