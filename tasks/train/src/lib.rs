@@ -32,10 +32,11 @@ mod random;
 mod tasks;
 
 pub use settings::{
-    Augmentation, DeviceChoice, InitialWeights, Loss, Monitor, NetworkChoice, NormaliseBy, Optimiser, Precision, Schedule,
-    Settings,
+    Augmentation, DeviceChoice, InitialWeights, Loss, Monitor, NetworkChoice, NormaliseBy, Optimiser, Precision,
+    Schedule, Settings,
 };
 pub use tasks::{Classification, Inputs, Outputs, Segmentation};
+pub use tracking::TrackBy;
 
 use swath_task::TaskDef;
 

@@ -10,6 +10,8 @@ use serde_json::{Map, Value};
 use swath_nets::{Focal, Network, Output};
 use swath_task::{PATH_MARK, Problem};
 
+use crate::tracking::TrackBy;
+
 /// The parameters of both tasks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -81,6 +83,9 @@ pub struct Settings {
     /// Numbers K for which the share of sites among the K best detections is told.
     #[serde(default = "default_recall_at")]
     pub recall_at: Vec<usize>,
+    /// Whom the training is told to, besides the log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tracking: Option<TrackBy>,
 }
 
 fn fifty() -> u32 {
@@ -111,7 +116,7 @@ fn default_recall_at() -> Vec<usize> {
 impl Settings {
     /// What types cannot say. `output` is what the task trains networks for.
     pub(crate) fn check(&self, output: Output) -> Vec<Problem> {
-        let mut problems = Vec::new();
+        let mut problems: Vec<Problem> = self.tracking.iter().filter_map(TrackBy::check).collect();
         let network = &self.network.network;
         if let Err(error) = network.check() {
             problems.push(Problem::new("/network", error.to_string()));

@@ -10,6 +10,7 @@ use swath_datasets::{Dataset, SideName};
 use swath_kinds::{Checkpoint, CheckpointManifest, ChipSetFolder, DatasetFile, Normalisation, Picture};
 use swath_nets::{Output, torch_folders};
 use swath_task::{Artifact, Bytes, Context, Digest, Fault, Needs, Problem, Purity, Task, TaskError};
+use swath_tracking::State;
 
 use crate::data::{Samples, normalisation};
 use crate::engine::{Job, Machine, Seeing, evaluate, train};
@@ -18,7 +19,7 @@ use crate::metrics::{Scores, Seen, Sites, logit, metres_of_pixel};
 use crate::pictures;
 use crate::record::{Finished, Keep, Progress, write};
 use crate::settings::{DeviceChoice, InitialWeights, Settings};
-use crate::tracking::{Tracker, Untracked};
+use crate::tracking::Tracker;
 
 /// Raised when equal inputs give other outputs; part of what a state of an earlier attempt is known by.
 const VERSION: u32 = 1;
@@ -156,7 +157,7 @@ async fn run(settings: &Settings, inputs: Inputs, ctx: &Context) -> Result<Outpu
             threads.install(|| {
                 let _entered = span.entered();
                 let (job, normal) = prepare(&settings, &dataset, &folders, digest, ctx)?;
-                work(&job, &normal, digest, &folder, &picture, ctx, &mut Untracked)
+                work(&job, &normal, digest, &folder, &picture, ctx)
             })
         })
         .await?;
@@ -239,7 +240,16 @@ fn prepare(
         None => None,
         Some(path) => Some(file_digest(path)?),
     };
-    let text = serde_json::to_vec(&(settings, digest, began_with, VERSION, env!("CARGO_PKG_VERSION"), machine.name.split(':').next()));
+    // Who is told makes no other training.
+    let settings_of_it = Settings { tracking: None, ..settings.clone() };
+    let text = serde_json::to_vec(&(
+        settings_of_it,
+        digest,
+        began_with,
+        VERSION,
+        env!("CARGO_PKG_VERSION"),
+        machine.name.split(':').next(),
+    ));
     let fingerprint = Digest::of(&text.map_err(|error| unwritable(Path::new("settings"), error))?);
     let readers = if machine.name == "cpu" { (ctx.cpus() / 4).max(1) } else { ctx.cpus().clamp(1, 16) };
     let samples = Samples::new(dataset, classes, network.output(), &normal);
@@ -269,9 +279,10 @@ fn work(
     folder: &Path,
     picture: &Path,
     ctx: &Context,
-    tracker: &mut dyn Tracker,
 ) -> Result<Done, TaskError> {
     let keep = Keep::new(ctx.keep()?)?;
+    let name = format!("{} of {}", job.names.join(", "), &dataset.hex()[..8]);
+    let mut tracker = Tracker::open(job.settings.tracking.as_ref(), &name, job.fingerprint);
     tracker.params(&serde_json::to_value(&job.settings).unwrap_or_default());
     tracing::info!(
         "training on {}: {} chips, {} for validation, {} for the test",
@@ -280,7 +291,10 @@ fn work(
         job.samples.side(SideName::Validation).len(),
         job.samples.side(SideName::Test).len()
     );
-    let progress = train(job, &keep, ctx, tracker).inspect_err(|_| drop(tracker.finish(false)))?;
+    let progress = train(job, &keep, ctx, &tracker).inspect_err(|error| {
+        let state = if matches!(error, TaskError::Cancelled) { State::Killed } else { State::Failed };
+        drop(tracker.finish(state));
+    })?;
     let Some(best) = progress.best.first() else {
         return Err(Fault::new("N104", "no epoch has a score by which it could be the best one")
             .help("look at the labels of the validation side")
@@ -306,9 +320,20 @@ fn work(
     for name in ["curves.png", "samples.png"] {
         tracker.artifact(&folder.join(name), name);
     }
-    let run = tracker.finish(true);
-    let finished =
-        Finished { job, progress: &progress, normalisation: normal, dataset, validation: &validation, test: &test, run };
+    let scores = |side: &'static str, scores: &Scores| {
+        scores.figures.iter().map(move |(name, value)| (format!("{side}/{name}"), *value)).collect::<Vec<_>>()
+    };
+    tracker.metrics(progress.epoch, scores("best_validation", &validation).into_iter().chain(scores("test", &test)));
+    let run = tracker.finish(State::Finished);
+    let finished = Finished {
+        job,
+        progress: &progress,
+        normalisation: normal,
+        dataset,
+        validation: &validation,
+        test: &test,
+        run,
+    };
     write(folder, &keep, &finished)?;
     Ok(Done { progress, validation, test })
 }

@@ -145,7 +145,7 @@ struct Training<'a> {
 }
 
 /// Trains until there is nothing more to gain, from where an attempt before left it. What is best lies in `keep` then.
-pub(crate) fn train(job: &Job, keep: &Keep, ctx: &Context, tracker: &mut dyn Tracker) -> Result<Progress, TaskError> {
+pub(crate) fn train(job: &Job, keep: &Keep, ctx: &Context, tracker: &Tracker) -> Result<Progress, TaskError> {
     let settings = &job.settings;
     let device = job.machine.device.clone().autodiff();
     let model = job.begin(&device)?;
@@ -181,7 +181,7 @@ impl Training<'_> {
         (batches, batches.div_ceil(self.job.settings.accumulate))
     }
 
-    fn epoch(&mut self, keep: &Keep, tracker: &mut dyn Tracker, total: u64) -> Result<(), TaskError> {
+    fn epoch(&mut self, keep: &Keep, tracker: &Tracker, total: u64) -> Result<(), TaskError> {
         let settings = &self.job.settings;
         let epoch = self.progress.epoch + 1;
         let began = Instant::now();
@@ -222,7 +222,7 @@ impl Training<'_> {
         for (name, value) in figures.iter().copied() {
             self.ctx.metric(name, value);
         }
-        tracker.metrics(epoch, &figures);
+        tracker.metrics(epoch, figures.iter().copied());
         self.progress.history.push(Epoch { epoch, learning_rate: rate, train_loss, validation: scores });
         self.progress.epoch = epoch;
         keep.put(&self.job.fingerprint, &self.progress, &self.model, &self.optimiser)
@@ -295,7 +295,9 @@ impl Training<'_> {
             let name = progress.monitor.name();
             let why = scores.undefined.iter().find(|told| told.starts_with(&format!("{name}: ")));
             let why = why.map_or_else(|| format!("{name} is not defined"), Clone::clone);
-            tracing::warn!("validation cannot be judged by what was asked for ({why}): the loss tells which epoch is best");
+            tracing::warn!(
+                "validation cannot be judged by what was asked for ({why}): the loss tells which epoch is best"
+            );
             progress.monitor = Monitor::Loss;
         }
         let Some(score) = scores.get(progress.monitor.name()) else {
@@ -325,13 +327,7 @@ impl Training<'_> {
     }
 }
 
-fn figures(
-    train_loss: f64,
-    rate: f64,
-    scores: &Scores,
-    seconds: f64,
-    waited: f64,
-) -> Vec<(&'static str, f64)> {
+fn figures(train_loss: f64, rate: f64, scores: &Scores, seconds: f64, waited: f64) -> Vec<(&'static str, f64)> {
     let mut figures = vec![("train_loss", train_loss), ("learning_rate", rate)];
     let told = ["loss", "f1", "iou", "precision", "recall", "auroc", "ece", "threshold"];
     let names = [
