@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::Path;
-use std::process::{ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use swath_tracking::{Credentials, Pace, Report, Settings, Tracking};
 /// The server of all tests that do not hurt it.
 pub static SERVER: LazyLock<Mlflow> = LazyLock::new(Mlflow::start);
 
-type Judge = (ChildStdin, Lines<BufReader<ChildStdout>>);
+type Judge = (Child, ChildStdin, Lines<BufReader<ChildStdout>>);
 
 /// MLflow's own client, in one process for all tests; it ends with its input, when this program does.
 static JUDGE: LazyLock<Mutex<Judge>> = LazyLock::new(|| {
@@ -25,7 +25,8 @@ static JUDGE: LazyLock<Mutex<Judge>> = LazyLock::new(|| {
     command.env("DO_NOT_TRACK", "true").env("MLFLOW_DISABLE_TELEMETRY", "true");
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let answers = BufReader::new(child.stdout.take().unwrap()).lines();
-    Mutex::new((child.stdin.take().unwrap(), answers))
+    let asked = child.stdin.take().unwrap();
+    Mutex::new((child, asked, answers))
 });
 
 /// Quick to try again, and patient at the end: a machine that is busy must fail no test.
@@ -89,7 +90,7 @@ pub fn look<T: DeserializeOwned>(what: &str, place: &str, name: &str) -> T {
 /// What the judge says when it gives a name and a password.
 pub fn look_as<T: DeserializeOwned>(what: &str, place: &str, name: &str, user: Option<(&str, &str)>) -> T {
     let mut judge = JUDGE.lock().unwrap_or_else(PoisonError::into_inner);
-    let (asked, answers) = &mut *judge;
+    let (_, asked, answers) = &mut *judge;
     writeln!(asked, "{}", json!([what, place, name, user])).unwrap();
     let said = answers.find_map(|line| Some(line.unwrap().strip_prefix("=> ")?.to_owned())).expect("the judge answers");
     drop(judge);
