@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 /// Kills the group whose number is in the file `$1/group` and removes the folder `$1` when its standard input ends.
 const KEEPER: &str = r#"trap '' HUP INT TERM; cat >/dev/null
-[ -s "$1/group" ] && kill -KILL -- "-$(cat "$1/group")" 2>/dev/null; rm -rf "$1""#;
+[ -s "$1/group" ] && kill -s KILL -- "-$(cat "$1/group")" 2>/dev/null; rm -rf "$1""#;
 
 /// When a server that has not come up is given up. Python reads a great many files first.
 const PATIENCE: Duration = Duration::from_secs(180);

@@ -1,9 +1,12 @@
-"""What MLflow's own client finds, as JSON: the judge of these tests, which knows nothing of the crate.
+"""What MLflow's own client finds: the judge of these tests, which knows nothing of the crate. Importing MLflow takes seconds, so one
+process answers all of them: a JSON list on each line of its input, `=> JSON` on a line of its output.
 
-look.py runs PLACE EXPERIMENT        the runs of an experiment, with all that belongs to them
-look.py model PLACE NAME             the versions of a registered model, and its aliases
-look.py delete|restore PLACE RUN     deletes a run, or takes it back
-look.py migrate FOLDER DATABASE      moves a folder into a database, by `mlflow migrate-filestore`
+["runs", PLACE, EXPERIMENT, USER]        the runs of an experiment, with all that belongs to them
+["model", PLACE, NAME, USER]             the versions of a registered model, and its aliases
+["delete" | "restore", PLACE, RUN, USER] deletes a run, or takes it back
+["migrate", FOLDER, DATABASE, USER]      moves a folder into a database, by `mlflow migrate-filestore`
+
+USER is null, or a name and a password.
 """
 
 import hashlib
@@ -12,6 +15,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import traceback
 
 os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
 os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
@@ -55,8 +59,11 @@ def run(client, found):
     }
 
 
-def main():
-    what, place, name = sys.argv[1:]
+def answer(what, place, name, user):
+    for variable, value in zip(["MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"], user or ["", ""]):
+        os.environ.pop(variable, None)
+        if value:
+            os.environ[variable] = value
     if what == "migrate":
         command = [sys.executable, "-m", "mlflow", "migrate-filestore", "--source", place, "--target", name]
         done = subprocess.run(command, capture_output=True, text=True)
@@ -84,4 +91,9 @@ def main():
     return [run(client, run_of) for run_of in client.search_runs(found)] if found else []
 
 
-print(json.dumps(main()))
+for line in sys.stdin:
+    try:
+        said = {"found": answer(*json.loads(line))}
+    except Exception:
+        said = {"error": traceback.format_exc()}
+    print("=>", json.dumps(said), flush=True)

@@ -1,18 +1,33 @@
 //! A server, a judge, and one training that all tests tell of.
 
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::Path;
-use std::process::Command;
-use std::sync::LazyLock;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 use swath_testkit::mlflow::{Mlflow, USER, python};
 use swath_tracking::{Credentials, Pace, Report, Settings, Tracking};
 
 /// The server of all tests that do not hurt it.
 pub static SERVER: LazyLock<Mlflow> = LazyLock::new(Mlflow::start);
+
+type Judge = (Child, ChildStdin, Lines<BufReader<ChildStdout>>);
+
+/// MLflow's own client, in one process for all tests; it ends with its input, when this program does.
+static JUDGE: LazyLock<Mutex<Judge>> = LazyLock::new(|| {
+    let mut command = Command::new(python());
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tracking/look.py"));
+    command.env("DO_NOT_TRACK", "true").env("MLFLOW_DISABLE_TELEMETRY", "true");
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let answers = BufReader::new(child.stdout.take().unwrap()).lines();
+    let asked = child.stdin.take().unwrap();
+    Mutex::new((child, asked, answers))
+});
 
 /// Quick to try again, and patient at the end: a machine that is busy must fail no test.
 pub fn pace() -> Pace {
@@ -74,17 +89,14 @@ pub fn look<T: DeserializeOwned>(what: &str, place: &str, name: &str) -> T {
 
 /// What the judge says when it gives a name and a password.
 pub fn look_as<T: DeserializeOwned>(what: &str, place: &str, name: &str, user: Option<(&str, &str)>) -> T {
-    let mut command = Command::new(python());
-    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tracking/look.py")).args([what, place, name]);
-    command.env("DO_NOT_TRACK", "true").env("MLFLOW_DISABLE_TELEMETRY", "true");
-    if let Some((user, password)) = user {
-        command.env("MLFLOW_TRACKING_USERNAME", user).env("MLFLOW_TRACKING_PASSWORD", password);
-    }
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let said = String::from_utf8_lossy(&output.stdout);
-    let last = said.lines().last().unwrap_or_default();
-    serde_json::from_str(last).unwrap_or_else(|error| panic!("{error}: {said}"))
+    let mut judge = JUDGE.lock().unwrap_or_else(PoisonError::into_inner);
+    let (_, asked, answers) = &mut *judge;
+    writeln!(asked, "{}", json!([what, place, name, user])).unwrap();
+    let said = answers.find_map(|line| Some(line.unwrap().strip_prefix("=> ")?.to_owned())).expect("the judge answers");
+    drop(judge);
+    let mut said: Value = serde_json::from_str(&said).unwrap();
+    assert!(said["error"].is_null(), "{}", said["error"].as_str().unwrap_or_default());
+    serde_json::from_value(said["found"].take()).unwrap_or_else(|error| panic!("{error}: {said}"))
 }
 
 /// The only run of an experiment.
