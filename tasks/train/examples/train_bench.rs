@@ -46,7 +46,8 @@ fn measure(steps: usize, threads: usize) -> Result<(), Box<dyn std::error::Error
     }
     seconds.sort_by(f64::total_cmp);
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    let peak =
+        status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
     let parameters = model.num_params();
     println!(
         "{}",

@@ -32,8 +32,8 @@ mod random;
 mod tasks;
 
 pub use settings::{
-    Augmentation, DeviceChoice, InitialWeights, Loss, Monitor, NetworkChoice, NormaliseBy, Optimiser, Precision, Schedule,
-    Settings,
+    Augmentation, DeviceChoice, InitialWeights, Loss, Monitor, NetworkChoice, NormaliseBy, Optimiser, Precision,
+    Schedule, Settings,
 };
 pub use tasks::{Classification, Inputs, Outputs, Segmentation};
 

@@ -45,9 +45,9 @@ mod tests {
     #[test]
     fn no_two_purposes_share_their_numbers() {
         let purposes = [For::Weights, For::Order, For::Chip, For::Forward, For::Picture];
-        let all = purposes.into_iter().flat_map(|purpose| {
-            (0..20).flat_map(move |epoch| (0..20).map(move |item| seed(42, purpose, epoch, item)))
-        });
+        let all = purposes
+            .into_iter()
+            .flat_map(|purpose| (0..20).flat_map(move |epoch| (0..20).map(move |item| seed(42, purpose, epoch, item))));
         assert_eq!(all.collect::<HashSet<_>>().len(), 5 * 20 * 20);
         assert_ne!(seed(1, For::Order, 0, 0), seed(2, For::Order, 0, 0));
     }

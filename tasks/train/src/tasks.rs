@@ -239,7 +239,14 @@ fn prepare(
         None => None,
         Some(path) => Some(file_digest(path)?),
     };
-    let text = serde_json::to_vec(&(settings, digest, began_with, VERSION, env!("CARGO_PKG_VERSION"), machine.name.split(':').next()));
+    let text = serde_json::to_vec(&(
+        settings,
+        digest,
+        began_with,
+        VERSION,
+        env!("CARGO_PKG_VERSION"),
+        machine.name.split(':').next(),
+    ));
     let fingerprint = Digest::of(&text.map_err(|error| unwritable(Path::new("settings"), error))?);
     let readers = if machine.name == "cpu" { (ctx.cpus() / 4).max(1) } else { ctx.cpus().clamp(1, 16) };
     let samples = Samples::new(dataset, classes, network.output(), &normal);
@@ -307,8 +314,15 @@ fn work(
         tracker.artifact(&folder.join(name), name);
     }
     let run = tracker.finish(true);
-    let finished =
-        Finished { job, progress: &progress, normalisation: normal, dataset, validation: &validation, test: &test, run };
+    let finished = Finished {
+        job,
+        progress: &progress,
+        normalisation: normal,
+        dataset,
+        validation: &validation,
+        test: &test,
+        run,
+    };
     write(folder, &keep, &finished)?;
     Ok(Done { progress, validation, test })
 }

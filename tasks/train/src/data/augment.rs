@@ -81,7 +81,8 @@ mod tests {
     /// numpy's `rot90(x, k)` of 0 to 8, and its `fliplr` and `flipud`.
     #[test]
     fn turns_are_those_of_numpy() {
-        let [quarter, half, three] = [[2, 5, 8, 1, 4, 7, 0, 3, 6], [8, 7, 6, 5, 4, 3, 2, 1, 0], [6, 3, 0, 7, 4, 1, 8, 5, 2]];
+        let [quarter, half, three] =
+            [[2, 5, 8, 1, 4, 7, 0, 3, 6], [8, 7, 6, 5, 4, 3, 2, 1, 0], [6, 3, 0, 7, 4, 1, 8, 5, 2]];
         let same = [0, 1, 2, 3, 4, 5, 6, 7, 8];
         let rotated: HashSet<Vec<i32>> = [same, quarter, half, three].map(Vec::from).into();
         assert_eq!(drawn(true, false), rotated);
@@ -97,7 +98,8 @@ mod tests {
         values[7] = -1.0;
         noise(&mut values, 0.5, -1.0, &mut generator(3, For::Chip, 1, 1));
         assert_eq!(values[7], -1.0);
-        let values: Vec<f64> = values.iter().filter(|value| **value != -1.0).map(|value| f64::from(*value) - 5.0).collect();
+        let values: Vec<f64> =
+            values.iter().filter(|value| **value != -1.0).map(|value| f64::from(*value) - 5.0).collect();
         let moment = |power: i32| values.iter().map(|value| value.powi(power)).sum::<f64>() / values.len() as f64;
         assert!(moment(1).abs() < 0.01 && (moment(2) - 0.25).abs() < 0.01, "{} {}", moment(1), moment(2));
         assert!((moment(4) - 3.0 * 0.0625).abs() < 0.01, "as heavy in its tails as a normal one: {}", moment(4));

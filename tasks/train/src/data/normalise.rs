@@ -52,8 +52,10 @@ pub(crate) fn normalisation(by: NormaliseBy, dataset: &DatasetManifest) -> Resul
             };
             let (low, high) = (at(low), at(high));
             if let Some(flat) = low.iter().zip(&high).position(|(low, high)| high <= low) {
-                let message =
-                    format!("band `{}` is {} at both percentiles: it cannot be stretched", dataset.bands[flat], low[flat]);
+                let message = format!(
+                    "band `{}` is {} at both percentiles: it cannot be stretched",
+                    dataset.bands[flat], low[flat]
+                );
                 return Err(wrong(message, "take percentiles farther apart, or `method: standard`"));
             }
             Normalisation::Stretch { low, high, fill: 0.0 }

@@ -295,7 +295,9 @@ impl Training<'_> {
             let name = progress.monitor.name();
             let why = scores.undefined.iter().find(|told| told.starts_with(&format!("{name}: ")));
             let why = why.map_or_else(|| format!("{name} is not defined"), Clone::clone);
-            tracing::warn!("validation cannot be judged by what was asked for ({why}): the loss tells which epoch is best");
+            tracing::warn!(
+                "validation cannot be judged by what was asked for ({why}): the loss tells which epoch is best"
+            );
             progress.monitor = Monitor::Loss;
         }
         let Some(score) = scores.get(progress.monitor.name()) else {
@@ -325,13 +327,7 @@ impl Training<'_> {
     }
 }
 
-fn figures(
-    train_loss: f64,
-    rate: f64,
-    scores: &Scores,
-    seconds: f64,
-    waited: f64,
-) -> Vec<(&'static str, f64)> {
+fn figures(train_loss: f64, rate: f64, scores: &Scores, seconds: f64, waited: f64) -> Vec<(&'static str, f64)> {
     let mut figures = vec![("train_loss", train_loss), ("learning_rate", rate)];
     let told = ["loss", "f1", "iou", "precision", "recall", "auroc", "ece", "threshold"];
     let names = [

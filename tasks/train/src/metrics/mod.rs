@@ -97,9 +97,12 @@ impl Tally {
         let chips = logits.chunks_exact(classes * pixels).zip(batch.targets.chunks_exact(classes * pixels));
         for ((chip, (logits, targets)), valid) in batch.chips.iter().zip(chips).zip(batch.valid.chunks_exact(pixels)) {
             if logits.iter().any(|logit| !logit.is_finite()) {
-                return Err(Fault::new("N104", format!("the network tells no finite numbers of the chip `{}`", chip.id))
-                    .help("lower the learning rate; look for values in the chip that are far from all others")
-                    .permanent());
+                return Err(Fault::new(
+                    "N104",
+                    format!("the network tells no finite numbers of the chip `{}`", chip.id),
+                )
+                .help("lower the learning rate; look for values in the chip that are far from all others")
+                .permanent());
             }
             for pixel in (0..pixels).filter(|pixel| valid[*pixel] > 0.0) {
                 if classes == 1 {
@@ -266,7 +269,8 @@ mod tests {
 
     fn batch(size: usize, targets: Vec<f32>, valid: Vec<f32>) -> Batch {
         let chips = valid.len() / (size * size);
-        let chips = (0..chips).map(|chip| ChipRef { set: 0, chip, id: format!("chip-{chip}"), positive: true }).collect();
+        let chips =
+            (0..chips).map(|chip| ChipRef { set: 0, chip, id: format!("chip-{chip}"), positive: true }).collect();
         Batch { chips, size, told: size, images: Vec::new(), targets, valid }
     }
 

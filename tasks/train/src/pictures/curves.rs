@@ -81,7 +81,8 @@ fn panel(
         canvas.line((left, y(value)), (right, y(value)), FAINT, 1);
         canvas.text(&short(value), left as i32 - 5, y(value) as i32, Alignment::Right, INK);
     }
-    let mut epochs: Vec<i64> = (0..=4).map(|tick| (1.0 + (last - 1.0) * f64::from(tick) / 4.0).round() as i64).collect();
+    let mut epochs: Vec<i64> =
+        (0..=4).map(|tick| (1.0 + (last - 1.0) * f64::from(tick) / 4.0).round() as i64).collect();
     epochs.dedup();
     for epoch in epochs {
         canvas.text(&epoch.to_string(), x(epoch as f64) as i32, bottom as i32 + 10, Alignment::Center, INK);

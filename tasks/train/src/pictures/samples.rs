@@ -77,7 +77,13 @@ pub(crate) fn samples(job: &Job, model: &Model, ctx: &Context, path: &Path) -> R
             };
             let across = (left + (parts * (CELL + 1)) / 2) as i32;
             canvas.text(&caption, across, (top + CELL + CAPTION / 2) as i32, Alignment::Center, INK);
-            canvas.frame(left as i32 - 1, top as i32 - 1, (parts * (CELL + 1) + 1) as u32, CELL as u32 + 2, frame(&batch.chips[chip]));
+            canvas.frame(
+                left as i32 - 1,
+                top as i32 - 1,
+                (parts * (CELL + 1) + 1) as u32,
+                CELL as u32 + 2,
+                frame(&batch.chips[chip]),
+            );
             place += 1;
         }
     }
@@ -107,7 +113,11 @@ impl Told<'_> {
             return IGNORED;
         }
         let targets = self.of(&self.batch.targets, self.classes);
-        if self.classes == 1 { grey(f64::from(targets[pixel])) } else { CLASSES[self.highest(targets, pixel) % CLASSES.len()] }
+        if self.classes == 1 {
+            grey(f64::from(targets[pixel]))
+        } else {
+            CLASSES[self.highest(targets, pixel) % CLASSES.len()]
+        }
     }
 
     fn prediction(&self, pixel: usize) -> [u8; 3] {

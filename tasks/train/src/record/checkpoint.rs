@@ -4,7 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use serde::Serialize;
-use swath_kinds::{BandInput, CHECKPOINT_FORMAT, CheckpointManifest, Normalisation, OutputActivation, Training, WeightsFile};
+use swath_kinds::{
+    BandInput, CHECKPOINT_FORMAT, CheckpointManifest, Normalisation, OutputActivation, Training, WeightsFile,
+};
 use swath_task::{Digest, TaskError};
 
 use super::{Epoch, Keep, Progress};
@@ -79,7 +81,9 @@ pub(crate) fn write(folder: &Path, keep: &Keep, finished: &Finished<'_>) -> Resu
 fn manifest(finished: &Finished<'_>) -> Result<CheckpointManifest, TaskError> {
     let Finished { job, progress, .. } = finished;
     let dataset = job.samples.dataset.manifest();
-    let value = |value: serde_json::Result<serde_json::Value>| value.map_err(|error| unwritable(Path::new("checkpoint.json"), error));
+    let value = |value: serde_json::Result<serde_json::Value>| {
+        value.map_err(|error| unwritable(Path::new("checkpoint.json"), error))
+    };
     let best = progress.best.first();
     Ok(CheckpointManifest {
         format: CHECKPOINT_FORMAT.to_owned(),

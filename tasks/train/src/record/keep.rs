@@ -116,7 +116,8 @@ impl Keep {
         let states = self.states()?;
         let mut wanted: Vec<PathBuf> = newest.best.iter().map(|best| self.best(best.epoch)).collect();
         for state in states.iter().take(STATES) {
-            let told: Option<Progress> = fs::read(state.join(PROGRESS)).ok().and_then(|text| rmp_serde::from_slice(&text).ok());
+            let told: Option<Progress> =
+                fs::read(state.join(PROGRESS)).ok().and_then(|text| rmp_serde::from_slice(&text).ok());
             wanted.extend(told.into_iter().flat_map(|told| told.best).map(|best| self.best(best.epoch)));
         }
         for state in states.iter().skip(STATES) {

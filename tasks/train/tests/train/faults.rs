@@ -57,7 +57,11 @@ fn an_empty_side_is_told() {
     told(&Bench::new(&chips).train(small(1)).unwrap_err(), "N102", &["validation side of the dataset has no chips"]);
     let mut chips = Chips::usual(4);
     chips.train.iter_mut().for_each(|(_, label)| label.fill(f32::NAN));
-    told(&Bench::new(&chips).train(small(1)).unwrap_err(), "N102", &["train side of the dataset has no labelled pixel"]);
+    told(
+        &Bench::new(&chips).train(small(1)).unwrap_err(),
+        "N102",
+        &["train side of the dataset has no labelled pixel"],
+    );
 }
 
 #[test]
@@ -99,11 +103,19 @@ fn a_loss_that_is_not_finite_stops_the_training_and_names_the_chips() {
 fn weights_that_cannot_be_used_are_told() {
     let bench = Bench::new(&Chips::usual(4));
     let missing = bench.folder.path().join("missing.safetensors");
-    told(&bench.train(with("weights", json!(missing))).unwrap_err(), "N105", &["missing.safetensors", "cannot be read"]);
+    told(
+        &bench.train(with("weights", json!(missing))).unwrap_err(),
+        "N105",
+        &["missing.safetensors", "cannot be read"],
+    );
     let broken = bench.folder.path().join("broken.pth");
     std::fs::write(&broken, b"not weights").unwrap();
     told(&bench.train(with("weights", json!(broken))).unwrap_err(), "N105", &["broken.pth"]);
-    told(&bench.train(with("weights", json!("imagenet"))).unwrap_err(), "N105", &["no ImageNet weights for this network"]);
+    told(
+        &bench.train(with("weights", json!("imagenet"))).unwrap_err(),
+        "N105",
+        &["no ImageNet weights for this network"],
+    );
 
     let tensor = |name: &str| {
         let data = vec![0u8; 16];

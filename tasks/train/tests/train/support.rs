@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use swath_datasets::{
-    BandStatistics, ChipManifest, ChipRef, ChipWriter, DATASET_FORMAT, DatasetManifest, Header, LabelCount, LeftOut, Leakage,
-    Measures, Place, SetRef, Side, Sides, Sources, count_labels,
+    BandStatistics, ChipManifest, ChipRef, ChipWriter, DATASET_FORMAT, DatasetManifest, Header, LabelCount, Leakage,
+    LeftOut, Measures, Place, SetRef, Side, Sides, Sources, count_labels,
 };
 use swath_kinds::{Checkpoint, ChipSetFolder, DatasetFile, Picture};
 use swath_task::local::LocalHost;
