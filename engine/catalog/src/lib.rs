@@ -15,6 +15,7 @@ pub const BUILTIN: &[&[TaskDef]] = &[
     swath_raster::TASKS,
     swath_labels::TASKS,
     swath_infer::TASKS,
+    swath_onnx::TASKS,
     swath_detect::TASKS,
     swath_stores::TASKS,
     swath_process::TASKS,
