@@ -16,6 +16,7 @@ pub const BUILTIN: &[&[TaskDef]] = &[
     swath_labels::TASKS,
     swath_train::TASKS,
     swath_infer::TASKS,
+    swath_onnx::TASKS,
     swath_detect::TASKS,
     swath_stores::TASKS,
     swath_process::TASKS,

@@ -7,7 +7,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use swath_kinds::{ModelManifest, Normalisation};
+use swath_kinds::ModelManifest;
 use swath_onnxruntime::{Refusal, inspect};
 use swath_task::{Digest, Fault};
 
@@ -15,8 +15,6 @@ use swath_task::{Digest, Fault};
 const LARGEST_NETWORK: u64 = 2 << 30;
 /// Largest manifest.
 const LARGEST_MANIFEST: u64 = 1 << 20;
-/// Largest tile that memory can be planned for.
-const LARGEST_TILE: u32 = 8192;
 
 /// A model folder whose manifest passed every check. The files that it names are looked at by those who run them.
 pub(crate) struct Model {
@@ -107,7 +105,7 @@ pub fn read_manifest(folder: &Path) -> Result<ModelManifest, Fault> {
             .help("a model folder holds `manifest.json` and `1/model.onnx`; see docs/model-folder.md")
     })?;
     let manifest: ModelManifest = serde_json::from_slice(&text).map_err(|error| wrong(&path, &error.to_string()))?;
-    check_manifest(&manifest).map_err(|reason| wrong(&path, &reason))?;
+    manifest.check().map_err(|contradiction| wrong(&path, &contradiction.to_string()))?;
     Ok(manifest)
 }
 
@@ -144,85 +142,6 @@ fn inside(folder: &Path, field: &str, file: &str) -> Result<PathBuf, Fault> {
     Ok(path)
 }
 
-/// What types cannot say about a manifest.
-fn check_manifest(manifest: &ModelManifest) -> Result<(), String> {
-    let bands = manifest.bands.len();
-    if manifest.name.trim().is_empty() {
-        return Err("`name` is empty".to_owned());
-    }
-    if bands == 0 {
-        return Err("`bands` is empty: name the bands the network was trained on, in order".to_owned());
-    }
-    unique("bands", manifest.bands.iter().map(|band| band.name.as_str()))?;
-    unique("classes", manifest.classes.iter().map(String::as_str))?;
-    if manifest.input.channels as usize != bands {
-        return Err(format!("`input.channels` is {}, but `bands` names {bands}", manifest.input.channels));
-    }
-    if manifest.output.channels as usize != manifest.classes.len() || manifest.classes.is_empty() {
-        let (channels, classes) = (manifest.output.channels, manifest.classes.len());
-        return Err(format!("`output.channels` is {channels}, but `classes` names {classes}"));
-    }
-    let (size, multiple) = (manifest.tile.size, manifest.tile.multiple_of);
-    if size == 0 || size > LARGEST_TILE {
-        return Err(format!("`tile.size` is {size}, which is not from 1 to {LARGEST_TILE}"));
-    }
-    if multiple != 0 && size % multiple != 0 {
-        return Err(format!("`tile.size` is {size}, which is no multiple of `tile.multiple_of`, {multiple}"));
-    }
-    if !(manifest.gsd.is_finite() && manifest.gsd > 0.0) {
-        return Err(format!("`gsd` is {}, which is not a size of a pixel in metres", manifest.gsd));
-    }
-    check_normalisation(&manifest.normalisation, bands)
-}
-
-fn unique<'a>(field: &str, names: impl Iterator<Item = &'a str>) -> Result<(), String> {
-    let mut seen = std::collections::BTreeSet::new();
-    for (index, name) in names.enumerate() {
-        if name.trim().is_empty() {
-            return Err(format!("`{field}[{index}]` has no name"));
-        }
-        if !seen.insert(name) {
-            return Err(format!("`{field}` names `{name}` twice"));
-        }
-    }
-    Ok(())
-}
-
-fn check_normalisation(normalisation: &Normalisation, bands: usize) -> Result<(), String> {
-    let numbers = |field: &str, values: &[f32]| -> Result<(), String> {
-        if values.len() != bands {
-            return Err(format!("`normalisation.{field}` has {} numbers for {bands} bands", values.len()));
-        }
-        match values.iter().position(|value| !value.is_finite()) {
-            Some(index) => Err(format!("`normalisation.{field}[{index}]` is not a finite number")),
-            None => Ok(()),
-        }
-    };
-    let fill = match normalisation {
-        Normalisation::None { fill } => *fill,
-        Normalisation::Standard { mean, std, fill } => {
-            numbers("mean", mean)?;
-            numbers("std", std)?;
-            if let Some(index) = std.iter().position(|value| *value <= 0.0) {
-                return Err(format!("`normalisation.std[{index}]` is {}, which is not above 0", std[index]));
-            }
-            *fill
-        }
-        Normalisation::Stretch { low, high, fill } => {
-            numbers("low", low)?;
-            numbers("high", high)?;
-            if let Some(index) = low.iter().zip(high).position(|(low, high)| low >= high) {
-                return Err(format!(
-                    "`normalisation.high[{index}]` is {}, which is not above `low`, {}",
-                    high[index], low[index]
-                ));
-            }
-            *fill
-        }
-    };
-    if fill.is_finite() { Ok(()) } else { Err("`normalisation.fill` is not a finite number".to_owned()) }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
@@ -257,7 +176,7 @@ mod tests {
             (|m| m["bands"][1]["name"] = json!(""), "`bands[1]` has no name"),
             (|m| m["input"]["channels"] = json!(3), "`input.channels` is 3"),
             (|m| m["classes"] = json!(["a", "b"]), "`output.channels` is 1"),
-            (|m| m["classes"] = json!([]), "`output.channels` is 1"),
+            (|m| m["classes"] = json!([]), "`classes` is empty"),
             (|m| m["normalisation"]["std"] = json!([1.0]), "`normalisation.std` has 1 numbers for 2 bands"),
             (|m| m["normalisation"]["std"][1] = json!(0.0), "`normalisation.std[1]` is 0"),
             (|m| m["normalisation"]["mean"][0] = json!(1e300), "`normalisation.mean[0]` is not a finite"),

@@ -4,6 +4,7 @@
 //! task that writes and the task that reads cannot drift apart. No task code, no GDAL, no network.
 
 mod area;
+mod consistent;
 mod detections;
 mod distance;
 mod model;
@@ -11,6 +12,7 @@ mod scenes;
 mod stretch;
 
 pub use area::{Area, AreaError, BoundingBox};
+pub use consistent::{Contradiction, LARGEST_TILE};
 pub use detections::{Detection, DetectionProperties, PropertyType, ScoreBreakdown};
 pub use distance::{Distance, DistanceError};
 pub use model::{

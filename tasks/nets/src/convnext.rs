@@ -109,9 +109,14 @@ pub struct ConvNext {
 impl ConvNext {
     /// Logits (batch, classes) of images (batch, channels, height, width) of at least 32 x 32 pixels.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<2> {
+        self.forward_with(x, &Gelu::forward)
+    }
+
+    /// The same, with something else where a [`Gelu`] is: for those who record the network and know no `Gelu`.
+    pub fn forward_with(&self, x: Tensor<4>, gelu: &dyn Fn(&Gelu, Tensor<4>) -> Tensor<4>) -> Tensor<2> {
         let [batch, ..] = x.dims();
         let ((patches, norm), first, to_second, second, to_third, third, to_fourth, fourth) = &self.features;
-        let stage = |blocks: &[Block], x| blocks.iter().fold(x, |x, block| block.forward(x));
+        let stage = |blocks: &[Block], x| blocks.iter().fold(x, |x, block| block.forward(x, gelu));
         let downsample = |(norm, conv): &Downsample, x| conv.forward(norm.forward(x));
         let x = stage(first, norm.forward(patches.forward(x)));
         let x = stage(second, downsample(to_second, x));
@@ -160,10 +165,10 @@ impl Block {
         Self { layer_scale, block, drop: DropoutConfig::new(drop).init() }
     }
 
-    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let (depthwise, _, norm, widen, gelu, narrow) = &self.block;
+    fn forward(&self, x: Tensor<4>, gelu: &dyn Fn(&Gelu, Tensor<4>) -> Tensor<4>) -> Tensor<4> {
+        let (depthwise, _, norm, widen, activation, narrow) = &self.block;
         let added = widen.forward(norm.forward(depthwise.forward(x.clone())));
-        let added = narrow.forward(gelu.forward(added));
+        let added = narrow.forward(gelu(activation, added));
         let [width, ..] = self.layer_scale.dims();
         x + self.thin_out(added * self.layer_scale.val().reshape([1, width, 1, 1]))
     }

@@ -7,7 +7,7 @@
 //! training makes small (`losses`).
 //!
 //! Forward passes are made of what burn-onnx 0.22 exports with a batch of any size. One operation is missing there: the
-//! `Gelu` of ConvNeXt.
+//! `Gelu` of ConvNeXt, which [`ConvNext::forward_with`] lets an exporter put something else for.
 //!
 //! "Equal to PyTorch" is what `tests/nets` holds: for every network, the same weights and input give the same
 //! output as `segmentation_models_pytorch` and `torchvision` within 1e-4.
