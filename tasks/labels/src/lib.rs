@@ -12,6 +12,7 @@ mod vector;
 
 mod classes;
 mod faults;
+mod outline;
 mod places;
 mod tiles;
 mod zones;
@@ -19,7 +20,7 @@ mod zones;
 pub use chips::CutChips;
 pub use classes::{Class, Name};
 pub use map::LabelRaster;
-pub use sites::LabelSites;
+pub use sites::{LabelSites, Unknown};
 pub use split::{Hardness, Negatives, Shares, SplitDataset};
 pub use vector::{LabelVector, Others};
 
