@@ -281,8 +281,8 @@ impl SplitDataset {
             self.classes(item).into_iter().for_each(|class| *counts.entry(class).or_default() += 1);
         }
         let kinds = Kinds::of(&counts);
-        for index in 0..items.len() {
-            items[index].kinds = kinds.of_chip(items[index].positive, &self.classes(&items[index]));
+        for item in &mut items {
+            item.kinds = kinds.of_chip(item.positive, &self.classes(item));
         }
         Ok((items, kinds))
     }

@@ -264,7 +264,7 @@ mod tests {
         // Twelve classes of which each block has three or four, and no chip without any.
         let chips: BTreeMap<usize, usize> = (0..12).map(|class| (class, 100 * (class + 1))).collect();
         let kinds = Kinds::of(&chips);
-        let has = |block: usize, class: usize| (block + class * class) % 4 == 0 || block % 12 == class;
+        let has = |block: usize, class: usize| (block + class * class).is_multiple_of(4) || block % 12 == class;
         let groups: Vec<Group> = (0..120)
             .map(|block| {
                 let mut counts: Vec<usize> =

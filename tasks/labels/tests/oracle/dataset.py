@@ -155,8 +155,10 @@ def chips(raster, label, folder, size, stride, min_valid, sites):
     known = [site for site in json.load(open(sites))["sites"]]
     near = {}
     for site in known:
-        _, _, away = GEOD.inv(np.full_like(lon, site["lon"]), np.full_like(lat, site["lat"]), lon, lat)
-        near[site["name"]] = (away <= 400) & (mask > 0.5)
+        # 400 m are less than 0.006 degrees of longitude there.
+        near[site["name"]] = close = (np.abs(lon - site["lon"]) < 0.006) & (np.abs(lat - site["lat"]) < 0.004) & (mask > 0.5)
+        x, y = lon[close], lat[close]
+        close[close] = GEOD.inv(np.full_like(x, site["lon"]), np.full_like(y, site["lat"]), x, y)[2] <= 400
         others = [GEOD.inv(site["lon"], site["lat"], o["lon"], o["lat"])[2] for o in known if o is not site]
         site["alone"] = min(others) > 1200
     alone = {site["name"] for site in known if site["alone"]}
