@@ -149,7 +149,7 @@ pub struct LeftOut {
     pub negatives: usize,
 }
 
-/// Pairs of chips on different sides, counted on the finished dataset.
+/// What chips on different sides share, counted on the finished dataset: pairs of them, and sites.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Leakage {
@@ -159,6 +159,16 @@ pub struct Leakage {
     pub within_gap: u64,
     /// Pairs with the same pixels.
     pub equal: u64,
+    /// Known sites that chips of more than one side show.
+    #[serde(default)]
+    pub shared_sites: u64,
+}
+
+impl Leakage {
+    /// All that was counted.
+    pub fn total(&self) -> u64 {
+        self.overlapping + self.within_gap + self.equal + self.shared_sites
+    }
 }
 
 /// What was measured on a band.

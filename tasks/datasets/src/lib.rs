@@ -14,15 +14,17 @@
 //!    not opened.
 //! 3. Memory is the manifest and the chips that the caller holds, whatever the size of the set.
 
+mod counts;
 mod dataset;
 mod error;
 mod set;
 mod write;
 
+pub use counts::LabelCounts;
 pub use dataset::{BandStatistics, ChipRef, Dataset, DatasetManifest, Leakage, LeftOut, SetRef, Side, SideName, Sides};
 pub use error::Error;
-pub use set::{Chip, ChipManifest, ChipSet, LabelCount, Shard, Sources};
-pub use write::{ChipWriter, Header, Measures, Place, count_labels};
+pub use set::{Chip, ChipManifest, ChipSet, ChipSite, LabelCount, Shard, Sources};
+pub use write::{ChipWriter, Header, Measures, Place, SiteWindow};
 
 /// What the formats are called in their manifests.
 pub const CHIPS_FORMAT: &str = "swath.chips/1";

@@ -14,6 +14,8 @@ use crate::{CHIPS_FORMAT, MANIFEST};
 
 /// A shard's header is a few hundred bytes; one that claims more than this is not ours.
 const LONGEST_HEADER: u64 = 1 << 20;
+/// Values that are read at once.
+const READ: usize = 1 << 18;
 
 /// `manifest.json` of a chip set.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -35,8 +37,25 @@ pub struct ChipManifest {
     pub labels: Vec<LabelCount>,
     /// The files that hold the chips.
     pub shards: Vec<Shard>,
+    /// The known sites that chips show; none where the label does not tell which site is which.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sites: Option<Vec<ChipSite>>,
     /// The chips, in the order in which they lie in the shards.
     pub chips: Vec<Chip>,
+}
+
+/// A known site that at least one chip shows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChipSite {
+    /// The same in every set that shows it: its name and place.
+    pub id: String,
+    /// Longitude of its centre in degrees, WGS 84.
+    pub lon: f64,
+    /// Latitude of its centre.
+    pub lat: f64,
+    /// How far around it, or around its outline, pixels are positive, in metres.
+    pub buffer_m: f64,
 }
 
 /// Digests of what chips were cut from.
@@ -53,8 +72,11 @@ pub struct Sources {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LabelCount {
-    /// The label: 0, 0.5, 1, or the number of a class.
+    /// The label: 0, 0.5, 1, or the number of a class. The upper end of a bin, which belongs to it, where `from` is told.
     pub value: f32,
+    /// The lower end of a bin, which does not belong to it: of labels between 0 and 1 that are too many to tell apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<f32>,
     /// Pixels.
     pub pixels: u64,
 }
@@ -97,6 +119,15 @@ pub struct Chip {
     pub positive: f64,
     /// Share of the valid pixels that are ambiguous (label above 0, up to 0.5).
     pub ambiguous: f64,
+    /// Pixels of each class, 0 included. None in sets that were made before it was told.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub classes: Vec<LabelCount>,
+    /// Ids of the known sites of which it shows a positive pixel, see [`ChipManifest::sites`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sites: Vec<String>,
+    /// Ground that `window` covers, in square kilometres. None in sets that were made before it was told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub area_km2: Option<f64>,
     /// Mean of each band over its pixels with data; none without.
     pub mean: Vec<Option<f32>>,
     /// Standard deviation of each band, as numpy's `std`.
@@ -196,22 +227,61 @@ impl ChipSet {
     }
 
     /// Reads a chip by its index in the manifest. The slices hold [`ChipManifest::image_len`] and
-    /// [`ChipManifest::label_len`] values, `scratch` is the reader's own.
+    /// [`ChipManifest::label_len`] values, `scratch` is the reader's own and stays small.
     ///
     /// # Panics
     /// With slices of another length or an index beyond the last chip.
     pub fn read(&self, index: usize, image: &mut [f32], label: &mut [f32], scratch: &mut Vec<u8>) -> Result<(), Error> {
-        assert_eq!((image.len(), label.len()), (self.manifest.image_len(), self.manifest.label_len()));
+        assert_eq!(image.len(), self.manifest.image_len());
+        self.read_bands(index, 0, image, scratch)?;
+        self.read_label(index, label, scratch)
+    }
+
+    /// Reads as many bands of a chip as fit into the slice, from `first` on.
+    ///
+    /// # Panics
+    /// With a slice that holds no whole number of bands or more than there are, or an index beyond the last chip.
+    pub fn read_bands(
+        &self,
+        index: usize,
+        first: usize,
+        bands: &mut [f32],
+        scratch: &mut Vec<u8>,
+    ) -> Result<(), Error> {
+        let plane = self.manifest.label_len();
+        assert!(bands.len().is_multiple_of(plane) && first * plane + bands.len() <= self.manifest.image_len());
         let chip = &self.manifest.chips[index];
-        let path = self.folder.join(&self.manifest.shards[chip.shard].file);
-        let tensors = self.tensors[chip.shard];
+        let start = chip.at * self.manifest.image_len() + first * plane;
+        self.values(chip.shard, self.tensors[chip.shard].image, start, bands, scratch)
+    }
+
+    /// Reads the label of a chip.
+    ///
+    /// # Panics
+    /// With a slice of another length or an index beyond the last chip.
+    pub fn read_label(&self, index: usize, label: &mut [f32], scratch: &mut Vec<u8>) -> Result<(), Error> {
+        assert_eq!(label.len(), self.manifest.label_len());
+        let chip = &self.manifest.chips[index];
+        self.values(chip.shard, self.tensors[chip.shard].label, chip.at * label.len(), label, scratch)
+    }
+
+    /// Reads values of a tensor that begins at a byte of a shard, from the value `first` on.
+    fn values(
+        &self,
+        shard: usize,
+        tensor: u64,
+        first: usize,
+        values: &mut [f32],
+        scratch: &mut Vec<u8>,
+    ) -> Result<(), Error> {
+        let path = self.folder.join(&self.manifest.shards[shard].file);
         let file = File::open(&path).map_err(|error| Error::read(&path, error))?;
-        for (values, start) in [(image, tensors.image), (label, tensors.label)] {
-            let bytes = size_of_val(values);
-            scratch.resize(bytes, 0);
-            let read = file.read_exact_at(scratch, start + (chip.at * bytes) as u64);
-            read.map_err(|error| Error::read(&path, error))?;
-            for (value, bytes) in values.iter_mut().zip(scratch.as_chunks().0) {
+        let mut place = tensor + (first * size_of::<f32>()) as u64;
+        for part in values.chunks_mut(READ) {
+            scratch.resize(size_of_val(part), 0);
+            file.read_exact_at(scratch, place).map_err(|error| Error::read(&path, error))?;
+            place += scratch.len() as u64;
+            for (value, bytes) in part.iter_mut().zip(scratch.as_chunks().0) {
                 *value = f32::from_le_bytes(*bytes);
             }
         }

@@ -1,12 +1,14 @@
 //! Writing chip sets, a shard at a time.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, TensorView};
 use swath_task::Digest;
 
+use crate::counts::LabelCounts;
 use crate::error::Error;
-use crate::set::{Chip, ChipManifest, LabelCount, Shard, Sources};
+use crate::set::{Chip, ChipManifest, ChipSite, Shard, Sources};
 use crate::{CHIPS_FORMAT, MANIFEST, POSITIVE_ABOVE};
 
 /// What all chips of a set share.
@@ -35,6 +37,17 @@ pub struct Place {
     pub bounds: [f64; 4],
     /// West, south, east, north in degrees.
     pub bbox: [f64; 4],
+    /// Ground that the window covers, in square kilometres, where it is known.
+    pub area_km2: Option<f64>,
+}
+
+/// A known site, and the pixels of the raster around it that are positive because of it.
+#[derive(Clone, Debug)]
+pub struct SiteWindow {
+    /// The site.
+    pub site: ChipSite,
+    /// Column, row, width, height of the box around those pixels.
+    pub window: [usize; 4],
 }
 
 /// What is in a chip. Measuring takes longer than writing: threads do it, each for its own chips.
@@ -45,7 +58,7 @@ pub struct Measures {
     ambiguous: u64,
     mean: Vec<Option<f32>>,
     std: Vec<Option<f32>>,
-    labels: Vec<LabelCount>,
+    labels: LabelCounts,
 }
 
 impl Measures {
@@ -53,8 +66,8 @@ impl Measures {
     pub fn of(image: &[f32], label: &[f32]) -> Self {
         let count = |of: fn(f32) -> bool| label.iter().filter(|value| of(**value)).count() as u64;
         let moments: Vec<_> = image.chunks_exact(label.len()).map(moments).collect();
-        let mut labels = Vec::new();
-        count_labels(label, &mut labels);
+        let mut labels = LabelCounts::default();
+        labels.add(label);
         Self {
             valid: count(|value| !value.is_nan()),
             positive: count(|value| value > POSITIVE_ABOVE),
@@ -70,9 +83,9 @@ impl Measures {
         self.valid
     }
 
-    /// Pixels of each label, by value.
-    pub fn labels(&self) -> &[LabelCount] {
-        &self.labels
+    /// Pixels that belong to a class or site.
+    pub fn positive(&self) -> u64 {
+        self.positive
     }
 }
 
@@ -88,27 +101,7 @@ fn moments(values: &[f32]) -> Option<(f64, f64)> {
     Some((mean, spread.sqrt()))
 }
 
-/// Adds the labels that are not NaN to counts that stay sorted by value.
-pub fn count_labels(labels: &[f32], counts: &mut Vec<LabelCount>) {
-    let mut rest = labels;
-    while let Some(value) = rest.first().copied() {
-        // Labels come in runs.
-        let run = rest.iter().take_while(|other| **other == value || value.is_nan() && other.is_nan()).count();
-        if !value.is_nan() {
-            add_label(LabelCount { value, pixels: run as u64 }, counts);
-        }
-        rest = &rest[run..];
-    }
-}
-
-fn add_label(label: LabelCount, counts: &mut Vec<LabelCount>) {
-    match counts.binary_search_by(|count| count.value.total_cmp(&label.value)) {
-        Ok(place) => counts[place].pixels += label.pixels,
-        Err(place) => counts.insert(place, label),
-    }
-}
-
-/// A chip set being written. Memory is twice a shard.
+/// A chip set being written. Memory is twice a shard, and the manifest.
 pub struct ChipWriter {
     folder: PathBuf,
     header: Header,
@@ -116,9 +109,57 @@ pub struct ChipWriter {
     images: Vec<u8>,
     labels: Vec<u8>,
     waiting: usize,
-    counts: Vec<LabelCount>,
+    counts: LabelCounts,
     shards: Vec<Shard>,
     chips: Vec<Chip>,
+    sites: Option<Sites>,
+}
+
+/// Known sites, and which of them chips show.
+struct Sites {
+    /// By the first row of their windows.
+    all: Vec<SiteWindow>,
+    shown: Vec<bool>,
+    /// Rows of the highest window.
+    highest: usize,
+}
+
+impl Sites {
+    fn new(mut all: Vec<SiteWindow>) -> Self {
+        all.sort_by_key(|site| site.window[1]);
+        let highest = all.iter().map(|site| site.window[3]).max().unwrap_or(0);
+        Self { shown: vec![false; all.len()], all, highest }
+    }
+
+    /// Ids of the sites of which a chip of `side` pixels shows a positive one.
+    fn of(&mut self, [left, top, width, height]: [usize; 4], label: &[f32], side: usize) -> Vec<String> {
+        let first = self.all.partition_point(|site| site.window[1] + self.highest <= top);
+        let mut ids = Vec::new();
+        for (index, site) in self.all.iter().enumerate().skip(first) {
+            let [column, row, columns, rows] = site.window;
+            if row >= top + height {
+                break;
+            }
+            let (from, to) = (column.max(left), (column + columns).min(left + width));
+            let (above, below) = (row.max(top), (row + rows).min(top + height));
+            let line = |row: usize| &label[(row - top) * side..][from - left..to - left];
+            if from < to && (above..below).any(|row| line(row).iter().any(|value| *value > POSITIVE_ABOVE)) {
+                ids.push(site.site.id.clone());
+                self.shown[index] = true;
+            }
+        }
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+
+    fn shown(self) -> Vec<ChipSite> {
+        let shown = self.all.into_iter().zip(self.shown).filter(|(_, shown)| *shown);
+        let mut sites: Vec<ChipSite> = shown.map(|(site, _)| site.site).collect();
+        sites.sort_by(|a, b| a.id.cmp(&b.id));
+        sites.dedup_by(|a, b| a.id == b.id);
+        sites
+    }
 }
 
 impl ChipWriter {
@@ -133,10 +174,17 @@ impl ChipWriter {
             images: Vec::new(),
             labels: Vec::new(),
             waiting: 0,
-            counts: Vec::new(),
+            counts: LabelCounts::default(),
             shards: Vec::new(),
             chips: Vec::new(),
+            sites: None,
         })
+    }
+
+    /// Tells with each chip, and with the set, which of these sites it shows.
+    pub fn with_sites(mut self, sites: Vec<SiteWindow>) -> Self {
+        self.sites = Some(Sites::new(sites));
+        self
     }
 
     /// Adds a chip: its image, band after band, and its label, both of `size` times `size` pixels.
@@ -147,12 +195,20 @@ impl ChipWriter {
         let side = self.header.size * self.header.size;
         assert_eq!((image.len(), label.len()), (side * self.header.bands.len(), side));
         let (image_start, label_start) = (self.images.len(), self.labels.len());
+        if self.waiting == 0 {
+            // All at once: a vector that grows by itself may take twice of what it holds.
+            self.images.reserve_exact(self.chips_a_shard * size_of_val(image));
+            self.labels.reserve_exact(self.chips_a_shard * size_of_val(label));
+        }
         self.images.extend(image.iter().flat_map(|value| value.to_le_bytes()));
         self.labels.extend(label.iter().flat_map(|value| value.to_le_bytes()));
-        let pixels = [&self.images[image_start..], &self.labels[label_start..]].concat();
+        let pixels = Read::chain(&self.images[image_start..], &self.labels[label_start..]);
+        let (digest, _) = Digest::of_reader(pixels).map_err(|error| Error::write(&self.folder, error))?;
+        let sites = self.sites.as_mut().map(|sites| sites.of(place.window, label, self.header.size));
         let [column, row, width, height] = place.window;
         let share = |part: u64, whole: u64| if whole == 0 { 0.0 } else { part as f64 / whole as f64 };
         let Sources { raster, label } = self.header.sources;
+        self.counts.join(&measures.labels);
         self.chips.push(Chip {
             id: format!("{}-{}-{row:06}-{column:06}", &raster.hex()[..8], &label.hex()[..8]),
             shard: self.shards.len(),
@@ -164,13 +220,13 @@ impl ChipWriter {
             valid: share(measures.valid, (width * height) as u64),
             positive: share(measures.positive, measures.valid),
             ambiguous: share(measures.ambiguous, measures.valid),
+            classes: measures.labels.classes(),
+            sites: sites.unwrap_or_default(),
+            area_km2: place.area_km2,
             mean: measures.mean.clone(),
             std: measures.std.clone(),
-            digest: Digest::of(&pixels),
+            digest,
         });
-        for label in &measures.labels {
-            add_label(*label, &mut self.counts);
-        }
         self.waiting += 1;
         if self.waiting == self.chips_a_shard { self.flush() } else { Ok(()) }
     }
@@ -205,7 +261,8 @@ impl ChipWriter {
             bands: self.header.bands,
             crs: self.header.crs,
             sources: self.header.sources,
-            labels: self.counts,
+            labels: self.counts.list(),
+            sites: self.sites.map(Sites::shown),
             shards: self.shards,
             chips: self.chips,
         };

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use swath_datasets::{ChipSet, ChipWriter, Error, Header, Measures, Place, Sources};
+use swath_datasets::{ChipSet, ChipSite, ChipWriter, Error, Header, Measures, Place, SiteWindow, Sources};
 use swath_task::Digest;
 
 const SIDE: usize = 4;
@@ -18,12 +18,21 @@ fn label(chip: usize) -> Vec<f32> {
     label
 }
 
+/// Sites over two chips, over one, and where nothing is labelled.
+fn sites() -> Vec<SiteWindow> {
+    let site = |id: &str, window| SiteWindow {
+        site: ChipSite { id: id.to_owned(), lon: 15.0, lat: 47.0, buffer_m: 20.0 },
+        window,
+    };
+    vec![site("both", [5, 0, 4, 1]), site("one", [12, 0, 2, 3]), site("none", [0, 0, 4, 4])]
+}
+
 /// Five chips, two to a shard.
 fn write(folder: &Path) {
     let sources = Sources { raster: Digest::of(b"raster"), label: Digest::of(b"label") };
     let bands = vec!["B04".to_owned(), "B08".to_owned()];
     let header = Header { size: SIDE, stride: SIDE, bands, crs: "EPSG:32633".to_owned(), sources };
-    let mut writer = ChipWriter::create(folder, header, 2 * 3 * SIDE * SIDE * 4).unwrap();
+    let mut writer = ChipWriter::create(folder, header, 2 * 3 * SIDE * SIDE * 4).unwrap().with_sites(sites());
     for chip in 0..5 {
         let left = (chip * SIDE * 10) as f64;
         let place = Place {
@@ -31,6 +40,7 @@ fn write(folder: &Path) {
             transform: [left, 10.0, 0.0, 40.0, 0.0, -10.0],
             bounds: [left, 0.0, left + 40.0, 40.0],
             bbox: [15.0, 47.0, 15.1, 47.1],
+            area_km2: Some(0.0016),
         };
         let (image, label) = (image(chip), label(chip));
         writer.push(&place, &image, &label, &Measures::of(&image, &label)).unwrap();
@@ -56,6 +66,36 @@ fn chips_are_read_as_they_were_written_whatever_their_shard() {
         assert!(labels[15].is_nan());
     }
     set.verify().unwrap();
+}
+
+#[test]
+fn a_chip_tells_which_sites_it_shows_and_how_much_ground() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path());
+    let set = ChipSet::open(folder.path()).unwrap();
+    let shown: Vec<Vec<String>> = set.manifest().chips.iter().map(|chip| chip.sites.clone()).collect();
+    // Chip 1 has its only positive pixel in column 4, where no site is; chip 2 has two in columns 8 and 9.
+    assert_eq!(shown, [vec![], vec![], vec!["both".to_owned()], vec!["one".to_owned()], vec![]]);
+    let known: Vec<&str> = set.manifest().sites.iter().flatten().map(|site| site.id.as_str()).collect();
+    assert_eq!(known, ["both", "one"], "only those that a chip shows");
+    assert!(set.manifest().chips.iter().all(|chip| chip.area_km2 == Some(0.0016)));
+    let classes: Vec<(f32, u64)> = set.manifest().chips[3].classes.iter().map(|c| (c.value, c.pixels)).collect();
+    assert_eq!(classes, [(0.0, 12), (1.0, 3)]);
+}
+
+#[test]
+fn a_set_from_before_sites_were_told_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path());
+    let path = folder.path().join("manifest.json");
+    let mut manifest: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    manifest.as_object_mut().unwrap().remove("sites");
+    for chip in manifest["chips"].as_array_mut().unwrap() {
+        chip.as_object_mut().unwrap().retain(|field, _| !["sites", "classes", "area_km2"].contains(&field.as_str()));
+    }
+    std::fs::write(&path, manifest.to_string()).unwrap();
+    let set = ChipSet::open(folder.path()).unwrap();
+    assert!(set.manifest().sites.is_none() && set.manifest().chips[2].sites.is_empty());
 }
 
 #[test]

@@ -61,6 +61,8 @@ pub(crate) fn start() -> Result<()> {
             (c"CPL_VSIL_CURL_CACHE_SIZE", c"33554432"),
             (c"GDAL_INGESTED_BYTES_AT_OPEN", c"32768"),
             (c"GTIFF_HONOUR_NEGATIVE_SCALEY", c"NO"),
+            // A feature of GeoJSON that takes more than so many MiB while it is read is refused.
+            (c"OGR_GEOJSON_MAX_OBJ_SIZE", c"100"),
         ];
         // SAFETY: called once, before any other GDAL call of this process made through this crate; the strings are
         // NUL-terminated and static. `collect` is `extern "C"` and never unwinds.

@@ -121,6 +121,17 @@ impl Geometry {
         Self(watched(|| unsafe { gdal_sys::OGR_G_ForceToMultiPolygon(this.0) }).0)
     }
 
+    /// The same shape with points in all edges that are longer than this.
+    pub fn dense(&self, longest: f64) -> Self {
+        // SAFETY: the handle is live; the copy is owned by the new geometry from the start and changed in place.
+        watched(|| unsafe {
+            let copy = Self(gdal_sys::OGR_G_Clone(self.0));
+            gdal_sys::OGR_G_Segmentize(copy.0, longest);
+            copy
+        })
+        .0
+    }
+
     /// The same shape in another CRS. Long edges get points in between first: a straight line stays where it was.
     pub fn project(&self, transform: &Transform) -> Result<Self> {
         // SAFETY: the handles are live; the copy is owned by the new geometry from the start.

@@ -103,6 +103,17 @@ impl PixelWindow {
     }
 }
 
+/// Where pieces of `size` pixels begin along a side: steps of `stride`, the last one shifted back so that it ends at the edge. A
+/// side shorter than a piece has one.
+pub fn piece_starts(length: usize, size: usize, stride: usize) -> Vec<usize> {
+    let last = length.saturating_sub(size);
+    let mut starts: Vec<usize> = (0..=last).step_by(stride).collect();
+    if starts.last() != Some(&last) {
+        starts.push(last);
+    }
+    starts
+}
+
 /// A north-up grid of pixels in a CRS.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Grid {
@@ -217,6 +228,24 @@ impl Grid {
         }
     }
 
+    /// Its outline in degrees, `points` to an edge, from the lower left corner counter-clockwise and back to it.
+    pub fn outline(&self, to_degrees: &Transform, points: usize) -> Result<(Vec<f64>, Vec<f64>)> {
+        let Bounds { left, bottom, right, top } = self.bounds();
+        let corners = [(left, bottom), (right, bottom), (right, top), (left, top), (left, bottom)];
+        let (mut xs, mut ys) = (Vec::new(), Vec::new());
+        for pair in corners.windows(2) {
+            for step in 0..points {
+                let share = step as f64 / points as f64;
+                xs.push(pair[0].0 + (pair[1].0 - pair[0].0) * share);
+                ys.push(pair[0].1 + (pair[1].1 - pair[0].1) * share);
+            }
+        }
+        to_degrees.points(&mut xs, &mut ys)?;
+        xs.push(xs[0]);
+        ys.push(ys[0]);
+        Ok((xs, ys))
+    }
+
     /// The pixels that a box in the grid's CRS touches, cut to the grid; `None` when it touches none.
     pub fn window_of(&self, bounds: &Bounds) -> Option<PixelWindow> {
         let column = |x: f64| (x - self.left) / self.pixel_width;
@@ -278,6 +307,19 @@ impl Grid {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pieces_cover_every_pixel_and_the_last_one_ends_at_the_edge() {
+        assert_eq!(piece_starts(1000, 256, 128), [0, 128, 256, 384, 512, 640, 744]);
+        assert_eq!(piece_starts(1000, 256, 224), [0, 224, 448, 672, 744]);
+        assert_eq!(piece_starts(512, 256, 256), [0, 256]);
+        assert_eq!(piece_starts(100, 256, 256), [0]);
+        for (length, stride) in (1..700).flat_map(|length| [1, 100, 256].map(|stride| (length, stride))) {
+            let starts = piece_starts(length, 256, stride);
+            let covered = starts.windows(2).all(|pair| pair[0] < pair[1] && pair[1] <= pair[0] + stride);
+            assert!(covered && starts[starts.len() - 1] + 256 == length.max(256), "{length} {stride}: {starts:?}");
+        }
+    }
 
     #[test]
     fn a_pixel_is_measured_on_the_ground_and_not_on_the_map() {

@@ -16,6 +16,7 @@
 #[macro_use]
 mod trace;
 
+mod clip;
 mod cog;
 mod crs;
 mod direct;
@@ -24,6 +25,7 @@ mod features;
 mod ffi;
 mod geometry;
 mod grid;
+pub mod percentiles;
 mod pixel;
 mod raster;
 mod vector;
@@ -35,7 +37,7 @@ pub use error::{ErrorKind, GeoError};
 pub use features::FeatureReader;
 pub use ffi::{BlockCache, gdal_version};
 pub use geometry::{Geometry, rasterize, rasterize_classes};
-pub use grid::{Bounds, Grid, PixelWindow};
+pub use grid::{Bounds, Grid, PixelWindow, piece_starts};
 pub use pixel::{DataType, Pixel};
 pub use raster::{BandInfo, OpenOptions, Ranges, Raster, RasterInfo, Resampling};
 pub use vector::{Feature, Field, FieldType, GeoPackage, Layer, Value, WriteMode, Written};

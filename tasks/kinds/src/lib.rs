@@ -9,6 +9,7 @@ mod detections;
 mod distance;
 mod model;
 mod scenes;
+mod sites;
 mod stretch;
 
 pub use area::{Area, AreaError, BoundingBox};
@@ -20,6 +21,7 @@ pub use model::{
     TileSpec, Training, WeightsFile,
 };
 pub use scenes::{Scene, SceneAsset, Scenes, Signing};
+pub use sites::{KnownSite, KnownSites};
 pub use stretch::{BandStretch, Stretch};
 
 use swath_task::Kind;
@@ -52,6 +54,8 @@ kinds! {
     StacItem = "stac.item";
     #[doc = "A Cloud-Optimized GeoTIFF with band names, scale, offset and no-data"]
     Cog = "raster.cog";
+    #[doc = "The known sites of a raster and the pixels around each: a JSON file, see [`KnownSites`]"]
+    SiteList = "labels.sites";
     #[doc = "Per-band percentile stretch, shared by training and inference: a JSON file, see [`Stretch`]"]
     StretchFile = "raster.stretch";
     #[doc = "A folder of equally sized GeoTIFF chips and their index"]

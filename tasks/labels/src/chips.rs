@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::mpsc::sync_channel;
 
+use geographiclib_rs::{Geodesic, PolygonArea, Winding};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use swath_datasets::{ChipWriter, Header, Measures, POSITIVE_ABOVE, Place, Sources};
-use swath_geo::{Crs, GeoError, Grid, PixelWindow, Raster, TILE, Transform};
-use swath_kinds::{ChipSetFolder, Cog};
+use swath_datasets::{ChipSite, ChipWriter, Header, Measures, Place, SiteWindow, Sources};
+use swath_geo::{Crs, GeoError, Grid, PixelWindow, Raster, TILE, Transform, piece_starts};
+use swath_kinds::{ChipSetFolder, Cog, KnownSites, SiteList};
 use swath_task::{Artifact, Bytes, Context, Draft, Needs, Problem, Purity, Task, TaskError};
 
 use crate::faults::{fault, geo_fault, set_fault};
@@ -16,8 +17,12 @@ use crate::tiles::{BASE_MEMORY, COUNT_BAND, holds_value, threads};
 
 /// Bytes of pixels in a shard: many enough that few files hold a set, few enough to wait in memory.
 const SHARD: usize = 32 << 20;
-/// What a shard takes while it is written: its pixels, and the file made of them.
-const SHARD_MEMORY: u64 = 3 * SHARD as u64;
+/// What the manifest may take before it is written; of a chip, and of each of its bands.
+const MANIFEST_MEMORY: u64 = 96 << 20;
+const CHIP_MEMORY: u64 = 600;
+const BAND_MEMORY: u64 = 16;
+/// Places where a chip may lie: each is held.
+const MOST_PLACES: u64 = 1_000_000;
 /// Bands of a raster of which nothing is known.
 const USUAL_BANDS: usize = 12;
 /// Rows and columns of the region that chips which begin in it are cut from at once: as a tile, which is decoded whole.
@@ -68,6 +73,9 @@ pub struct Inputs {
     pub raster: Artifact<Cog>,
     /// Its label, on the same grid, as `labels.*` make it.
     pub label: Artifact<Cog>,
+    /// The sites on it, from the output `places` of `labels.sites`: each chip tells which of them it shows.
+    #[serde(default)]
+    pub sites: Option<Artifact<SiteList>>,
 }
 
 /// A chip set.
@@ -83,7 +91,7 @@ pub struct Outputs {
 
 impl Task for CutChips {
     const NAME: &'static str = "dataset.chips";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const PURITY: Purity = Purity::Pure;
     const NATIVE: bool = true;
     type Inputs = Inputs;
@@ -109,30 +117,44 @@ impl Task for CutChips {
 
     fn needs(&self) -> Needs {
         // Two readers are the least that keeps the writer busy.
-        let chips = 2 * self.memory(self.bands.as_ref().map_or(USUAL_BANDS, Vec::len));
-        Needs::all_cores(Bytes((BASE_MEMORY + SHARD_MEMORY + chips).max(Bytes::mib(256).0)))
+        let bands = self.bands.as_ref().map_or(USUAL_BANDS, Vec::len);
+        let memory = BASE_MEMORY + self.writer_memory(bands) + 2 * self.memory(bands);
+        Needs::all_cores(Bytes(memory.max(Bytes::mib(256).0)))
     }
 
     async fn run(&self, inputs: Inputs, ctx: &Context) -> Result<Outputs, TaskError> {
         let (raster, label) = (ctx.locate(&inputs.raster).await?, ctx.locate(&inputs.label).await?);
         let sources = Sources { raster: inputs.raster.record().digest, label: inputs.label.record().digest };
+        let sites = match &inputs.sites {
+            Some(sites) => Some(ctx.locate(sites).await?),
+            None => None,
+        };
         let draft: Draft<ChipSetFolder> = ctx.draft("chips")?;
         let (task, out) = (self.clone(), draft.path().to_owned());
-        let (count, positives) = ctx.blocking(move |ctx| task.cut(&raster, &label, sources, &out, ctx)).await?;
+        let cut = move |ctx: &Context| {
+            let sites = sites.map(|sites| read_sites(&sites)).transpose()?;
+            task.cut((&raster, &label), sources, sites, &out, ctx)
+        };
+        let (count, positives) = ctx.blocking(cut).await?;
         ctx.metric("chips", count as f64);
         ctx.metric("positive_chips", positives as f64);
         Ok(Outputs { chips: draft.commit().await?, count, positives })
     }
 }
 
-/// Where chips begin along a side: steps of `stride`, the last one shifted back to end at the edge.
-fn starts(length: usize, size: usize, stride: usize) -> Vec<usize> {
-    let last = length.saturating_sub(size);
-    let mut starts: Vec<usize> = (0..=last).step_by(stride).collect();
-    if starts.last() != Some(&last) {
-        starts.push(last);
-    }
-    starts
+/// The sites that `labels.sites` told.
+fn read_sites(path: &Path) -> Result<Vec<SiteWindow>, TaskError> {
+    let failed = |error: &dyn std::fmt::Display| {
+        let message = format!("cannot read the sites `{}`: {error}", path.display());
+        fault("L101", message, "connect the output `places` of a `labels.sites` step")
+    };
+    let text = std::fs::read(path).map_err(|error| failed(&error))?;
+    let known: KnownSites = serde_json::from_slice(&text).map_err(|error| failed(&error))?;
+    let site = |site: swath_kinds::KnownSite| SiteWindow {
+        site: ChipSite { id: site.id, lon: site.lon, lat: site.lat, buffer_m: site.buffer_m },
+        window: site.window,
+    };
+    Ok(known.sites.into_iter().map(site).collect())
 }
 
 /// A chip as a reader hands it to the writer.
@@ -192,6 +214,25 @@ impl CutChips {
         (self.region_memory(bands) + 3 * chip + (4 << 20)) as u64
     }
 
+    /// Bytes of what is written: the shard at work, the file made of it, and the manifest.
+    fn writer_memory(&self, bands: usize) -> u64 {
+        let chip = self.size * self.size * (bands + 1) * 4;
+        2 * SHARD.max(chip) as u64 + MANIFEST_MEMORY
+    }
+
+    /// Readers that stay within the memory of the step, whatever the raster; one at the least, or an error.
+    fn readers(&self, cpus: usize, bands: usize) -> Result<usize, TaskError> {
+        let memory = self.needs().memory.0;
+        let (written, each) = (self.writer_memory(bands), self.memory(bands));
+        if BASE_MEMORY + written + each > memory {
+            let (size, more, most) = (self.size, (BASE_MEMORY + written + each) >> 20, memory >> 20);
+            let message =
+                format!("chips of {bands} bands and {size} x {size} pixels take {more} MiB, more than {most}");
+            return Err(fault("R108", message, "name the bands that are needed with `bands`, or choose smaller chips"));
+        }
+        Ok(threads(cpus, Bytes(memory - written), each))
+    }
+
     /// Bytes of the pixels and labels of a region.
     fn region_memory(&self, bands: usize) -> usize {
         let side = self.size + if self.region(bands) > 1 { REGION } else { 0 };
@@ -205,17 +246,26 @@ impl CutChips {
     }
 
     /// The windows of all chips, those of a region together.
-    fn windows(&self, grid: &Grid, bands: usize) -> Vec<Vec<PixelWindow>> {
+    fn windows(&self, grid: &Grid, bands: usize) -> Result<Vec<Vec<PixelWindow>>, TaskError> {
+        let steps = |length: usize| length.saturating_sub(self.size).div_ceil(self.stride()) as u64 + 1;
+        let places = steps(grid.height).saturating_mul(steps(grid.width));
+        if places > MOST_PLACES {
+            let (stride, most) = (self.stride(), MOST_PLACES);
+            let message = format!("a chip every {stride} pixels makes {places} places, more than {most}");
+            return Err(fault("R108", message, "choose a longer `stride`, or cut the raster in parts"));
+        }
+        let rows = piece_starts(grid.height, self.size, self.stride());
+        let columns = piece_starts(grid.width, self.size, self.stride());
         let region = self.region(bands);
         let (width, height) = (self.size.min(grid.width), self.size.min(grid.height));
         let mut regions: BTreeMap<(usize, usize), Vec<PixelWindow>> = BTreeMap::new();
-        for row in starts(grid.height, self.size, self.stride()) {
-            for column in starts(grid.width, self.size, self.stride()) {
-                let window = PixelWindow::new(column, row, width, height);
+        for row in rows {
+            for column in &columns {
+                let window = PixelWindow::new(*column, row, width, height);
                 regions.entry((row / region, column / region)).or_default().push(window);
             }
         }
-        regions.into_values().collect()
+        Ok(regions.into_values().collect())
     }
 
     fn open(&self, raster: &Path, label: &Path) -> Result<Reader, GeoError> {
@@ -232,9 +282,9 @@ impl CutChips {
 
     fn cut(
         &self,
-        raster: &Path,
-        label: &Path,
+        (raster, label): (&Path, &Path),
         sources: Sources,
+        sites: Option<Vec<SiteWindow>>,
         out: &Path,
         ctx: &Context,
     ) -> Result<(u64, u64), TaskError> {
@@ -248,11 +298,15 @@ impl CutChips {
             crs: grid.crs.epsg().map_or_else(|| grid.crs.wkt().to_owned(), |code| format!("EPSG:{code}")),
             sources,
         };
-        let mut writer = ChipWriter::create(out, header, SHARD).map_err(set_fault)?;
-        let regions = self.windows(grid, first.bands.len());
+        let readers = self.readers(ctx.cpus(), first.bands.len())?;
+        let regions = self.windows(grid, first.bands.len())?;
+        let readers = readers.min(regions.len());
         let all: usize = regions.iter().map(Vec::len).sum();
-        let memory = Bytes(self.needs().memory.0.saturating_sub(SHARD_MEMORY));
-        let readers = threads(ctx.cpus(), memory, self.memory(first.bands.len())).min(regions.len());
+        let most = MANIFEST_MEMORY / (CHIP_MEMORY + BAND_MEMORY * first.bands.len() as u64);
+        let mut writer = ChipWriter::create(out, header, SHARD).map_err(set_fault)?;
+        if let Some(sites) = sites {
+            writer = writer.with_sites(sites);
+        }
         let span = tracing::Span::current();
         let (mut count, mut positives, mut best) = (0, 0, 0.0_f64);
         // Each reader takes every n-th region; the writer asks them in turn, so that chips keep their order.
@@ -293,9 +347,13 @@ impl CutChips {
                 let valid = chip.measures.valid() as f64 / window.len() as f64;
                 best = best.max(valid);
                 if valid >= self.min_valid && valid > 0.0 {
+                    if count == most {
+                        let message = format!("more than {most} chips of `{}` would be in one set", info.name);
+                        return Err(fault("R108", message, "choose a longer `stride`, or cut the raster in parts"));
+                    }
                     writer.push(&chip.place, &chip.image, &chip.label, &chip.measures).map_err(set_fault)?;
                     count += 1;
-                    positives += u64::from(chip.measures.labels().iter().any(|label| label.value > POSITIVE_ABOVE));
+                    positives += u64::from(chip.measures.positive() > 0);
                 }
                 ctx.progress(done, all as u64, "chips");
             }
@@ -376,39 +434,39 @@ impl Reader {
     fn place(&self, window: &PixelWindow, size: usize) -> Result<Place, TaskError> {
         let grid = self.grid.crop(window);
         let b = grid.bounds();
+        let (xs, ys) = grid.outline(&self.to_degrees, EDGE_POINTS).map_err(geo_fault)?;
         Ok(Place {
             window: [window.column, window.row, window.width, window.height],
             transform: Grid { width: size, height: size, ..grid }.geo_transform(),
             bounds: [b.left, b.bottom, b.right, b.top],
-            bbox: self.bbox([b.left, b.bottom, b.right, b.top])?,
+            area_km2: Some(area_km2(&xs, &ys)),
+            bbox: bbox(xs, &ys),
         })
     }
+}
 
-    /// West, south, east, north around a box of the grid's CRS.
-    fn bbox(&self, [left, bottom, right, top]: [f64; 4]) -> Result<[f64; 4], TaskError> {
-        let (mut xs, mut ys) = (Vec::new(), Vec::new());
-        let corners = [(left, bottom), (right, bottom), (right, top), (left, top), (left, bottom)];
-        for pair in corners.windows(2) {
-            for step in 0..EDGE_POINTS {
-                let share = step as f64 / EDGE_POINTS as f64;
-                xs.push(pair[0].0 + (pair[1].0 - pair[0].0) * share);
-                ys.push(pair[0].1 + (pair[1].1 - pair[0].1) * share);
-            }
-        }
-        self.to_degrees.points(&mut xs, &mut ys).map_err(geo_fault)?;
-        xs.push(xs[0]);
-        // Neighbours are near each other: a jump is the antimeridian, and what does not close goes around a pole.
-        for index in 1..xs.len() {
-            xs[index] -= ((xs[index] - xs[index - 1]) / 360.0).round() * 360.0;
-        }
-        let (west, east) = xs.iter().fold((f64::MAX, f64::MIN), |(west, east), x| (west.min(*x), east.max(*x)));
-        let (south, north) = ys.iter().fold((f64::MAX, f64::MIN), |(south, north), y| (south.min(*y), north.max(*y)));
-        if (xs[xs.len() - 1] - xs[0]).abs() > 180.0 {
-            return Ok(if north > 0.0 { [-180.0, south, 180.0, 90.0] } else { [-180.0, -90.0, 180.0, north] });
-        }
-        let wrap = |x: f64| if (-180.0..=180.0).contains(&x) { x } else { (x + 180.0).rem_euclid(360.0) - 180.0 };
-        Ok([wrap(west), south, wrap(east), north])
+/// Ground within an outline in degrees, on the ellipsoid.
+fn area_km2(xs: &[f64], ys: &[f64]) -> f64 {
+    let geodesic = Geodesic::wgs84();
+    let mut polygon = PolygonArea::new(&geodesic, Winding::CounterClockwise);
+    xs.iter().zip(ys).skip(1).for_each(|(x, y)| polygon.add_point(*y, *x));
+    let (_, square_metres, _) = polygon.compute(true);
+    square_metres.abs() / 1e6
+}
+
+/// West, south, east, north around an outline in degrees.
+fn bbox(mut xs: Vec<f64>, ys: &[f64]) -> [f64; 4] {
+    // Neighbours are near each other: a jump is the antimeridian, and what does not close goes around a pole.
+    for index in 1..xs.len() {
+        xs[index] -= ((xs[index] - xs[index - 1]) / 360.0).round() * 360.0;
     }
+    let (west, east) = xs.iter().fold((f64::MAX, f64::MIN), |(west, east), x| (west.min(*x), east.max(*x)));
+    let (south, north) = ys.iter().fold((f64::MAX, f64::MIN), |(south, north), y| (south.min(*y), north.max(*y)));
+    if (xs[xs.len() - 1] - xs[0]).abs() > 180.0 {
+        return if north > 0.0 { [-180.0, south, 180.0, 90.0] } else { [-180.0, -90.0, 180.0, north] };
+    }
+    let wrap = |x: f64| if (-180.0..=180.0).contains(&x) { x } else { (x + 180.0).rem_euclid(360.0) - 180.0 };
+    [wrap(west), south, wrap(east), north]
 }
 
 #[cfg(test)]
@@ -416,14 +474,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn chips_cover_every_pixel_and_the_last_one_ends_at_the_edge() {
-        assert_eq!(starts(1000, 256, 128), [0, 128, 256, 384, 512, 640, 744]);
-        assert_eq!(starts(512, 256, 256), [0, 256]);
-        assert_eq!(starts(100, 256, 256), [0]);
-        for (length, stride) in (1..700).flat_map(|length| [1, 100, 256].map(|stride| (length, stride))) {
-            let starts = starts(length, 256, stride);
-            let covered = starts.windows(2).all(|pair| pair[0] < pair[1] && pair[1] <= pair[0] + stride);
-            assert!(covered && starts[starts.len() - 1] + 256 == length.max(256), "{length} {stride}: {starts:?}");
+    fn chips_that_need_more_than_was_asked_for_are_refused_and_all_others_fit() {
+        let task = |size: usize, bands: Option<usize>| CutChips {
+            size,
+            stride: None,
+            min_valid: 0.5,
+            bands: bands.map(|bands| vec!["b".to_owned(); bands]),
+        };
+        for (size, bands) in [(16, 1), (64, 3), (256, 12), (512, 200), (2048, 12), (2048, 40)] {
+            let task = task(size, Some(bands));
+            let readers = task.readers(64, bands).unwrap() as u64;
+            let taken = BASE_MEMORY + task.writer_memory(bands) + readers * task.memory(bands);
+            assert!(readers >= 2 && taken <= task.needs().memory.0, "{size} {bands}: {readers}");
         }
+        // Of a raster whose bands nobody told: as many as usual fit, and what does not is told before anything is read.
+        assert!(task(2048, None).readers(2, 12).unwrap() >= 2);
+        let Err(TaskError::Permanent(fault)) = task(2048, None).readers(2, 200) else { panic!() };
+        assert!(fault.code == "R108" && fault.message.contains("200 bands and 2048 x 2048"), "{fault:?}");
+    }
+
+    #[test]
+    fn more_places_than_can_be_held_are_refused() {
+        let crs = Crs::from_epsg(32633).unwrap();
+        let grid =
+            Grid { crs, left: 0.0, top: 0.0, pixel_width: 10.0, pixel_height: 10.0, width: 60_000, height: 60_000 };
+        let task = |stride| CutChips { size: 256, stride: Some(stride), min_valid: 0.5, bands: None };
+        assert_eq!(task(256).windows(&grid, 4).unwrap().iter().map(Vec::len).sum::<usize>(), 235 * 235);
+        let Err(TaskError::Permanent(fault)) = task(1).windows(&grid, 4) else { panic!() };
+        assert!(fault.code == "R108" && fault.message.contains("places"), "{fault:?}");
     }
 }

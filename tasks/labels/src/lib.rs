@@ -14,6 +14,7 @@ mod vector;
 
 mod classes;
 mod faults;
+mod outline;
 mod places;
 mod tiles;
 mod zones;
@@ -22,7 +23,7 @@ pub use chips::CutChips;
 pub use classes::{Class, Name};
 pub use map::LabelRaster;
 pub use saved::{OpenDataset, SaveDataset};
-pub use sites::LabelSites;
+pub use sites::{LabelSites, Unknown};
 pub use split::{Hardness, Negatives, Shares, SplitDataset};
 pub use vector::{LabelVector, Others};
 

@@ -7,11 +7,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use swath_geo::{Grid, PixelWindow, Raster, TILE, WarpMap, WarpResampling};
 use swath_kinds::Cog;
-use swath_task::{Artifact, Context, Draft, LocalPath, Needs, Problem, Purity, Task, TaskError};
+use swath_task::{Artifact, Context, LocalPath, Needs, Problem, Purity, Task, TaskError};
 
 use crate::classes::{self, Class, Name};
 use crate::faults::{fault, geo_fault};
-use crate::tiles::{MEMORY, holds_value, positive_share, write_label};
+use crate::tiles::{MEMORY, draw_label, holds_value, positive_share, write_label};
 
 /// Most pixels of the map that are read at once; where it is much finer than the raster, a tile is made in parts.
 const MOST_PIXELS: usize = 2 << 20;
@@ -92,7 +92,6 @@ impl Task for LabelRaster {
     }
 
     async fn run(&self, inputs: Inputs, ctx: &Context) -> Result<Outputs, TaskError> {
-        let raster = ctx.locate(&inputs.raster).await?;
         let map = match (&inputs.map, &self.map) {
             (Some(map), None) => ctx.locate(map).await?,
             (None, Some(path)) => path.0.clone(),
@@ -102,11 +101,11 @@ impl Task for LabelRaster {
                 return Err(fault("L107", message, "name a file with the parameter `map`, or connect the input `map`"));
             }
         };
-        let draft: Draft<Cog> = ctx.draft("label.tif")?;
-        let (task, out) = (self.clone(), draft.path().to_owned());
-        let share = ctx.blocking(move |ctx| task.draw(&map, &raster, &out, ctx)).await?;
-        ctx.metric("positive_share", share);
-        Ok(Outputs { label: draft.commit().await?, positive_share: share })
+        let task = self.clone();
+        let draw = move |raster: &Path, out: &Path, ctx: &Context| task.draw(&map, raster, out, ctx);
+        let (label, positive_share) = draw_label(&inputs.raster, ctx, draw).await?;
+        ctx.metric("positive_share", positive_share);
+        Ok(Outputs { label, positive_share })
     }
 }
 
@@ -119,7 +118,7 @@ impl LabelRaster {
             let grid = map.grid().map_err(geo_fault)?;
             Ok(Map { map, band, grid })
         };
-        let work = |map: &mut Map, tile: &Grid| {
+        let work = |map: &mut Map, tile: &Grid, _: &PixelWindow| {
             let mut label = vec![f32::NAN; tile.width * tile.height];
             if self.lay(map, tile, &tile.window(), &mut label)? {
                 met.store(true, Ordering::Relaxed);

@@ -6,13 +6,16 @@ use geo::{Geometry, Point};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use swath_geo::{Crs, Grid, PixelWindow, Raster, TILE, Transform};
-use swath_kinds::{Cog, Distance};
+use swath_kinds::{Cog, Distance, KnownSites, SiteList};
 use swath_task::{Artifact, Context, Draft, LocalPath, Needs, Problem, Purity, Task, TaskError};
 
 use crate::faults::{fault, geo_fault};
 use crate::places::{self, Site, sound};
-use crate::tiles::{MEMORY, positive_share, write_label};
+use crate::tiles::{MEMORY, draw_label, holds_value, positive_share, write_label};
 use crate::zones::{BLOCK_MEMORY, Zone, label, near};
+
+/// Points of the outlines of all sites that are held.
+const MOST_POINTS: usize = 2_000_000;
 
 /// Makes a mask of known sites on the grid of a raster: 1 within a buffer around each, 0.5 in a ring around the buffer, where it
 /// is not known, 0 elsewhere.
@@ -36,9 +39,22 @@ pub struct LabelSites {
     /// Width of the ambiguous ring around a buffer; `0` for none.
     #[serde(default = "half_a_kilometre")]
     pub ring: Distance,
+    /// What may be a site that the list does not have: it gets no label rather than background.
+    #[serde(default)]
+    pub unknown: Option<Unknown>,
     /// Makes a mask without any site, too, where none lies on the raster: for areas of negatives only.
     #[serde(default)]
     pub allow_none: bool,
+}
+
+/// Pixels that may belong to a site that is not known.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Unknown {
+    /// A band of the raster: an index that is high where sites are.
+    pub band: String,
+    /// Pixels with a value above this have no label, unless they lie in a buffer or the ring around one.
+    pub above: f64,
 }
 
 fn two_kilometres() -> Distance {
@@ -61,6 +77,8 @@ pub struct Inputs {
 pub struct Outputs {
     /// The mask: 0, 0.5 and 1, NaN for no data.
     pub label: Artifact<Cog>,
+    /// The sites on the raster and the pixels of each, for `dataset.chips`.
+    pub places: Artifact<SiteList>,
     /// Sites whose buffer or ring touches the raster, whether it has data there or not.
     pub sites: u64,
     /// Share of the pixels with data that lie in a buffer.
@@ -69,7 +87,7 @@ pub struct Outputs {
 
 impl Task for LabelSites {
     const NAME: &'static str = "labels.sites";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const PURITY: Purity = Purity::Pure;
     const NATIVE: bool = true;
     type Inputs = Inputs;
@@ -85,6 +103,9 @@ impl Task for LabelSites {
             let message = format!("a ring of {} is not between 0 and 500 km wide", self.ring);
             problems.push(Problem::new("/ring", message).help("write `500 m`, or `0` for none"));
         }
+        if self.unknown.as_ref().is_some_and(|unknown| !unknown.above.is_finite()) {
+            problems.push(Problem::new("/unknown/above", "it is no number"));
+        }
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 
@@ -97,20 +118,36 @@ impl Task for LabelSites {
     }
 
     async fn run(&self, inputs: Inputs, ctx: &Context) -> Result<Outputs, TaskError> {
-        let raster = ctx.locate(&inputs.raster).await?;
-        let draft: Draft<Cog> = ctx.draft("label.tif")?;
-        let (task, out) = (self.clone(), draft.path().to_owned());
-        let (sites, share) = ctx.blocking(move |ctx| task.draw(&raster, &out, ctx)).await?;
-        ctx.metric("sites", sites as f64);
-        ctx.metric("positive_share", share);
-        Ok(Outputs { label: draft.commit().await?, sites, positive_share: share })
+        let task = self.clone();
+        let draw = move |raster: &Path, out: &Path, ctx: &Context| task.draw(raster, out, ctx);
+        let (label, drawn) = draw_label(&inputs.raster, ctx, draw).await?;
+        ctx.metric("sites", drawn.touched as f64);
+        ctx.metric("positive_share", drawn.share);
+        let places: Draft<SiteList> = ctx.draft("sites.json")?;
+        let json = serde_json::to_vec(&drawn.known).map_err(std::io::Error::from);
+        json.and_then(|json| std::fs::write(places.path(), json)).map_err(|error| {
+            let message = format!("cannot write `{}`: {error}", places.path().display());
+            fault("L131", message, "free disk space or choose a folder that can be written")
+        })?;
+        let places = places.commit().await?;
+        Ok(Outputs { label, places, sites: drawn.touched, positive_share: drawn.share })
     }
 }
 
+/// What was drawn.
+struct Drawn {
+    known: KnownSites,
+    touched: u64,
+    share: f64,
+}
+
 impl LabelSites {
-    fn draw(&self, raster: &Path, out: &Path, ctx: &Context) -> Result<(u64, f64), TaskError> {
+    fn draw(&self, raster: &Path, out: &Path, ctx: &Context) -> Result<Drawn, TaskError> {
         let sites = places::read(&self.sites.0, self.layer.as_deref())?;
-        let grid = Raster::open_path(raster).and_then(|raster| raster.grid()).map_err(geo_fault)?;
+        let source = Raster::open_path(raster).map_err(geo_fault)?;
+        let grid = source.grid().map_err(geo_fault)?;
+        let unknown = self.unknown.as_ref().map(|unknown| source.info().band(&unknown.band)).transpose();
+        let unknown = unknown.map_err(geo_fault)?;
         let zones = self.zones(&sites)?;
         let all = near(&zones.iter().collect::<Vec<_>>(), &grid, &to_degrees(&grid.crs)?);
         if !self.allow_none && !on_grid(&all, &grid)? {
@@ -121,18 +158,40 @@ impl LabelSites {
             ("BUFFER_M".to_owned(), self.buffer.metres.to_string()),
             ("RING_M".to_owned(), self.ring.metres.to_string()),
         ];
-        let start = |grid: &Grid| to_degrees(&grid.crs);
-        let work = |transform: &mut Transform, tile: &Grid| Ok(label(&all, self.ring.metres, tile, transform));
-        let counts = write_label(raster, out, metadata, (MEMORY, BLOCK_MEMORY), ctx, start, work)?;
+        let start = |grid: &Grid| {
+            let source = unknown.map(|_| Raster::open_path(raster)).transpose().map_err(geo_fault)?;
+            Ok((to_degrees(&grid.crs)?, source))
+        };
+        let work = |(transform, source): &mut (Transform, Option<Raster>), tile: &Grid, window: &PixelWindow| {
+            let mut label = label(&all, self.ring.metres, tile, (window.column, window.row), transform);
+            if let (Some(unknown), Some(band), Some(source)) = (&self.unknown, unknown, source) {
+                unknown.blank(source, band, window, &mut label)?;
+            }
+            Ok(label)
+        };
+        let memory = BLOCK_MEMORY + self.unknown.as_ref().map_or(0, |_| (TILE * TILE * 4) as u64);
+        let counts = write_label(raster, out, metadata, (MEMORY, memory), ctx, start, work)?;
         let touched = zones.iter().filter(|zone| zone.touched()).count() as u64;
         if touched == 0 && !self.allow_none {
             return Err(self.nowhere(&sites, raster, &grid));
         }
-        Ok((touched, positive_share(&counts).1))
+        let known = KnownSites { sites: zones.iter().filter_map(Zone::known).collect() };
+        Ok(Drawn { known, touched, share: positive_share(&counts).1 })
     }
 
     fn zones(&self, sites: &[Site]) -> Result<Vec<Zone>, TaskError> {
-        sites.iter().map(|site| Zone::new(site, self.buffer.metres, self.ring.metres)).collect()
+        let (mut zones, mut points) = (Vec::with_capacity(sites.len()), 0);
+        for site in sites {
+            let zone = Zone::new(site, self.buffer.metres, self.ring.metres)?;
+            points += zone.points();
+            if points > MOST_POINTS {
+                let message =
+                    format!("the outlines of `{}` have more than {MOST_POINTS} points", self.sites.0.display());
+                return Err(fault("R108", message, "simplify them, or give the sites of the area only"));
+            }
+            zones.push(zone);
+        }
+        Ok(zones)
     }
 
     /// The fault of sites that all lie elsewhere; tells when they would not with their coordinates swapped.
@@ -153,6 +212,22 @@ impl LabelSites {
             "compare the sites with the area of the raster; set `allow_none` where none is expected"
         };
         fault("L104", message, help)
+    }
+}
+
+impl Unknown {
+    /// Takes the background away where the band is above the limit.
+    fn blank(&self, source: &Raster, band: usize, window: &PixelWindow, label: &mut [f32]) -> Result<(), TaskError> {
+        let mut pixels = vec![0.0_f32; window.len()];
+        source.read(band, window, &mut pixels).map_err(geo_fault)?;
+        let info = &source.info().bands[band];
+        for (label, pixel) in label.iter_mut().zip(&pixels) {
+            let value = f64::from(*pixel) * info.scale + info.offset;
+            if *label == 0.0 && holds_value(info, *pixel) && value > self.above {
+                *label = f32::NAN;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -7,9 +7,10 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use swath_datasets::{LabelCount, count_labels};
+use swath_datasets::{LabelCount, LabelCounts};
 use swath_geo::{BandInfo, BandSpec, CogOptions, CogWriter, Grid, Overviews, PixelWindow, Raster, TILE};
-use swath_task::{Bytes, Context, TaskError};
+use swath_kinds::Cog;
+use swath_task::{Artifact, Bytes, Context, Draft, TaskError};
 
 use crate::faults::geo_fault;
 
@@ -50,7 +51,20 @@ pub fn holds_value(band: &BandInfo, pixel: f32) -> bool {
     !pixel.is_nan() && band.nodata.is_none_or(|nodata| pixel != nodata as f32)
 }
 
-/// Writes the label that `work` gives for each tile, and counts its values. `start` makes what a thread needs for itself;
+/// Makes the label of a raster: `draw` writes it, from the first path to the second, and tells something about it.
+pub async fn draw_label<T: Send + 'static>(
+    raster: &Artifact<Cog>,
+    ctx: &Context,
+    draw: impl FnOnce(&Path, &Path, &Context) -> Result<T, TaskError> + Send + 'static,
+) -> Result<(Artifact<Cog>, T), TaskError> {
+    let raster = ctx.locate(raster).await?;
+    let draft: Draft<Cog> = ctx.draft("label.tif")?;
+    let out = draft.path().to_owned();
+    let told = ctx.blocking(move |ctx| draw(&raster, &out, ctx)).await?;
+    Ok((draft.commit().await?, told))
+}
+
+/// Writes the label that `work` gives for each tile, which is a window of the raster, and counts its values. `start` makes what a thread needs for itself;
 /// `memory` is what all of them may take, each of them `each` bytes beside its tile.
 pub fn write_label<S>(
     raster: &Path,
@@ -59,7 +73,7 @@ pub fn write_label<S>(
     (memory, each): (Bytes, u64),
     ctx: &Context,
     start: impl Fn(&Grid) -> Result<S, TaskError> + Sync,
-    work: impl Fn(&mut S, &Grid) -> Result<Vec<f32>, TaskError> + Sync,
+    work: impl Fn(&mut S, &Grid, &PixelWindow) -> Result<Vec<f32>, TaskError> + Sync,
 ) -> Result<Vec<LabelCount>, TaskError> {
     let grid = Raster::open_path(raster).and_then(|raster| raster.grid()).map_err(geo_fault)?;
     let band = BandSpec { overviews: Overviews::Nearest, ..BandSpec::new("label") };
@@ -68,7 +82,7 @@ pub fn write_label<S>(
     let windows = writer.tiles();
     let (next, done) = (AtomicUsize::new(0), AtomicU64::new(0));
     let failure: Mutex<Option<TaskError>> = Mutex::new(None);
-    let counts: Mutex<Vec<LabelCount>> = Mutex::new(Vec::new());
+    let counts: Mutex<LabelCounts> = Mutex::default();
     let run = || -> Result<(), TaskError> {
         let source = Raster::open_path(raster).map_err(geo_fault)?;
         let bands = data_bands(&source);
@@ -76,9 +90,9 @@ pub fn write_label<S>(
         loop {
             ctx.check_cancelled()?;
             let Some(window) = windows.get(next.fetch_add(1, Ordering::Relaxed)) else { return Ok(()) };
-            let mut label = work(&mut state, &grid.crop(window))?;
+            let mut label = work(&mut state, &grid.crop(window), window)?;
             blank(&source, &bands, window, &mut label)?;
-            count_labels(&label, &mut lock(&counts));
+            lock(&counts).add(&label);
             writer.write_tile(window, &label).map_err(geo_fault)?;
             ctx.progress(done.fetch_add(1, Ordering::Relaxed) + 1, windows.len() as u64, "tiles");
         }
@@ -98,7 +112,7 @@ pub fn write_label<S>(
         return Err(error);
     }
     writer.finish().map_err(geo_fault)?;
-    Ok(counts.into_inner().unwrap_or_else(PoisonError::into_inner))
+    Ok(counts.into_inner().unwrap_or_else(PoisonError::into_inner).list())
 }
 
 /// Takes the label away where the raster has no data in one of the bands.

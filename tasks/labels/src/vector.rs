@@ -5,19 +5,26 @@ use std::sync::Mutex;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use swath_geo::{Bounds, FeatureReader, Geometry, Grid, Raster, TILE, Transform, Value, rasterize_classes};
+use swath_geo::{
+    Bounds, Crs, FeatureReader, GeoError, Geometry, Grid, PixelWindow, Raster, TILE, Transform, Value,
+    rasterize_classes,
+};
 use swath_kinds::Cog;
-use swath_task::{Artifact, Bytes, Context, Draft, LocalPath, Needs, Problem, Purity, Task, TaskError};
+use swath_task::{Artifact, Bytes, Context, LocalPath, Needs, Problem, Purity, Task, TaskError};
 
 use crate::classes::{self, Class, Name};
 use crate::faults::{fault, geo_fault};
 use crate::places;
-use crate::tiles::{self, lock, positive_share, write_label};
+use crate::tiles::{self, draw_label, lock, positive_share, write_label};
 
 /// Bytes of polygons that are held, as well-known binary: in memory they take about twice that.
 const MOST_BYTES: usize = 128 << 20;
 /// Bytes of a polygon beside its points.
 const POLYGON: usize = 256;
+/// Longest text of polygons: GDAL holds some forms of it as a whole.
+const LONGEST_TEXT: u64 = 256 << 20;
+/// Longest edge of a polygon in metres that is projected without points in between.
+const EDGE: f64 = 2_000.0;
 /// What the step may take, with so many polygons.
 const MEMORY: Bytes = Bytes::mib(512);
 /// Bytes that a thread takes for the classes of a tile.
@@ -95,7 +102,7 @@ type Shapes = Vec<(Geometry, u8, Bounds)>;
 
 impl Task for LabelVector {
     const NAME: &'static str = "labels.vector";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const PURITY: Purity = Purity::Pure;
     const NATIVE: bool = true;
     type Inputs = Inputs;
@@ -122,30 +129,28 @@ impl Task for LabelVector {
     }
 
     async fn run(&self, inputs: Inputs, ctx: &Context) -> Result<Outputs, TaskError> {
-        let raster = ctx.locate(&inputs.raster).await?;
-        let draft: Draft<Cog> = ctx.draft("label.tif")?;
-        let (task, out) = (self.clone(), draft.path().to_owned());
-        let (polygons, share) = ctx.blocking(move |ctx| task.draw(&raster, &out, ctx)).await?;
+        let task = self.clone();
+        let draw = move |raster: &Path, out: &Path, ctx: &Context| task.draw(raster, out, ctx);
+        let (label, (polygons, positive_share)) = draw_label(&inputs.raster, ctx, draw).await?;
         ctx.metric("polygons", polygons as f64);
-        ctx.metric("positive_share", share);
-        Ok(Outputs { label: draft.commit().await?, polygons, positive_share: share })
+        ctx.metric("positive_share", positive_share);
+        Ok(Outputs { label, polygons, positive_share })
     }
 }
 
 impl LabelVector {
     fn draw(&self, raster: &Path, out: &Path, ctx: &Context) -> Result<(u64, f64), TaskError> {
         let grid = Raster::open_path(raster).and_then(|raster| raster.grid()).map_err(geo_fault)?;
-        let shapes = self.shapes(&grid, ctx)?;
+        let (shapes, count) = self.shapes(&grid, ctx)?;
         if shapes.is_empty() && !self.allow_none {
             let message = format!("no polygon of `{}` lies on `{}`", self.polygons.0.display(), raster.display());
             return Err(fault("L104", message, "compare both areas; set `allow_none` where no polygon is expected"));
         }
-        let count = shapes.len() as u64;
         // Geometries belong to one thread at a time; burning is the shorter part of the work.
         let shapes = Mutex::new(shapes);
         let mut metadata = vec![("LABEL".to_owned(), "classes".to_owned())];
         metadata.extend(classes::metadata(self.classes.as_deref().unwrap_or_default()));
-        let work = |(): &mut (), tile: &Grid| {
+        let work = |(): &mut (), tile: &Grid, _: &PixelWindow| {
             let bounds = tile.bounds();
             let shapes = lock(&shapes);
             let here = shapes.iter().filter(|(_, _, own)| own.intersection(&bounds).is_some());
@@ -167,20 +172,18 @@ impl LabelVector {
         Ok((count, positive_share(&counts).1))
     }
 
-    /// The polygons that may touch the grid, with their classes.
-    fn shapes(&self, grid: &Grid, ctx: &Context) -> Result<Shapes, TaskError> {
+    /// The polygons that may touch the grid, with their classes, and how many there are.
+    fn shapes(&self, grid: &Grid, ctx: &Context) -> Result<(Shapes, u64), TaskError> {
         let path = &self.polygons.0;
+        places::check_length(path, LONGEST_TEXT)?;
         let mut reader = FeatureReader::open(path, self.layer.as_deref()).map_err(geo_fault)?;
         let crs = reader.crs().cloned().ok_or_else(|| {
             let message = format!("`{}` has no coordinate reference system", path.display());
             fault("R106", message, "assign one, for example with `ogr2ogr -a_srs`")
         })?;
         let column = self.attribute.as_ref().map(|name| self.column(&reader, name)).transpose()?;
-        let to_grid = Transform::new(&crs, &grid.crs).map_err(geo_fault)?;
-        // Polygons far away may lie where the projection of the raster is not defined. Without a box nothing is left out.
-        let from_grid = Transform::new(&grid.crs, &crs).map_err(geo_fault)?;
-        let around = grid.bounds().project(&from_grid).ok();
-        let (mut shapes, mut unknown, mut held) = (Shapes::new(), Vec::<Name>::new(), 0);
+        let lay = Lay::new(&crs, grid).map_err(geo_fault)?;
+        let (mut shapes, mut unknown, mut held, mut count) = (Shapes::new(), Vec::<Name>::new(), 0, 0);
         for (index, feature) in reader.features().enumerate() {
             if index % 1024 == 0 {
                 ctx.check_cancelled()?;
@@ -206,23 +209,18 @@ impl LabelVector {
                 let message = format!("feature {} of `{}` is not a polygon", index + 1, path.display());
                 return Err(fault("L106", message, "buffer points and lines with `labels.sites`, or give polygons"));
             }
-            let bounds = feature.geometry.bounds();
-            if feature.geometry.is_empty() || around.is_some_and(|around| !touches(&around, &bounds)) {
-                continue;
+            let parts = lay.parts(&feature.geometry).map_err(geo_fault)?;
+            count += u64::from(!parts.is_empty());
+            for (part, bounds) in parts {
+                held += part.to_wkb().map_err(geo_fault)?.len() + POLYGON;
+                if held > MOST_BYTES {
+                    let message = format!("the polygons of `{}` on the raster take more than 128 MiB", path.display());
+                    return Err(fault("R108", message, "choose a smaller raster, or simplify the polygons"));
+                }
+                shapes.push((part, class, bounds));
             }
-            let geometry = feature.geometry.project(&to_grid).map_err(geo_fault)?;
-            let bounds = geometry.bounds();
-            if !touches(&bounds, &grid.bounds()) {
-                continue;
-            }
-            held += geometry.to_wkb().map_err(geo_fault)?.len() + POLYGON;
-            if held > MOST_BYTES {
-                let message = format!("the polygons of `{}` on the raster take more than 128 MiB", path.display());
-                return Err(fault("R108", message, "choose a smaller raster, or simplify the polygons"));
-            }
-            shapes.push((geometry, class, bounds));
         }
-        if unknown.is_empty() { Ok(shapes) } else { Err(self.unknown(&unknown)) }
+        if unknown.is_empty() { Ok((shapes, count)) } else { Err(self.unknown(&unknown)) }
     }
 
     fn column(&self, reader: &FeatureReader, name: &str) -> Result<usize, TaskError> {
@@ -243,6 +241,47 @@ impl LabelVector {
             self.polygons.0.display()
         );
         fault("L105", message, "name them in `classes`, or pass over them with `others: ignore`")
+    }
+}
+
+/// How polygons of a CRS are laid onto a grid.
+struct Lay {
+    to_grid: Transform,
+    bounds: Bounds,
+    /// Boxes around the grid in the CRS of the polygons. What lies beyond them may lie where the projection of the raster is not
+    /// defined. `None` where the CRS of the polygons does not hold all of the grid: nothing is cut then.
+    around: Option<Vec<Bounds>>,
+    /// [`EDGE`] in the unit of the polygons.
+    edge: f64,
+}
+
+impl Lay {
+    fn new(crs: &Crs, grid: &Grid) -> Result<Self, GeoError> {
+        let to_grid = Transform::new(crs, &grid.crs)?;
+        let edge = EDGE / crs.metres_per_unit();
+        Ok(Self { to_grid, bounds: grid.bounds(), around: grid.boxes_in(crs)?, edge })
+    }
+
+    /// The parts of a polygon on the grid and a little beyond, in its CRS, each with its box.
+    fn parts(&self, polygon: &Geometry) -> Result<Vec<(Geometry, Bounds)>, GeoError> {
+        if polygon.is_empty() {
+            return Ok(Vec::new());
+        }
+        let own = polygon.bounds();
+        let near = match &self.around {
+            Some(boxes) => {
+                let boxes = boxes.iter().filter(|around| touches(around, &own));
+                boxes.map(|around| polygon.clip(around)).collect::<Result<Vec<_>, _>>()?
+            }
+            None => vec![polygon.clip(&own)?],
+        };
+        let near = near.into_iter().filter(|part| !part.is_empty());
+        let projected = near.map(|part| part.dense(self.edge).project(&self.to_grid)).collect::<Result<Vec<_>, _>>()?;
+        let boxed = projected.into_iter().map(|part| {
+            let bounds = part.bounds();
+            (part, bounds)
+        });
+        Ok(boxed.filter(|(_, bounds)| touches(bounds, &self.bounds)).collect())
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use swath_geo::{BandSpec, CogOptions, CogWriter, Crs, Grid, PixelWindow, Raster, Transform};
+use swath_geo::{BandSpec, CogOptions, CogWriter, Crs, Grid, PixelWindow, Raster, Transform, piece_starts};
 use swath_kinds::{Chips, Cog};
 use swath_task::{Artifact, Bytes, Context, Draft, Fault, Needs, Problem, Purity, Task, TaskError};
 
@@ -108,18 +108,6 @@ impl Task for ChipRaster {
 /// Bands of a raster of which nothing is known.
 const USUAL_BANDS: usize = 8;
 
-/// Where chips begin along a side: steps of `size - overlap`, the last one shifted back to end at the edge.
-pub fn starts(length: usize, size: usize, overlap: usize) -> Vec<usize> {
-    if length <= size {
-        return vec![0];
-    }
-    let mut starts: Vec<usize> = (0..=length - size).step_by(size - overlap).collect();
-    if starts.last() != Some(&(length - size)) {
-        starts.push(length - size);
-    }
-    starts
-}
-
 impl ChipRaster {
     /// Bytes that a chip takes: its pixels, those of its overviews and what they are compressed to, and what is read.
     fn memory(&self, bands: usize) -> u64 {
@@ -141,8 +129,8 @@ impl ChipRaster {
         };
         std::fs::create_dir_all(folder).map_err(write_fault)?;
         let mut windows = Vec::new();
-        for row in starts(info.height, self.size, self.overlap) {
-            for column in starts(info.width, self.size, self.overlap) {
+        for row in piece_starts(info.height, self.size, self.size - self.overlap) {
+            for column in piece_starts(info.width, self.size, self.size - self.overlap) {
                 let (width, height) = (self.size.min(info.width), self.size.min(info.height));
                 windows.push(PixelWindow::new(column, row, width, height));
             }
@@ -216,28 +204,7 @@ impl ChipRaster {
 
 /// The corners of a grid in degrees, counter-clockwise, closed (RFC 7946).
 fn footprint(grid: &Grid, transform: &Transform) -> Result<Vec<[f64; 2]>, TaskError> {
-    let b = grid.bounds();
-    let mut xs = [b.left, b.right, b.right, b.left, b.left];
-    let mut ys = [b.bottom, b.bottom, b.top, b.top, b.bottom];
-    transform.points(&mut xs, &mut ys).map_err(geo_fault)?;
+    let (xs, ys) = grid.outline(transform, 1).map_err(geo_fault)?;
     let round = |value: f64| (value * 1e7).round() / 1e7;
     Ok(xs.iter().zip(&ys).map(|(x, y)| [round(*x), round(*y)]).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn chips_cover_every_pixel_and_the_last_one_ends_at_the_edge() {
-        assert_eq!(starts(1000, 256, 32), [0, 224, 448, 672, 744]);
-        assert_eq!(starts(256, 256, 32), [0]);
-        assert_eq!(starts(100, 256, 32), [0]);
-        assert_eq!(starts(480, 256, 32), [0, 224]);
-        for length in 1..900 {
-            let starts = starts(length, 256, 32);
-            let covered = starts.windows(2).all(|pair| pair[1] <= pair[0] + 224);
-            assert!(covered && starts.last().is_some_and(|last| last + 256 >= length), "{length}");
-        }
-    }
 }

@@ -1,12 +1,12 @@
 //! `raster.normalise`: one percentile stretch for a whole raster.
 //!
-//! Percentiles are exact: floats are ordered by their bits, a first pass counts their upper 16 bits, a second one the
-//! lower 16 bits of those few classes in which the wanted ranks fall. Memory does not depend on the raster.
+//! Percentiles are exact (`swath_geo::percentiles`): two passes over each band. Memory does not depend on the raster.
 
 use std::path::Path;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use swath_geo::percentiles::{Coarse, Fine};
 use swath_geo::{BandSpec, CogOptions, CogWriter, PixelWindow, Raster};
 use swath_kinds::{BandStretch, Cog, Stretch, StretchFile};
 use swath_task::{Artifact, Context, Draft, Fault, Needs, Problem, Purity, Task, TaskError};
@@ -130,16 +130,6 @@ pub fn read_stretch(path: &Path, names: &[String]) -> Result<Stretch, TaskError>
     Ok(Stretch { percentiles: stretch.percentiles, bands })
 }
 
-/// The order of floats as the order of unsigned integers.
-fn key(value: f32) -> u32 {
-    let bits = value.to_bits();
-    if bits >> 31 == 1 { !bits } else { bits | 1 << 31 }
-}
-
-fn value_of(key: u32) -> f32 {
-    f32::from_bits(if key >> 31 == 1 { key & !(1 << 31) } else { !key })
-}
-
 /// Exact percentiles of each named band over the whole raster.
 fn compute(path: &Path, names: &[String], percentiles: [f64; 2], ctx: &Context) -> Result<Stretch, TaskError> {
     let raster = Raster::open_path(path).map_err(geo_fault)?;
@@ -148,93 +138,55 @@ fn compute(path: &Path, names: &[String], percentiles: [f64; 2], ctx: &Context) 
     let mut limits = Vec::new();
     // One band at a time: its counts are 512 KiB a thread, and its pixels are read once for each pass.
     for (name, band) in names.iter().zip(&indices) {
-        let count_upper = |counts: &mut Vec<u64>, value: f32| counts[(key(value) >> 16) as usize] += 1;
-        let upper = count(path, &windows, *band, 1 << 16, ctx, count_upper)?;
-        let total: u64 = upper.iter().sum();
-        if total == 0 {
+        let coarse = count(path, &windows, *band, 1 << 19, ctx, Coarse::default, Coarse::add)?;
+        let coarse = coarse.into_iter().reduce(|mut all, part| {
+            all.join(&part);
+            all
+        });
+        let coarse = coarse.unwrap_or_default();
+        if coarse.total() == 0 {
             let message =
                 format!("band `{name}` of `{}` has no valid pixel to take percentiles of", raster.info().name);
             return Err(Fault::new("R124", message)
                 .help("check the mask and the period of the composite: nothing in it is clear")
                 .permanent());
         }
-        let ranks: Vec<(u64, f64)> = percentiles
-            .iter()
-            .map(|percentile| {
-                let place = percentile / 100.0 * (total - 1) as f64;
-                (place.floor() as u64, place - place.floor())
-            })
-            .collect();
-        let wanted: Vec<u64> = ranks.iter().flat_map(|(rank, _)| [*rank, (rank + 1).min(total - 1)]).collect();
-        // The class of upper bits in which each rank falls, and its rank within that class.
-        let places: Vec<(u32, u64)> = wanted.iter().map(|rank| class_of(&upper, *rank)).collect();
-        let mut classes: Vec<u32> = places.iter().map(|(class, _)| *class).collect();
-        classes.sort_unstable();
-        classes.dedup();
-        let lower = count(path, &windows, *band, classes.len() << 16, ctx, |counts: &mut Vec<u64>, value: f32| {
-            let key = key(value);
-            if let Ok(slot) = classes.binary_search(&(key >> 16)) {
-                counts[slot << 16 | (key & 0xFFFF) as usize] += 1;
-            }
-        })?;
-        let exact: Vec<f64> = places
-            .iter()
-            .map(|(class, rank)| {
-                let slot = classes.binary_search(class).unwrap_or(0);
-                let (low, _) = class_of(&lower[slot << 16..(slot + 1) << 16], *rank);
-                f64::from(value_of(class << 16 | low))
-            })
-            .collect();
-        // numpy's linear interpolation, which leans on the nearer of the two values.
-        let interpolate = |a: f64, b: f64, t: f64| if t < 0.5 { a + (b - a) * t } else { b - (b - a) * (1.0 - t) };
-        limits.push(BandStretch {
-            name: name.clone(),
-            low: interpolate(exact[0], exact[1], ranks[0].1),
-            high: interpolate(exact[2], exact[3], ranks[1].1),
-        });
+        let ranks = coarse.ranks(&percentiles);
+        let mut fine = ranks.fine();
+        for part in count(path, &windows, *band, fine.bytes(), ctx, || ranks.fine(), Fine::add)? {
+            fine.join(&part);
+        }
+        let values = ranks.values(&fine);
+        limits.push(BandStretch { name: name.clone(), low: values[0], high: values[1] });
     }
     Ok(Stretch { percentiles, bands: limits })
 }
 
-/// The class that holds a rank, and the rank within it.
-fn class_of(counts: &[u64], mut rank: u64) -> (u32, u64) {
-    for (class, count) in counts.iter().enumerate() {
-        if rank < *count {
-            return (class as u32, rank);
-        }
-        rank -= count;
-    }
-    (counts.len() as u32 - 1, 0)
-}
-
-fn count(
+/// Counts the values of a band on several threads, each for itself in `bytes` of memory.
+fn count<S: Send>(
     path: &Path,
     windows: &[PixelWindow],
     band: usize,
-    size: usize,
+    bytes: usize,
     ctx: &Context,
-    add: impl Fn(&mut Vec<u64>, f32) + Sync,
-) -> Result<Vec<u64>, TaskError> {
-    let states = each_window(
+    start: impl Fn() -> S + Sync,
+    add: impl Fn(&mut S, f32) + Sync,
+) -> Result<Vec<S>, TaskError> {
+    each_window(
         path,
         windows,
         ctx,
         "strips",
         MEMORY.0,
-        (size * size_of::<u64>() + STRIP.0 * STRIP.1 * size_of::<f32>()) as u64,
-        || vec![0_u64; size],
+        (bytes + STRIP.0 * STRIP.1 * size_of::<f32>()) as u64,
+        start,
         |counts, raster, window| {
             let mut values = vec![0.0; window.len()];
             read_values(raster, band, window, &mut values)?;
             values.into_iter().filter(|value| value.is_finite()).for_each(|value| add(counts, value));
             Ok(())
         },
-    )?;
-    let mut all = vec![0; size];
-    for state in states {
-        all.iter_mut().zip(state).for_each(|(sum, count)| *sum += count);
-    }
-    Ok(all)
+    )
 }
 
 /// Width and height of a strip.
@@ -274,18 +226,4 @@ fn apply(path: &Path, out: &Path, stretch: &Stretch, ctx: &Context) -> Result<()
 pub fn stretched(value: f32, limits: &BandStretch) -> f32 {
     let range = limits.high - limits.low;
     if value.is_nan() || range > 0.0 { ((f64::from(value) - limits.low) / range).clamp(0.0, 1.0) as f32 } else { 0.0 }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn floats_keep_their_order_as_keys() {
-        let values = [f32::MIN, -1.5, -1e-30, -0.0, 0.0, 1e-30, 0.2, 0.200_000_02, f32::MAX];
-        for pair in values.windows(2) {
-            assert!(key(pair[0]) < key(pair[1]) || pair[0] == pair[1], "{pair:?}");
-            assert_eq!(value_of(key(pair[0])), pair[0]);
-        }
-    }
 }

@@ -5,9 +5,10 @@
 //! each other; `negatives` thins the training side; `statistics` reads what is left; `sheet` draws some of it.
 //!
 //! Invariants:
-//! 1. No two chips of different sides overlap, are nearer than the gap, or have the same pixels: counted on the result.
+//! 1. No two chips of different sides overlap, are nearer than the gap, have the same pixels, or show the same known site: counted
+//!    on the result.
 //! 2. The same sets, parameters and seed give the same dataset on every machine.
-//! 3. Memory is the manifests and a few chips.
+//! 3. Memory is the manifests, which have a bound, and a few bands of a chip; no list of pairs is kept.
 
 mod negatives;
 mod neighbours;
@@ -23,21 +24,24 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use swath_datasets::{
-    Chip, ChipRef, ChipSet, DATASET_FORMAT, DatasetManifest, Leakage, LeftOut, SetRef, Side, SideName, Sides,
+    Chip, ChipRef, ChipSet, DATASET_FORMAT, DatasetManifest, Leakage, LeftOut, MANIFEST, SetRef, Side, SideName, Sides,
 };
 use swath_kinds::{ChipSetFolder, DatasetFile, Distance, Picture};
-use swath_task::{Artifact, Bytes, Context, Draft, Needs, Problem, Purity, Task, TaskError};
+use swath_task::{Artifact, Bytes, Context, Digest, Draft, Needs, Problem, Purity, Task, TaskError};
 
 use crate::faults::{fault, set_fault};
 use negatives::Candidate;
-use neighbours::{Near, Place, pairs};
-use sides::{Group, assign, draw, groups};
+use neighbours::{Near, Neighbours, Place, touching};
+use sides::{Group, Kinds, assign, draw, groups};
+
+/// Bytes of all manifests together: chips take about as much in memory as in their text.
+const LONGEST_MANIFESTS: u64 = 256 << 20;
 
 /// Says which chips of one or more chip sets train, validate and test a network.
 ///
-/// Spatial blocks go to the sides, not chips, stratified by chips with and without something to find; chips that overlap a chip
-/// of another side, or lie nearer to one than `gap`, are left out. What is left of leakage is counted and must be
-/// none. The training side keeps as many negatives as `negatives` says, hard ones preferred; validation and test stay as the
+/// Spatial blocks go to the sides, not chips, stratified by chips with and without something to find, or by the classes of a
+/// map of several; chips that overlap a chip of another side, lie nearer to one than `gap`, or show a site of another
+/// side, are left out. What is left of leakage is counted and must be none. The training side keeps as many negatives as `negatives` says, hard ones preferred; validation and test stay as the
 /// world is. The dataset file holds the chips of each side, class balance, and statistics of each band over the training
 /// side; the contact sheet shows some chips of each side with the outline of their label.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -112,13 +116,13 @@ pub struct Outputs {
     pub validation: u64,
     /// Chips that test.
     pub test: u64,
-    /// Pairs of chips on different sides that overlap, are nearer than the gap, or are equal: 0.
+    /// Pairs of chips on different sides that overlap, are nearer than the gap, or are equal, and sites on several sides: 0.
     pub leaks: u64,
 }
 
 impl Task for SplitDataset {
     const NAME: &'static str = "dataset.split";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const PURITY: Purity = Purity::Pure;
     const NATIVE: bool = true;
     type Inputs = Inputs;
@@ -165,20 +169,13 @@ impl Task for SplitDataset {
         let (task, out, picture) = (self.clone(), dataset.path().to_owned(), sheet.path().to_owned());
         let manifest = ctx.blocking(move |ctx| task.make(&folders, &out, &picture, ctx)).await?;
         let count = |side: &Side| side.chips.len() as u64;
-        let Leakage { overlapping, within_gap, equal } = manifest.leakage;
+        let leaks = manifest.leakage.total();
         let [train, validation, test] = SideName::ALL.map(|side| count(manifest.sides.get(side)));
         ctx.metric("chips_train", train as f64);
         ctx.metric("chips_validation", validation as f64);
         ctx.metric("chips_test", test as f64);
-        ctx.metric("leaks", (overlapping + within_gap + equal) as f64);
-        Ok(Outputs {
-            dataset: dataset.commit().await?,
-            sheet: sheet.commit().await?,
-            train,
-            validation,
-            test,
-            leaks: overlapping + within_gap + equal,
-        })
+        ctx.metric("leaks", leaks as f64);
+        Ok(Outputs { dataset: dataset.commit().await?, sheet: sheet.commit().await?, train, validation, test, leaks })
     }
 }
 
@@ -195,6 +192,8 @@ struct Item<'a> {
     chip: &'a Chip,
     place: Place,
     positive: bool,
+    /// Places of its kinds among [`Kinds::list`].
+    kinds: Vec<usize>,
     block: usize,
     side: Option<SideName>,
 }
@@ -207,14 +206,15 @@ impl SplitDataset {
         picture: &Path,
         ctx: &Context,
     ) -> Result<DatasetManifest, TaskError> {
+        check_manifests(folders)?;
         let sets =
             folders.iter().map(|folder| ChipSet::open(folder)).collect::<Result<Vec<_>, _>>().map_err(set_fault)?;
         check_sets(&sets)?;
         let mut left_out = LeftOut::default();
-        let (mut items, blocks) = self.items(&sets, &mut left_out)?;
-        self.assign(&mut items, blocks)?;
+        let (mut items, kinds) = self.items(&sets, &mut left_out)?;
+        self.assign(&mut items, &kinds, &sets)?;
         left_out.border = self.clear_borders(&mut items);
-        self.check_sides(&items)?;
+        self.check_sides(&items, &kinds)?;
         left_out.negatives = self.thin(&mut items);
         let leakage = self.leakage(&items);
         let mut manifest = DatasetManifest {
@@ -247,8 +247,8 @@ impl SplitDataset {
         Ok(manifest)
     }
 
-    /// The chips that could be used, and the blocks that they lie in.
-    fn items<'a>(&self, sets: &'a [ChipSet], left_out: &mut LeftOut) -> Result<(Vec<Item<'a>>, Vec<Group>), TaskError> {
+    /// The chips that could be used, and the kinds that they are of.
+    fn items<'a>(&self, sets: &'a [ChipSet], left_out: &mut LeftOut) -> Result<(Vec<Item<'a>>, Kinds), TaskError> {
         let mut systems: Vec<&str> = Vec::new();
         let mut items = Vec::new();
         let mut places: BTreeMap<(i64, i64), Vec<usize>> = BTreeMap::new();
@@ -265,7 +265,7 @@ impl SplitDataset {
                 }
                 let place = Place::of(chip, crs);
                 places.entry(place.block(self.block.metres)).or_default().push(items.len());
-                items.push(Item { set, index, chip, place, positive, block: 0, side: None });
+                items.push(Item { set, index, chip, place, positive, kinds: Vec::new(), block: 0, side: None });
             }
         }
         if items.is_empty() {
@@ -273,33 +273,43 @@ impl SplitDataset {
                 format!("none of the {} chips can be used: each shows only what is ambiguous", left_out.ambiguous);
             return Err(fault("L120", message, "lower `min_positive`, or look at the label"));
         }
-        let mut blocks = Vec::new();
         for (block, members) in places.into_values().enumerate() {
-            let positives = members.iter().filter(|member| items[**member].positive).count();
-            blocks.push(Group { blocks: vec![block], positives, negatives: members.len() - positives });
             members.into_iter().for_each(|member| items[member].block = block);
         }
-        Ok((items, blocks))
+        let mut counts = BTreeMap::new();
+        for item in &items {
+            self.classes(item).into_iter().for_each(|class| *counts.entry(class).or_default() += 1);
+        }
+        let kinds = Kinds::of(&counts);
+        for item in &mut items {
+            item.kinds = kinds.of_chip(item.positive, &self.classes(item));
+        }
+        Ok((items, kinds))
+    }
+
+    /// The classes that a chip shows enough of; at least the one that it shows most of.
+    fn classes(&self, item: &Item) -> Vec<usize> {
+        let found = || item.chip.classes.iter().filter(|class| item.positive && class.value >= 1.0);
+        let pixels: u64 = item.chip.classes.iter().map(|class| class.pixels).sum();
+        let most = found().max_by_key(|class| class.pixels).map_or(0, |class| class.pixels);
+        let enough = most.min((self.min_positive * pixels as f64) as u64);
+        found().filter(|class| class.pixels >= enough).map(|class| class.value as usize).collect()
     }
 
     /// Gives every chip a side.
-    fn assign(&self, items: &mut [Item], blocks: Vec<Group>) -> Result<(), TaskError> {
-        let positives: Vec<&Item> = items.iter().filter(|item| item.positive).collect();
-        let places: Vec<Place> = positives.iter().map(|item| item.place.clone()).collect();
-        // Positives beside each other show one site, also where they only touch or a stride leaves a gap.
-        let reach = places.iter().map(Place::height).fold(self.gap.metres, f64::max);
-        let mut shared = Vec::new();
-        pairs(&places, reach, |a, b, _| {
-            let (a, b) = (positives[a].block, positives[b].block);
-            if a != b {
-                shared.push((a, b));
-            }
-        });
-        shared.sort_unstable();
-        shared.dedup();
+    fn assign(&self, items: &mut [Item], kinds: &Kinds, sets: &[ChipSet]) -> Result<(), TaskError> {
+        let list = kinds.list();
+        let count = items.iter().map(|item| item.block + 1).max().unwrap_or(0);
+        let mut blocks: Vec<Group> =
+            (0..count).map(|block| Group { blocks: vec![block], positives: 0, counts: vec![0; list.len()] }).collect();
+        for item in items.iter() {
+            let block = &mut blocks[item.block];
+            block.positives += usize::from(item.positive);
+            item.kinds.iter().for_each(|kind| block.counts[*kind] += 1);
+        }
         let shares = self.shares.list();
-        let groups = groups(&blocks, &shared, shares);
-        let sides = assign(&groups, shares, self.seed)?;
+        let groups = groups(&blocks, &self.shared(items, sets), shares);
+        let sides = assign(&groups, &list, shares, self.seed)?;
         let mut of_block = vec![SideName::Train; blocks.len()];
         for (group, side) in groups.iter().zip(sides) {
             group.blocks.iter().for_each(|block| of_block[*block] = side);
@@ -308,26 +318,58 @@ impl SplitDataset {
         Ok(())
     }
 
-    /// Takes chips off their sides until no two of different sides are near each other or equal. How many.
-    fn clear_borders(&self, items: &mut [Item]) -> usize {
-        let mut close = Vec::new();
-        let places: Vec<Place> = items.iter().map(|item| item.place.clone()).collect();
-        pairs(&places, self.gap.metres, |a, b, _| {
-            if items[a].side != items[b].side {
-                close.push((a, b));
+    /// Pairs of blocks that show one site.
+    fn shared(&self, items: &[Item], sets: &[ChipSet]) -> Vec<(usize, usize)> {
+        let mut shared = Vec::new();
+        let mut first: BTreeMap<&str, usize> = BTreeMap::new();
+        for item in items {
+            for site in &item.chip.sites {
+                let block = *first.entry(site).or_insert(item.block);
+                if block != item.block {
+                    shared.push((block, item.block));
+                }
             }
+        }
+        // Without sites told, positives beside each other show one, also where they only touch or a stride leaves a gap. Where
+        // there are no negatives, everything is beside each other, and says nothing.
+        if items.iter().any(|item| !item.positive) {
+            let untold = |item: &&Item| item.positive && sets[item.set].manifest().sites.is_none();
+            let (blocks, places): (Vec<usize>, Vec<Place>) =
+                items.iter().filter(untold).map(|item| (item.block, item.place.clone())).unzip();
+            let reach = places.iter().map(Place::height).fold(self.gap.metres, f64::max);
+            shared.extend(touching(&places, &blocks, reach));
+        }
+        shared.sort_unstable();
+        shared.dedup();
+        shared
+    }
+
+    /// Takes chips off their sides until no two of different sides are near each other, equal or show one site. How many.
+    fn clear_borders(&self, items: &mut [Item]) -> usize {
+        let mut gone = keep_together(items, twins) + keep_together(items, by_site);
+        let places: Vec<Place> = items.iter().map(|item| item.place.clone()).collect();
+        let mut sides = SideName::ALL.map(|side| {
+            let own = (0..items.len()).filter(|index| items[*index].side == Some(side));
+            Neighbours::new(&places, own, self.gap.metres)
         });
-        close.sort_unstable();
-        let mut gone = clear_twins(items);
-        for (a, b) in close {
-            if let (Some(side_a), Some(side_b)) = (items[a].side, items[b].side) {
+        for index in 0..items.len() {
+            // Every turn takes one chip away: the work does not grow with the number of pairs.
+            while let Some(side) = items[index].side {
+                let others = SideName::ALL.into_iter().filter(|other| *other != side);
+                let Some((other, near)) =
+                    others.filter_map(|other| Some((other, sides[other as usize].of(index).next()?.0))).next()
+                else {
+                    break;
+                };
                 // Positives are rarer; the training side has most to lose from.
-                let first = match (items[a].positive, items[b].positive) {
+                let own = match (items[index].positive, items[near].positive) {
                     (false, true) => true,
                     (true, false) => false,
-                    _ => side_a < side_b,
+                    _ => side < other,
                 };
-                items[if first { a } else { b }].side = None;
+                let (side, lost) = if own { (side, index) } else { (other, near) };
+                sides[side as usize].remove(lost);
+                items[lost].side = None;
                 gone += 1;
             }
         }
@@ -335,7 +377,7 @@ impl SplitDataset {
     }
 
     /// Whether every side that has a share has chips of both kinds.
-    fn check_sides(&self, items: &[Item]) -> Result<(), TaskError> {
+    fn check_sides(&self, items: &[Item], kinds: &Kinds) -> Result<(), TaskError> {
         for (side, share) in SideName::ALL.into_iter().zip(self.shares.list()).filter(|(_, share)| *share > 0.0) {
             let count = |positive: bool| {
                 items.iter().filter(|item| item.side == Some(side) && item.positive == positive).count()
@@ -348,10 +390,16 @@ impl SplitDataset {
                 );
                 return Err(fault("L120", message, help));
             }
-            if positives == 0 || negatives == 0 {
+            if *kinds == Kinds::Two && (positives == 0 || negatives == 0) {
                 let kind = if positives == 0 { "negative" } else { "positive" };
                 let count = positives + negatives;
                 return Err(fault("L121", format!("all {count} chips left for {side} are {kind}"), help));
+            }
+            for (kind, told) in kinds.list().iter().enumerate().filter(|(_, told)| !told.needed) {
+                let on = |item: &Item| item.kinds.contains(&kind);
+                if items.iter().any(on) && !items.iter().any(|item| item.side == Some(side) && on(item)) {
+                    tracing::warn!(%side, lacks = told.name, "no chip of a kind is left for a side");
+                }
             }
         }
         Ok(())
@@ -385,23 +433,39 @@ impl SplitDataset {
 
     /// Counts what invariant 1 says, on the chips that are left.
     fn leakage(&self, items: &[Item]) -> Leakage {
-        let left: Vec<&Item> = items.iter().filter(|item| item.side.is_some()).collect();
-        let places: Vec<Place> = left.iter().map(|item| item.place.clone()).collect();
+        let places: Vec<Place> = items.iter().map(|item| item.place.clone()).collect();
+        let on = |side: SideName| (0..items.len()).filter(move |index| items[*index].side == Some(side));
         let equal = twins(items).into_values().map(|sides| {
             let [train, validation, test] = sides.map(|own| own.len() as u64);
             train * validation + train * test + validation * test
         });
-        let mut leakage = Leakage { equal: equal.sum(), ..Leakage::default() };
-        pairs(&places, self.gap.metres, |a, b, near| {
-            if left[a].side != left[b].side {
-                match near {
-                    Near::Overlap => leakage.overlapping += 1,
-                    Near::Within => leakage.within_gap += 1,
+        let mut leakage =
+            Leakage { equal: equal.sum(), shared_sites: by_site(items).len() as u64, ..Leakage::default() };
+        for (side, others) in [(SideName::Train, &SideName::ALL[1..]), (SideName::Validation, &SideName::ALL[2..])] {
+            for other in others {
+                let neighbours = Neighbours::new(&places, on(*other), self.gap.metres);
+                for index in on(side) {
+                    let found: BTreeMap<usize, Near> = neighbours.of(index).collect();
+                    let overlapping = found.values().filter(|near| **near == Near::Overlap).count() as u64;
+                    leakage.overlapping += overlapping;
+                    leakage.within_gap += found.len() as u64 - overlapping;
                 }
             }
-        });
+        }
         leakage
     }
+}
+
+/// Manifests that fit into memory together.
+fn check_manifests(folders: &[PathBuf]) -> Result<(), TaskError> {
+    let length = |folder: &PathBuf| std::fs::metadata(folder.join(MANIFEST)).map_or(0, |metadata| metadata.len());
+    let all: u64 = folders.iter().map(length).sum();
+    if all > LONGEST_MANIFESTS {
+        let (all, most) = (all >> 20, LONGEST_MANIFESTS >> 20);
+        let message = format!("the manifests of the chip sets have {all} MiB together, more than {most}");
+        return Err(fault("R108", message, "split fewer sets at a time, or cut them with a longer `stride`"));
+    }
+    Ok(())
 }
 
 /// Chip sets that can be used together.
@@ -429,24 +493,39 @@ fn check_sets(sets: &[ChipSet]) -> Result<(), TaskError> {
     Ok(())
 }
 
-/// Chips with the same pixels: those of each side.
-fn twins(items: &[Item]) -> BTreeMap<String, [Vec<usize>; 3]> {
-    let mut same: BTreeMap<String, [Vec<usize>; 3]> = BTreeMap::new();
+/// What chips of several sides have in common, and the chips of each side that do.
+type Common<K> = BTreeMap<K, [Vec<usize>; 3]>;
+
+fn common<K: Ord>(items: &[Item], keys: impl Fn(&Item) -> Vec<K>) -> Common<K> {
+    let mut same: Common<K> = BTreeMap::new();
     for (index, item) in items.iter().enumerate() {
-        if let Some(side) = item.side {
-            same.entry(item.chip.digest.hex()).or_default()[side as usize].push(index);
+        let Some(side) = item.side else { continue };
+        for key in keys(item) {
+            same.entry(key).or_default()[side as usize].push(index);
         }
     }
     same.retain(|_, sides| sides.iter().filter(|own| !own.is_empty()).count() > 1);
     same
 }
 
-/// Leaves chips with the same pixels on the side that has most of them. How many are taken off the others.
-fn clear_twins(items: &mut [Item]) -> usize {
+/// Chips with the same pixels.
+fn twins(items: &[Item]) -> Common<Digest> {
+    common(items, |item| vec![item.chip.digest])
+}
+
+/// Chips that show the same site.
+fn by_site(items: &[Item]) -> Common<String> {
+    common(items, |item| item.chip.sites.clone())
+}
+
+/// Leaves chips with something in common on the side that has most of them. How many are taken off the others.
+fn keep_together<K: Ord>(items: &mut [Item], find: impl Fn(&[Item]) -> Common<K>) -> usize {
     let mut gone = 0;
-    for sides in twins(items).into_values() {
-        let most = (0..3).rev().max_by_key(|side| sides[*side].len()).unwrap_or(0);
-        for index in (0..3).filter(|side| *side != most).flat_map(|side| &sides[side]) {
+    for sides in find(items).into_values() {
+        // Some may have gone for another reason by now.
+        let left = sides.map(|own| own.into_iter().filter(|index| items[*index].side.is_some()).collect::<Vec<_>>());
+        let most = (0..3).rev().max_by_key(|side| left[*side].len()).unwrap_or(0);
+        for index in (0..3).filter(|side| *side != most).flat_map(|side| &left[side]) {
             items[*index].side = None;
             gone += 1;
         }

@@ -4,6 +4,8 @@
 //! degrees are taken, which are larger: what is told to be apart is apart. A pair that is nearer than it seems is not missed; one
 //! that is a little farther than it seems may be counted.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use rstar::primitives::{GeomWithData, Rectangle};
 use rstar::{AABB, RTree};
 use swath_datasets::Chip;
@@ -70,13 +72,29 @@ impl Place {
     }
 
     fn overlaps(&self, other: &Self) -> bool {
+        let boxes = self.apart(other) == (0.0, 0.0);
         if self.crs != other.crs {
-            return self.apart(other) == (0.0, 0.0);
+            return boxes;
         }
         let [left, bottom, right, top] = self.bounds;
         let [left2, bottom2, right2, top2] = other.bounds;
-        let (width, height) = (right.min(right2) - left.max(left2), top.min(top2) - bottom.max(bottom2));
-        width > (right - left) * ROUNDING && height > (top - bottom) * ROUNDING
+        let height = top.min(top2) - bottom.max(bottom2);
+        let meet = |turn: f64| {
+            let width = right.min(right2 + turn) - left.max(left2 + turn);
+            width > (right - left) * ROUNDING && height > (top - bottom) * ROUNDING
+        };
+        // In a CRS that goes around the globe the same place has several x. In others a turn is farther than any zone is wide.
+        let turn = 360.0 * (right - left) / (self.east - self.west);
+        meet(0.0) || boxes && (meet(turn) || meet(-turn))
+    }
+
+    /// Grows to hold another place of the same CRS, too.
+    fn cover(&mut self, other: &Self) {
+        let [left, bottom, right, top] = &mut self.bounds;
+        (*left, *bottom) = (left.min(other.bounds[0]), bottom.min(other.bounds[1]));
+        (*right, *top) = (right.max(other.bounds[2]), top.max(other.bounds[3]));
+        (self.west, self.south) = (self.west.min(other.west), self.south.min(other.south));
+        (self.east, self.north) = (self.east.max(other.east), self.north.max(other.north));
     }
 
     /// Degrees of longitude and latitude between two boxes.
@@ -117,29 +135,63 @@ impl Place {
     }
 }
 
-/// Calls `each` once for every two places that overlap or are nearer than `gap` metres.
-pub fn pairs(places: &[Place], gap: f64, mut each: impl FnMut(usize, usize, Near)) {
-    let boxed = places.iter().enumerate().map(|(index, place)| {
-        GeomWithData::new(Rectangle::from_corners([place.west, place.south], [place.east, place.north]), index)
-    });
-    let tree = RTree::bulk_load(boxed.collect());
-    let mut found = Vec::new();
-    for (index, place) in places.iter().enumerate() {
-        let [west, south, east, north] = place.around(gap);
-        for turn in [-360.0, 0.0, 360.0] {
-            let area = AABB::from_corners([west + turn, south], [east + turn, north]);
-            found.extend(
-                tree.locate_in_envelope_intersecting(&area).map(|other| other.data).filter(|other| *other > index),
-            );
-        }
-        found.sort_unstable();
-        found.dedup();
-        for other in found.drain(..) {
-            if let Some(near) = place.near(&places[other], gap) {
-                each(index, other, near);
-            }
-        }
+type Boxed = GeomWithData<Rectangle<[f64; 2]>, usize>;
+
+/// Some places among which those near another one are found.
+pub struct Neighbours<'a> {
+    places: &'a [Place],
+    gap: f64,
+    tree: RTree<Boxed>,
+}
+
+impl<'a> Neighbours<'a> {
+    /// Those of `members` that overlap a place or are nearer to it than `gap` metres are its neighbours.
+    pub fn new(places: &'a [Place], members: impl Iterator<Item = usize>, gap: f64) -> Self {
+        let boxes = members.map(|index| boxed(places, index)).collect();
+        Self { places, gap, tree: RTree::bulk_load(boxes) }
     }
+
+    /// The neighbours of a place, itself among them when it is a member. One that goes around the globe may be named twice.
+    pub fn of(&self, place: usize) -> impl Iterator<Item = (usize, Near)> {
+        let place = &self.places[place];
+        let [west, south, east, north] = place.around(self.gap);
+        [-360.0, 0.0, 360.0].into_iter().flat_map(move |turn| {
+            let area = AABB::from_corners([west + turn, south], [east + turn, north]);
+            let found = self.tree.locate_in_envelope_intersecting(&area).map(|found| found.data);
+            found.filter_map(|other| Some((other, place.near(&self.places[other], self.gap)?)))
+        })
+    }
+
+    /// Takes a member out.
+    pub fn remove(&mut self, place: usize) {
+        self.tree.remove(&boxed(self.places, place));
+    }
+}
+
+fn boxed(places: &[Place], index: usize) -> Boxed {
+    let place = &places[index];
+    GeomWithData::new(Rectangle::from_corners([place.west, place.south], [place.east, place.north]), index)
+}
+
+/// Pairs of groups of which two places overlap or are nearer than `gap` metres. Where many places of a group lie over each other,
+/// those within a quarter of a place are taken as one, so that the work follows the ground and not the square of their number.
+pub fn touching(places: &[Place], groups: &[usize], gap: f64) -> BTreeSet<(usize, usize)> {
+    let mut few: BTreeMap<(usize, usize, i64, i64), Place> = BTreeMap::new();
+    for (place, group) in places.iter().zip(groups) {
+        let step = ((place.north - place.south) / 4.0).max(1e-9);
+        let (longitude, latitude) = place.centre();
+        let across = (longitude / step * latitude.to_radians().cos().max(0.01)).floor();
+        let cell = (*group, place.crs, across as i64, (latitude / step).floor() as i64);
+        few.entry(cell).and_modify(|one| one.cover(place)).or_insert_with(|| place.clone());
+    }
+    let (groups, places): (Vec<usize>, Vec<Place>) = few.into_iter().map(|((group, ..), place)| (group, place)).unzip();
+    let neighbours = Neighbours::new(&places, 0..places.len(), gap);
+    let mut found = BTreeSet::new();
+    for (index, group) in groups.iter().enumerate() {
+        let others = neighbours.of(index).map(|(other, _)| groups[other]).filter(|other| other != group);
+        found.extend(others.map(|other| (*group.min(&other), *group.max(&other))));
+    }
+    found
 }
 
 #[cfg(test)]
@@ -158,9 +210,54 @@ mod tests {
     }
 
     fn all(places: &[Place], gap: f64) -> Vec<(usize, usize, Near)> {
-        let mut found = Vec::new();
-        pairs(places, gap, |a, b, near| found.push((a, b, near)));
+        let neighbours = Neighbours::new(places, 0..places.len(), gap);
+        let of = |a: usize| neighbours.of(a).map(move |(b, near)| (a, b, near)).collect::<Vec<_>>();
+        let mut found: Vec<_> = (0..places.len()).flat_map(of).filter(|(a, b, _)| a < b).collect();
+        found.sort_by_key(|(a, b, _)| (*a, *b));
+        found.dedup();
         found
+    }
+
+    #[test]
+    fn chips_of_one_crs_overlap_over_the_antimeridian() {
+        // Two rasters in degrees: one ends beyond 180 east, the other begins at 180 west. The third only touches the first.
+        let east = place(0, 179.95, -17.0, 0.1);
+        let west = Place {
+            bounds: [-179.99, -17.0, -179.89, -16.9],
+            west: -179.99,
+            east: -179.89,
+            ..place(0, 0.0, -17.0, 0.1)
+        };
+        let beside = Place {
+            bounds: [-179.95, -17.0, -179.85, -16.9],
+            west: -179.95,
+            east: -179.85,
+            ..place(0, 0.0, -17.0, 0.1)
+        };
+        assert_eq!(all(&[east.clone(), west.clone()], 0.0), [(0, 1, Near::Overlap)]);
+        assert_eq!(all(&[west, east.clone()], 0.0), [(0, 1, Near::Overlap)]);
+        assert_eq!(all(&[east.clone(), beside], 0.0), []);
+        // One raster counts longitudes from 0 to 360, the other from -180 to 180.
+        let far = Place { bounds: [180.01, -17.0, 180.11, -16.9], west: -179.99, east: -179.89, ..east.clone() };
+        let near = Place { bounds: [-179.97, -17.0, -179.87, -16.9], west: -179.97, east: -179.87, ..east.clone() };
+        assert_eq!(all(&[far, near], 0.0), [(0, 1, Near::Overlap)]);
+        // Chips of zone 1 on both sides of it lie side by side, though the boxes around them meet.
+        let utm = |left: f64, west: f64| Place {
+            bounds: [left, 0.0, left + 5000.0, 5000.0],
+            west,
+            east: west + 0.06,
+            ..east.clone()
+        };
+        assert_eq!(all(&[utm(170_000.0, -180.02), utm(175_000.0, 179.97)], 0.0), [], "they only touch");
+    }
+
+    #[test]
+    fn thousands_of_chips_over_each_other_join_their_groups_and_no_others() {
+        // Two piles of 20,000 chips side by side, one apart; every two of a pile overlap.
+        let pile = |west: f64| (0..20_000).map(move |at| place(0, west + f64::from(at) * 1e-6, 10.0, 0.1));
+        let places: Vec<Place> = pile(10.0).chain(pile(10.11)).chain(pile(11.0)).collect();
+        let groups: Vec<usize> = (0..60_000).map(|at| at / 20_000).collect();
+        assert_eq!(touching(&places, &groups, 0.0).into_iter().collect::<Vec<_>>(), [(0, 1)]);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The contact sheet: some chips of each side, with the outline of their label.
 //!
 //! For each side a row of positives and one of negatives, evenly taken from the side. Frames are blue for training, green for
-//! validation, red for test; bright around positives. Yellow outlines what belongs to a class or site, orange what is ambiguous.
+//! validation, red for test; bright around positives. Yellow outlines what belongs to class 1 or a site, other colours other
+//! classes, orange what is ambiguous; what has no label is dimmed.
 
 use std::io::BufWriter;
 use std::path::Path;
@@ -23,7 +24,17 @@ type Colour = [u8; 3];
 
 const PAPER: Colour = [24, 24, 28];
 const EMPTY: Colour = [60, 60, 66];
-const POSITIVE: Colour = [255, 225, 0];
+/// Of class 1, 2 and on.
+const CLASSES: [Colour; 8] = [
+    [255, 225, 0],
+    [0, 230, 230],
+    [255, 90, 220],
+    [150, 255, 90],
+    [170, 140, 255],
+    [255, 255, 255],
+    [255, 120, 120],
+    [90, 170, 255],
+];
 const AMBIGUOUS: Colour = [255, 140, 0];
 
 fn frame(side: SideName, positive: bool) -> Colour {
@@ -51,13 +62,17 @@ pub fn write(dataset: &DatasetManifest, sets: &[ChipSet], path: &Path) -> Result
     let manifest = sets[0].manifest();
     let bands = colours(&dataset.bands);
     let limits = bands.map(|band| limits(dataset, band));
-    let (mut image, mut label) = (vec![0.0; manifest.image_len()], vec![0.0; manifest.label_len()]);
+    let mut label = vec![0.0; manifest.label_len()];
+    let mut planes = [label.clone(), label.clone(), label.clone()];
     let mut scratch = Vec::new();
     for (row, (side, positive, chips)) in rows.iter().enumerate() {
         for (column, chip) in chips.iter().enumerate() {
-            sets[chip.set].read(chip.chip, &mut image, &mut label, &mut scratch).map_err(set_fault)?;
-            let planes = bands.map(|band| &image[band * label.len()..][..label.len()]);
-            let picture = picture(planes, limits, &label, manifest.size);
+            let set = &sets[chip.set];
+            set.read_label(chip.chip, &mut label, &mut scratch).map_err(set_fault)?;
+            for (band, plane) in bands.iter().zip(&mut planes) {
+                set.read_bands(chip.chip, *band, plane, &mut scratch).map_err(set_fault)?;
+            }
+            let picture = picture(planes.each_ref().map(Vec::as_slice), limits, &label, manifest.size);
             let (left, top) = (SPACE + column * step, SPACE + row * step);
             for y in 0..CELL + 2 * FRAME {
                 for x in 0..CELL + 2 * FRAME {
@@ -97,6 +112,20 @@ fn limits(dataset: &DatasetManifest, band: usize) -> [f64; 2] {
     [at(2.0), at(98.0)]
 }
 
+/// What a label belongs to, if to anything. Of two that meet, the higher one is outlined.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Area {
+    Ambiguous,
+    Class(usize),
+}
+
+fn area(value: f32) -> Option<Area> {
+    if value > POSITIVE_ABOVE {
+        return Some(Area::Class(value.round() as usize));
+    }
+    (value > 0.0).then_some(Area::Ambiguous)
+}
+
 /// A chip of `side` pixels as a picture of [`CELL`], outlined.
 fn picture(planes: [&[f32]; 3], limits: [[f64; 2]; 3], label: &[f32], side: usize) -> Vec<Colour> {
     let span = |place: usize| (place * side / CELL, ((place + 1) * side / CELL).max(place * side / CELL + 1));
@@ -110,25 +139,27 @@ fn picture(planes: [&[f32]; 3], limits: [[f64; 2]; 3], label: &[f32], side: usiz
         (count > 0.0).then(|| (share.clamp(0.0, 1.0) * 255.0).round() as u8)
     };
     let value = |x: usize, y: usize| label[(2 * y + 1) * side / (2 * CELL) * side + (2 * x + 1) * side / (2 * CELL)];
-    // Inside of an area, beside what is not of it.
-    let edge = |x: usize, y: usize, inside: &dyn Fn(f32) -> bool| {
+    // Of an area, beside what is not of it.
+    let edge = |x: usize, y: usize, own: Option<Area>| {
         let (x, y) = (x as i64, y as i64);
         let beyond = |dx: i64, dy: i64| {
             let (x, y) = (x + dx, y + dy);
-            (0..CELL as i64).contains(&x) && (0..CELL as i64).contains(&y) && !inside(value(x as usize, y as usize))
+            let inside = (0..CELL as i64).contains(&x) && (0..CELL as i64).contains(&y);
+            inside && area(value(x as usize, y as usize)) < own
         };
-        inside(value(x as usize, y as usize))
-            && [(0, 1), (1, 0), (0, -1), (-1, 0)].iter().any(|(dx, dy)| beyond(*dx, *dy))
+        [(0, 1), (1, 0), (0, -1), (-1, 0)].iter().any(|(dx, dy)| beyond(*dx, *dy))
     };
     let draw = |place: usize| {
         let (x, y) = (place % CELL, place / CELL);
-        if edge(x, y, &|value| value > POSITIVE_ABOVE) {
-            return POSITIVE;
-        }
-        if edge(x, y, &|value| value > 0.0) {
-            return AMBIGUOUS;
+        let own = area(value(x, y));
+        if let Some(area) = own.filter(|_| edge(x, y, own)) {
+            return match area {
+                Area::Ambiguous => AMBIGUOUS,
+                Area::Class(class) => CLASSES[class.saturating_sub(1) % CLASSES.len()],
+            };
         }
         match [0, 1, 2].map(|channel| tone(planes[channel], limits[channel], x, y)) {
+            [Some(red), Some(green), Some(blue)] if value(x, y).is_nan() => [red, green, blue].map(|tone| tone / 3),
             [Some(red), Some(green), Some(blue)] => [red, green, blue],
             _ => EMPTY,
         }

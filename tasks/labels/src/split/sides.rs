@@ -27,8 +27,65 @@ pub struct Group {
     pub blocks: Vec<usize>,
     /// Their positive chips.
     pub positives: usize,
-    /// Their negative chips.
-    pub negatives: usize,
+    /// Their chips of each kind. A chip may be of several.
+    pub counts: Vec<usize>,
+}
+
+/// What the sides should each have their share of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kind {
+    /// `positive`, `negative`, `class 3`, `chosen`.
+    pub name: String,
+    /// Whether a side without it is of no use.
+    pub needed: bool,
+}
+
+/// Which kinds of chips there are, the rarest first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kinds {
+    /// Something is to be found or not: positive and negative chips.
+    Two,
+    /// Chips of each of these classes, of none of them, and all.
+    Classes(Vec<usize>),
+}
+
+impl Kinds {
+    /// Kinds for chips of these classes: two of them when there is one class, or none. `counts` are chips by class.
+    pub fn of(counts: &BTreeMap<usize, usize>) -> Self {
+        if counts.len() < 2 {
+            return Self::Two;
+        }
+        let mut classes: Vec<usize> = counts.keys().copied().collect();
+        classes.sort_by_key(|class| (counts[class], *class));
+        Self::Classes(classes)
+    }
+
+    /// All kinds, in order.
+    pub fn list(&self) -> Vec<Kind> {
+        let kind = |name: String, needed: bool| Kind { name, needed };
+        match self {
+            Self::Two => ["positive", "negative"].map(|name| kind(name.to_owned(), true)).into(),
+            Self::Classes(classes) => {
+                let classes = classes.iter().map(|class| kind(format!("class {class}"), false));
+                classes.chain([kind("negative".to_owned(), false), kind("usable".to_owned(), true)]).collect()
+            }
+        }
+    }
+
+    /// The kinds of a chip, by their places in the list.
+    pub fn of_chip(&self, positive: bool, own: &[usize]) -> Vec<usize> {
+        match self {
+            Self::Two => vec![usize::from(!positive)],
+            Self::Classes(classes) => {
+                let mut kinds: Vec<usize> = (0..classes.len()).filter(|place| own.contains(&classes[*place])).collect();
+                if !positive {
+                    kinds.push(classes.len());
+                }
+                kinds.push(classes.len() + 1);
+                kinds
+            }
+        }
+    }
 }
 
 /// The share of each side: train, validation, test.
@@ -58,7 +115,8 @@ pub fn groups(blocks: &[Group], shared: &[(usize, usize)], shares: Shares) -> Ve
         let group = joined.entry(root(&mut parent, index)).or_default();
         group.blocks.extend(&block.blocks);
         group.positives += block.positives;
-        group.negatives += block.negatives;
+        group.counts.resize(block.counts.len(), 0);
+        group.counts.iter_mut().zip(&block.counts).for_each(|(sum, count)| *sum += count);
     }
     let mut joined: Vec<Group> = joined.into_values().collect();
     let positives: usize = joined.iter().map(|group| group.positives).sum();
@@ -89,18 +147,18 @@ fn root(parent: &mut [usize], mut index: usize) -> usize {
 }
 
 /// The side of each group.
-pub fn assign(groups: &[Group], shares: Shares, seed: u64) -> Result<Vec<SideName>, TaskError> {
-    let total = |of: fn(&Group) -> usize| groups.iter().map(of).sum::<usize>();
-    let totals = [total(|group| group.positives), total(|group| group.negatives)];
+pub fn assign(groups: &[Group], kinds: &[Kind], shares: Shares, seed: u64) -> Result<Vec<SideName>, TaskError> {
+    let total = |kind: usize| groups.iter().map(|group| group.counts[kind]).sum::<usize>();
+    let totals: Vec<usize> = (0..kinds.len()).map(total).collect();
     let sides = shares.iter().filter(|share| **share > 0.0).count();
-    for (count, what, other) in [(totals[0], "positive", "negative"), (totals[1], "negative", "positive")] {
-        if count == 0 {
-            let message = format!("no chip is {what}: all that could be used are {other}");
-            return Err(fault("L121", message, "add an area with chips of both kinds, or look at the label"));
-        }
+    let found = |kind: usize| groups.iter().filter(|group| group.counts[kind] > 0).count();
+    if let (Some(lacking), [one, other]) = (totals.iter().position(|total| *total == 0), kinds) {
+        let (what, other) = if lacking == 0 { (one, other) } else { (other, one) };
+        let message = format!("no chip is {}: all that could be used are {}", what.name, other.name);
+        return Err(fault("L121", message, "add an area with chips of both kinds, or look at the label"));
     }
-    for (what, has) in [("positive", has_positives as fn(&Group) -> bool), ("negative", has_negatives)] {
-        let found = groups.iter().filter(|group| has(group)).count();
+    for (kind, told) in kinds.iter().enumerate().filter(|(_, kind)| kind.needed) {
+        let (found, what) = (found(kind), &told.name);
         if found < sides {
             let message = format!("{what} chips lie in {found} spatial blocks, too few for {sides} sides");
             return Err(fault(
@@ -110,49 +168,54 @@ pub fn assign(groups: &[Group], shares: Shares, seed: u64) -> Result<Vec<SideNam
             ));
         }
     }
-    let best = (0..TRIES).map(|turn| attempt(groups, shares, totals, seed, turn)).min_by(|a, b| a.0.total_cmp(&b.0));
+    // A class in fewer blocks than there are sides cannot be on all of them.
+    let everywhere: Vec<bool> = (0..kinds.len()).map(|kind| found(kind) >= sides).collect();
+    let tries = (0..TRIES).map(|turn| attempt(groups, shares, &totals, &everywhere, (seed, turn)));
+    let best = tries.min_by(|a, b| a.0.total_cmp(&b.0));
     Ok(best.map(|(_, sides)| sides).unwrap_or_default())
 }
 
-fn has_positives(group: &Group) -> bool {
-    group.positives > 0
-}
-
-fn has_negatives(group: &Group) -> bool {
-    group.negatives > 0
-}
-
 /// One order: how uneven it comes out, and the side of each group.
-fn attempt(groups: &[Group], shares: Shares, totals: [usize; 2], seed: u64, turn: u64) -> (f64, Vec<SideName>) {
+fn attempt(
+    groups: &[Group],
+    shares: Shares,
+    totals: &[usize],
+    everywhere: &[bool],
+    (seed, turn): (u64, u64),
+) -> (f64, Vec<SideName>) {
+    // A group goes where the rarest kind lacks of which it has some.
+    let rarest = |group: &Group| group.counts.iter().position(|count| *count > 0).unwrap_or(0);
     let mut order: Vec<usize> = (0..groups.len()).collect();
     order.sort_by_cached_key(|index| {
         let first = groups[*index].blocks.first().copied().unwrap_or_default();
-        (groups[*index].positives == 0, draw(seed, &[turn, first as u64]))
+        (rarest(&groups[*index]), draw(seed, &[turn, first as u64]))
     });
-    let targets = totals.map(|total| shares.map(|share| share * total as f64));
-    let mut held = [[0.0; 3]; 2];
+    let used = |side: usize| shares[side] > 0.0;
+    let mut left: Vec<usize> =
+        (0..totals.len()).map(|kind| groups.iter().filter(|group| group.counts[kind] > 0).count()).collect();
+    let mut held = vec![[0.0; 3]; totals.len()];
     let mut sides = vec![SideName::Train; groups.len()];
-    for (place, index) in order.iter().enumerate() {
-        let group = &groups[*index];
-        // A group with positives goes where positives lack, any other where negatives do.
-        let (kind, has) =
-            if group.positives > 0 { (0, has_positives as fn(&Group) -> bool) } else { (1, has_negatives as _) };
-        let left = order[place..].iter().filter(|index| has(&groups[**index])).count();
-        let without = (0..3).filter(|side| shares[*side] > 0.0 && held[kind][*side] == 0.0).count();
-        let may = |side: &usize| shares[*side] > 0.0 && (left > without || held[kind][*side] == 0.0);
-        let lacks = |side: usize| targets[kind][side] - held[kind][side];
+    for index in order {
+        let group = &groups[index];
+        let kind = rarest(group);
+        let without = (0..3).filter(|side| used(*side) && held[kind][*side] == 0.0).count();
+        let may = |side: &usize| used(*side) && (left[kind] > without || held[kind][*side] == 0.0);
+        let lacks = |side: usize| shares[side] * totals[kind] as f64 - held[kind][side];
         let side = (0..3).filter(may).max_by(|a, b| lacks(*a).total_cmp(&lacks(*b)).then(b.cmp(a))).unwrap_or(0);
-        held[0][side] += group.positives as f64;
-        held[1][side] += group.negatives as f64;
-        sides[*index] = SideName::ALL[side];
+        for (kind, count) in group.counts.iter().enumerate().filter(|(_, count)| **count > 0) {
+            held[kind][side] += *count as f64;
+            left[kind] -= 1;
+        }
+        sides[index] = SideName::ALL[side];
     }
     let uneven = |kind: usize| {
-        let off = |side: usize| (held[kind][side] - targets[kind][side]) / totals[kind] as f64;
-        (0..3).map(|side| off(side) * off(side)).sum::<f64>()
+        let off = |side: usize| held[kind][side] / totals[kind].max(1) as f64 - shares[side];
+        if totals[kind] == 0 { 0.0 } else { (0..3).map(|side| off(side) * off(side)).sum::<f64>() }
     };
-    // A side without a kind is worse than any uneven one.
-    let empty = (0..3).filter(|side| shares[*side] > 0.0 && (held[0][*side] == 0.0 || held[1][*side] == 0.0)).count();
-    (uneven(0) + uneven(1) + 10.0 * empty as f64, sides)
+    // A side without a kind that could be on all sides is worse than any uneven one.
+    let lacks = |kind: usize| everywhere[kind] && (0..3).any(|side| used(side) && held[kind][side] == 0.0);
+    let lacking = (0..totals.len()).filter(|kind| lacks(*kind)).count();
+    ((0..totals.len()).map(uneven).sum::<f64>() + 10.0 * lacking as f64, sides)
 }
 
 #[cfg(test)]
@@ -162,13 +225,17 @@ mod tests {
     const SHARES: Shares = [0.7, 0.15, 0.15];
 
     fn block(index: usize, positives: usize, negatives: usize) -> Group {
-        Group { blocks: vec![index], positives, negatives }
+        Group { blocks: vec![index], positives, counts: vec![positives, negatives] }
+    }
+
+    fn assign(groups: &[Group], shares: Shares, seed: u64) -> Result<Vec<SideName>, TaskError> {
+        super::assign(groups, &Kinds::Two.list(), shares, seed)
     }
 
     fn held(groups: &[Group], sides: &[SideName]) -> [[usize; 2]; 3] {
         SideName::ALL.map(|side| {
             let own = || groups.iter().zip(sides).filter(|(_, other)| **other == side).map(|(group, _)| group);
-            [own().map(|group| group.positives).sum(), own().map(|group| group.negatives).sum()]
+            [0, 1].map(|kind| own().map(|group| group.counts[kind]).sum())
         })
     }
 
@@ -190,6 +257,50 @@ mod tests {
             seen.insert(sides);
         }
         assert!(seen.len() > 10, "{} different splits of 20 seeds", seen.len());
+    }
+
+    #[test]
+    fn sides_get_their_shares_of_every_class_of_a_complete_map() {
+        // Twelve classes of which each block has three or four, and no chip without any.
+        let chips: BTreeMap<usize, usize> = (0..12).map(|class| (class, 100 * (class + 1))).collect();
+        let kinds = Kinds::of(&chips);
+        let has = |block: usize, class: usize| (block + class * class).is_multiple_of(4) || block % 12 == class;
+        let groups: Vec<Group> = (0..120)
+            .map(|block| {
+                let mut counts: Vec<usize> =
+                    (0..12).map(|class| if has(block, class) { 3 + class } else { 0 }).collect();
+                counts.extend([0, 30]);
+                Group { blocks: vec![block], positives: 30, counts }
+            })
+            .collect();
+        for seed in 0..10 {
+            let sides = super::assign(&groups, &kinds.list(), SHARES, seed).unwrap();
+            for kind in (0..12).chain([13]) {
+                let total: usize = groups.iter().map(|group| group.counts[kind]).sum();
+                for (side, share) in SideName::ALL.into_iter().zip(SHARES) {
+                    let own = groups.iter().zip(&sides).filter(|(_, other)| **other == side);
+                    let held: usize = own.map(|(group, _)| group.counts[kind]).sum();
+                    let off = held as f64 / total as f64 - share;
+                    assert!(off.abs() < 0.12 && held > 0, "{seed} {kind} {side}: {off}");
+                }
+            }
+        }
+        assert_eq!(Kinds::of(&BTreeMap::from([(1, 9)])), Kinds::Two, "one class is found or not");
+        assert_eq!(kinds.of_chip(true, &[0, 11]), [0, 11, 13]);
+        assert_eq!(kinds.of_chip(false, &[]), [12, 13]);
+    }
+
+    #[test]
+    fn a_class_in_two_blocks_is_on_two_sides_and_not_all_on_one() {
+        let rare = |block: usize| usize::from(block < 2);
+        let groups: Vec<Group> = (0..30)
+            .map(|block| Group { blocks: vec![block], positives: 9, counts: vec![rare(block), 9, 0, 9] })
+            .collect();
+        let kinds = Kinds::of(&BTreeMap::from([(7, 2), (3, 270)]));
+        for seed in 0..10 {
+            let sides = super::assign(&groups, &kinds.list(), SHARES, seed).unwrap();
+            assert_ne!(sides[0], sides[1], "{seed}");
+        }
     }
 
     #[test]

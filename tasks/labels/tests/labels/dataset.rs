@@ -37,7 +37,9 @@ impl Areas {
     fn labelled(&self, name: &str) -> Value {
         let params = json!({ "sites": self.bench.file("sites.json"), "buffer": "400 m", "ring": "100 m" });
         let mut inputs = self.bench.cog(&format!("{name}.tif"));
-        inputs["label"] = self.bench.run::<LabelSites>(params, inputs.clone()).unwrap()["label"].clone();
+        let outputs = self.bench.run::<LabelSites>(params, inputs.clone()).unwrap();
+        inputs["label"] = outputs["label"].clone();
+        inputs["sites"] = outputs["places"].clone();
         inputs
     }
 
@@ -74,6 +76,7 @@ fn chips_hold_what_the_raster_and_its_label_hold() {
             size.to_string(),
             stride.to_string(),
             min_valid.to_string(),
+            text(bench.file("sites.json")),
         ];
         let verdict = judge("dataset.py", &arguments);
         assert_eq!(verdict, format!("agree {} {}", outputs["count"], outputs["positives"]));
@@ -156,6 +159,45 @@ fn no_chip_of_one_side_is_near_a_chip_of_another() {
         assert_eq!(missing.code(), "L134");
     }
     assert_eq!(seen.len(), 3);
+}
+
+#[test]
+fn a_site_on_several_blocks_is_shown_on_one_side() {
+    let areas = Areas::new();
+    // Blocks smaller than a chip: every site lies on several, and most of all sites hang together by the chips that show two.
+    for seed in 0..3 {
+        let outputs = areas.split(json!({ "block": "900 m", "seed": seed }), &[0]).unwrap();
+        assert_eq!(outputs["leaks"], 0);
+        let dataset = text(areas.bench.path(&outputs["dataset"]));
+        let verdict =
+            judge("dataset.py", &["split".to_owned(), dataset, "0".to_owned(), text(areas.folders().remove(0))]);
+        assert!(verdict.starts_with("agree"), "{verdict}");
+    }
+}
+
+#[test]
+fn a_map_of_which_every_pixel_has_a_class_is_split_by_its_classes() {
+    let areas = Areas::new();
+    let mut inputs = areas.bench.cog("west.tif");
+    inputs["label"] = json!(areas.bench.import::<Cog>(&areas.bench.file("classes.tif")));
+    let chips = areas.bench.run::<CutChips>(json!({ "size": 32 }), inputs).unwrap();
+    assert_eq!(chips["count"], chips["positives"], "no chip shows nothing");
+    let outputs =
+        areas.bench.run::<SplitDataset>(json!({ "block": "1300 m" }), json!({ "chips": [chips["chips"]] })).unwrap();
+    let (dataset, folder) = (areas.bench.path(&outputs["dataset"]), areas.bench.path(&chips["chips"]));
+    let verdict =
+        judge("dataset.py", &["split".to_owned(), text(dataset.clone()), "0".to_owned(), text(folder.clone())]);
+    assert!(verdict.starts_with("agree"), "{verdict}");
+    let dataset = Dataset::open(&dataset, &[folder]).unwrap();
+    let sides = &dataset.manifest().sides;
+    for class in 1..=5 {
+        let of = |side| sides.get(side).labels.iter().find(|label| label.value == class as f32).map_or(0, |l| l.pixels);
+        let pixels = SideName::ALL.map(of);
+        let share = pixels[0] as f64 / pixels.iter().sum::<u64>() as f64;
+        assert!(pixels.iter().all(|pixels| *pixels > 0), "class {class}: {pixels:?}");
+        assert!(class == 5 || (0.5..0.85).contains(&share), "class {class}: {pixels:?}");
+    }
+    assert!(sides.train.negatives == 0 && sides.train.positives == sides.train.chips.len());
 }
 
 #[test]

@@ -99,3 +99,16 @@ fn a_class_map_of_another_zone_and_resolution_is_laid_onto_the_grid() {
     let (code, message, _) = fails(json!({ "map": bench.file("elsewhere.tif") }), bench.cog("raster.tif"));
     assert!(code == "R109" && message.contains("does not lie on"), "{message}");
 }
+
+#[test]
+fn polygons_beyond_the_projection_around_a_pole_and_over_the_antimeridian_are_laid_where_they_are() {
+    for case in ["continent", "north-pole", "south-pole", "antimeridian"] {
+        let bench = Bench::new();
+        let folder = bench.folder.path().to_str().unwrap();
+        judge("wide.py", &["make", case, folder]);
+        let params = json!({ "polygons": bench.file("polygons.geojson"), "attribute": "c" });
+        let outputs = bench.run::<LabelVector>(params, bench.cog("raster.tif")).unwrap();
+        let label = bench.path(&outputs["label"]);
+        assert_eq!(judge("wide.py", &["check", case, folder, label.to_str().unwrap()]), "agree", "{case}");
+    }
+}

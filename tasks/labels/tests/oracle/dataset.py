@@ -1,7 +1,8 @@
 """Chip sets and datasets by numpy, rasterio, shapely, pyproj and scikit-learn.
 
-dataset.py make FOLDER                      writes west.tif (zone 33), east.tif (zone 34, over the same ground in part), sites.json
-dataset.py chips RASTER LABEL CHIPS SIZE STRIDE MIN_VALID
+dataset.py make FOLDER                      writes west.tif (zone 33), east.tif (zone 34, over the same ground in part), sites.json,
+                                            classes.tif (every pixel of west.tif has one of five classes)
+dataset.py chips RASTER LABEL CHIPS SIZE STRIDE MIN_VALID SITES
 dataset.py split DATASET GAP CHIPS...       statistics, labels, leakage
 dataset.py hard ALL CHOSEN CHIPS            which negatives NearMiss-1 takes
 """
@@ -17,6 +18,7 @@ from blake3 import blake3
 from rasterio.transform import Affine, from_origin
 
 NAMES = ("B04", "B03", "B02")
+GEOD = pyproj.Geod(ellps="WGS84")
 
 
 def make(folder):
@@ -39,6 +41,13 @@ def make(folder):
             out.write(np.concatenate([image, np.ones((1, height, width))]).astype("uint16"))
             out.descriptions = (*NAMES, "count")
             out.scales, out.offsets = (1e-4, 1e-4, 1e-4, 1.0), (-0.1, -0.1, -0.1, 0.0)
+        if name == "west":
+            # Class 5 lies in a few places only; there is no background.
+            patches = rng.choice([1, 2, 3, 4], (height // 50, width // 50), p=[0.4, 0.3, 0.2, 0.1]).repeat(50, 0).repeat(50, 1)
+            for row, column in [(20, 30), (300, 900), (700, 100), (600, 600), (90, 700)]:
+                patches[row : row + 40, column : column + 40] = 5
+            with rasterio.open(f"{folder}/classes.tif", "w", transform=from_origin(left, top, 20, 20), **(profile | dict(count=1, dtype="float32", nodata=np.nan))) as out:
+                out.write(patches[None].astype("float32"))
     json.dump({"sites": sites}, open(f"{folder}/sites.json", "w"))
 
 
@@ -87,7 +96,7 @@ def starts(length, size, stride):
     return found if found[-1] == length - size else found + [length - size]
 
 
-def chips(raster, label, folder, size, stride, min_valid):
+def chips(raster, label, folder, size, stride, min_valid, sites):
     size, stride, min_valid = int(size), int(stride), float(min_valid)
     got = Set(folder)
     manifest = got.manifest
@@ -134,6 +143,33 @@ def chips(raster, label, folder, size, stride, min_valid):
         west, south, east, north = to_degrees.transform_bounds(left, bottom, right, top, densify_pts=21)
         np.testing.assert_allclose(chip["bbox"], [west, south, east, north], atol=2e-7)
         assert chip["digest"] == "blake3:" + blake3(want.tobytes() + truth.tobytes()).hexdigest()
+        ring = shapely.segmentize(shapely.box(left, bottom, right, top), (right - left) / 200).exterior.coords
+        square, _ = GEOD.polygon_area_perimeter(*to_degrees.transform(*np.array(ring).T))
+        np.testing.assert_allclose(chip["area_km2"], abs(square) / 1e6, rtol=1e-6)
+        found, of_class = np.unique(truth[valid], return_counts=True)
+        told = [(c["value"], c["pixels"]) for c in chip["classes"]]
+        assert told == [(v, n) for v, n in zip(found.tolist(), of_class.tolist()) if v == int(v)]
+    # Which sites each chip shows: a positive pixel of it within 400 m. Only near another site the box of a site may hold others'.
+    columns, rows = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
+    lon, lat = to_degrees.transform(*(transform * (columns, rows)))
+    known = [site for site in json.load(open(sites))["sites"]]
+    near = {}
+    for site in known:
+        # 400 m are less than 0.006 degrees of longitude there.
+        near[site["name"]] = close = (np.abs(lon - site["lon"]) < 0.006) & (np.abs(lat - site["lat"]) < 0.004) & (mask > 0.5)
+        x, y = lon[close], lat[close]
+        close[close] = GEOD.inv(np.full_like(x, site["lon"]), np.full_like(y, site["lat"]), x, y)[2] <= 400
+        others = [GEOD.inv(site["lon"], site["lat"], o["lon"], o["lat"])[2] for o in known if o is not site]
+        site["alone"] = min(others) > 1200
+    alone = {site["name"] for site in known if site["alone"]}
+    shown = set()
+    for chip, (row, column) in zip(got.chips, kept):
+        want = {name for name, pixels in near.items() if pixels[row : row + size, column : column + size].any()}
+        told = {site.split(" @ ")[0] for site in chip.get("sites", [])}
+        assert want <= told and (told & alone) <= want and (chip["positive"] > 0) == bool(want), (chip["id"], want, told)
+        shown |= set(chip.get("sites", []))
+    assert {site["id"] for site in manifest["sites"]} == shown and len(shown & {s["id"] for s in manifest["sites"]}) > 5
+    assert all(site["buffer_m"] == 400 for site in manifest["sites"])
     values, counts = np.unique(np.concatenate([got.label(i)[~np.isnan(got.label(i))] for i in range(len(kept))]), return_counts=True)
     assert [(told["value"], told["pixels"]) for told in manifest["labels"]] == list(zip(values.tolist(), counts.tolist()))
     print(f"agree {len(kept)} {sum(c['positive'] > 0 for c in got.chips)}")
@@ -145,7 +181,8 @@ def split(path, gap, *folders):
     assert dataset["sets"] == [{"digest": s.digest, "chips": len(s.chips)} for s in sets]
     # One true-to-scale plane for all: within 20 km of its centre distances are right to a part in 100,000.
     plane = "+proj=aeqd +lat_0=47 +lon_0=18 +datum=WGS84"
-    sides, polygons = {}, {}
+    sides, polygons, of_site = {}, {}, {}
+    assert dataset["leakage"] == {"overlapping": 0, "within_gap": 0, "equal": 0, "shared_sites": 0}
     for side, told in dataset["sides"].items():
         own = told["chips"]
         assert told["positives"] == sum(c["positive"] for c in own) and told["negatives"] == len(own) - told["positives"]
@@ -156,6 +193,9 @@ def split(path, gap, *folders):
         pixels = np.concatenate([sets[c["set"]].label(c["chip"]).ravel() for c in own])
         values, counts = np.unique(pixels[~np.isnan(pixels)], return_counts=True)
         assert [(t["value"], t["pixels"]) for t in told["labels"]] == list(zip(values.tolist(), counts.tolist()))
+        for c in own:
+            for site in sets[c["set"]].chips[c["chip"]].get("sites", []):
+                assert of_site.setdefault(site, side) == side, f"{site} is on two sides"
         sides[side] = own
         polygons[side] = [sets[c["set"]].polygon(c["chip"], plane) for c in own]
     nearest = np.inf
