@@ -158,7 +158,7 @@ static TRITON: LazyLock<Triton> = LazyLock::new(|| {
     let four = r#"name: "image" data_type: TYPE_FP32 dims: [4, -1, -1]"#;
     let small = r#"name: "image" data_type: TYPE_FP32 dims: [1, 100, 100]"#;
     let two = r#"name: "logits" data_type: TYPE_FP32 dims: [1, -1, -1] }, { name: "more" data_type: TYPE_FP32 dims: [1, -1, -1]"#;
-    let another = r#"parameters { key: "digest" value { string_value: "blake3:00" } }"#;
+    let another = r#"max_batch_size: 4 parameters { key: "digest" value { string_value: "blake3:00" } }"#;
     let trained = TRAINED.network();
     for model in [
         served("wide", &wide, THREE, &told),
@@ -405,7 +405,7 @@ async fn a_model_that_is_exchanged_or_taken_away_meanwhile_is_noticed() {
     let bench = Bench::new();
     let (folder, network) = (tempfile::tempdir().unwrap(), input("identity.onnx"));
     let config = "max_batch_size: 4\nparameters { key: \"delay_ms\" value { string_value: \"10\" } }";
-    served("identity", &network, ONE, config).write(folder.path());
+    served("identity", &network, ONE, &config.replace("10", "50")).write(folder.path());
     let triton = Triton::start(folder.path(), &["--model-control-mode=explicit", "--load-model=identity"]);
     let model = bench.model("identity", |_| {});
     let with = on(&triton.grpc(), &model, json!({ "overlap": 56, "triton": { "requests": 2, "patience": 5 } }));
@@ -432,7 +432,7 @@ async fn a_model_that_is_exchanged_or_taken_away_meanwhile_is_noticed() {
                 tokio::task::block_in_place(|| triton.post(&format!("/v2/repository/models/identity/{path}"), &body));
             assert!(told.0.contains(" 200 "), "{told:?}");
         };
-        let (result, ()) = tokio::join!(bench.run(with.clone(), "one"), meanwhile);
+        let (result, ()) = tokio::join!(bench.run(with.clone(), "constant"), meanwhile);
         let error = result.unwrap_err();
         assert!(codes.iter().any(|code| error.to_string().contains(code)), "{path}: {error}");
     }
