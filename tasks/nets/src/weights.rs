@@ -148,7 +148,9 @@ impl Weights {
 /// The file appears whole or not at all. Statistics of `BatchNorm2d` are those of the last batch, which the network
 /// itself takes over a batch later.
 pub(crate) fn save<M: Module>(network: &M, path: &Path) -> Result<(), Error> {
-    let mut store = SafetensorsStore::from_file(path).overwrite(true).skip_enum_variants(true);
+    let store = SafetensorsStore::from_file(path).overwrite(true).skip_enum_variants(true);
+    // Of several entries the order is left to chance, and equal weights shall be equal files.
+    let mut store = store.clear_metadata().metadata("format", "pt");
     let saved = store.collect_from(&network.valid());
     saved.map_err(|source| Error::Write { path: path.to_owned(), source: source.into() })
 }

@@ -9,8 +9,9 @@ use crate::support::{Bench, Chips, SIDE, checkpoint, curves, ground, read, run, 
 #[test]
 fn a_network_learns_to_find_objects_and_says_how_well() {
     let bench = Bench::new(&Chips::usual(12));
-    let mut settings = small(30);
-    settings["optimiser"] = json!({"learning_rate": 3e-3});
+    let mut settings = small(80);
+    settings["patience"] = json!(80);
+    settings["optimiser"] = json!({"learning_rate": 1e-2});
     settings["schedule"] = json!({"kind": "cosine", "warm_up": 2});
     let outputs = bench.train(settings).unwrap();
     assert!(outputs["f1"].as_f64().unwrap() > 0.7, "{outputs}");
@@ -25,7 +26,8 @@ fn a_network_learns_to_find_objects_and_says_how_well() {
     let Normalisation::Standard { mean, std, fill } = &manifest.normalisation else { panic!("{manifest:?}") };
     assert!((mean[0] - 0.26).abs() < 0.02 && std.len() == 2 && *fill == 0.0, "{mean:?}");
     assert_eq!(manifest.training.epoch, outputs["best_epoch"].as_u64().unwrap() as u32);
-    assert_eq!(manifest.training.test["f1"], outputs["f1"].as_f64().unwrap());
+    // JSON may lose the last digit of a number.
+    assert!((manifest.training.test["f1"] - outputs["f1"].as_f64().unwrap()).abs() < 1e-12);
     let network: Network = serde_json::from_value(manifest.weights.network).unwrap();
     assert_eq!(network.in_channels(), 2);
     let device = burn::tensor::Device::flex();
@@ -78,12 +80,12 @@ fn several_classes_are_told_apart() {
     let chips = Chips::usual(12);
     let chips = Chips { train: relabel(chips.train), validation: relabel(chips.validation), test: relabel(chips.test) };
     let bench = Bench::new(&chips);
-    let mut settings = small(25);
+    let mut settings = small(80);
+    settings["patience"] = json!(80);
     settings["network"]["classes"] = json!(3);
     settings["classes"] = json!(["ground", "bright", "dark"]);
-    settings["optimiser"] = json!({"learning_rate": 3e-3});
+    settings["optimiser"] = json!({"learning_rate": 1e-2});
     settings["schedule"] = json!({"kind": "constant"});
-    settings["accumulate"] = json!(2);
     settings["normalisation"] = json!({"method": "stretch"});
     let outputs = bench.train(settings).unwrap();
     assert!(outputs["f1"].as_f64().unwrap() > 0.6, "{outputs}");
