@@ -185,10 +185,10 @@ fn ask(port: u16, method: &str, path: &str, body: &str) -> std::io::Result<(Stri
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
     stream.set_read_timeout(Some(Duration::from_secs(60)))?;
     let length = body.len();
-    write!(
-        stream,
-        "{method} {path} HTTP/1.1\r\nHost: triton\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
-    )?;
+    // All at once: it does not put a head together that comes in pieces.
+    let head =
+        format!("{method} {path} HTTP/1.1\r\nHost: triton\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");
+    stream.write_all((head + body).as_bytes())?;
     // It keeps connections open whatever it is asked: the head tells how long the body is.
     let mut reader = BufReader::new(stream);
     let (mut status, mut size) = (String::new(), 0);
