@@ -65,7 +65,8 @@ repository() {
         for version in "$model"/[0-9]*/; do
             mkdir -p "$to/$name/$(basename "$version")"
             # A version with a program of its own keeps it.
-            cp "$home/infra/triton/model.py" "$version"/* "$to/$name/$(basename "$version")/"
+            cp "$home/infra/triton/model.py" "$to/$name/$(basename "$version")/"
+            cp "$version"/* "$to/$name/$(basename "$version")/"
         done
     done
 }

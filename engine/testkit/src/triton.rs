@@ -4,7 +4,7 @@
 //! As with PostgreSQL, a keeper watches over it: a shell that waits for the end of a pipe, which comes when the server is
 //! dropped and also when the test process is killed. Then it ends the server with all it has started and removes its folder.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ folder=$1 memory=$2; shift 2
 setsid "$@" >>"$folder/server.log" 2>&1 </dev/null &
 server=$!
 word=$(cat)
-kill -KILL -- "-$server" 2>/dev/null
+kill -9 "-$server" 2>/dev/null
 wait
 rm -f /dev/shm/"$memory"*
 [ "$word" = keep ] || rm -rf "$folder""#;
@@ -185,12 +185,26 @@ fn ask(port: u16, method: &str, path: &str, body: &str) -> std::io::Result<(Stri
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
     stream.set_read_timeout(Some(Duration::from_secs(60)))?;
     let length = body.len();
-    write!(
-        stream,
-        "{method} {path} HTTP/1.1\r\nHost: triton\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
-    )?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-    Ok((head.lines().next().unwrap_or_default().to_owned(), body.to_owned()))
+    // All at once: it does not put a head together that comes in pieces.
+    let head =
+        format!("{method} {path} HTTP/1.1\r\nHost: triton\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");
+    stream.write_all((head + body).as_bytes())?;
+    // It keeps connections open whatever it is asked: the head tells how long the body is.
+    let mut reader = BufReader::new(stream);
+    let (mut status, mut size) = (String::new(), 0);
+    reader.read_line(&mut status)?;
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        match line.trim_end().split_once(':') {
+            Some((name, value)) if name.eq_ignore_ascii_case("content-length") => {
+                size = value.trim().parse().unwrap_or(0)
+            }
+            Some(_) => {}
+            None => break,
+        }
+    }
+    let mut body = vec![0; size];
+    reader.read_exact(&mut body)?;
+    Ok((status.trim_end().to_owned(), String::from_utf8_lossy(&body).into_owned()))
 }

@@ -413,7 +413,7 @@ fn plain_job<'a>(sizes: &'a Sizes, plan: &'a Plan, rules: &'a [Rule], classes: &
 #[derive(Default)]
 struct Endless {
     stopped: Mutex<bool>,
-    told: std::sync::Condvar,
+    told: Condvar,
 }
 
 impl Backend for Endless {

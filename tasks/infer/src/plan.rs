@@ -165,8 +165,8 @@ mod tests {
         assert_eq!(large, taller);
         let wider = Plan::new(&sizes(11_000, 60_000, 256, 10, 1), memory).unwrap();
         assert!(wider.bytes <= memory.0, "{wider:?}");
-        // Sixteen requests in flight to a server, four tiles each.
-        let served = Sizes { networks: 16, remote: true, batch: 4, ..sizes(11_000, 11_000, 256, 10, 1) };
+        // Sixteen requests in flight to a server.
+        let served = Sizes { networks: 16, remote: true, ..sizes(11_000, 11_000, 256, 10, 1) };
         let served = Plan::new(&served, memory).unwrap();
         assert!(served.bytes <= memory.0 && served.group > 1, "{served:?}");
     }

@@ -46,10 +46,10 @@ async fn spans_of_the_server_stand_below_those_of_the_step() {
     let model = bench.model("identity", |_| {});
     for address in [triton.grpc(), triton.http()] {
         let attempt = tracing::info_span!("attempt");
-        let trace = attempt.context().span().span_context().trace_id().to_bytes();
+        let trace = attempt.context().span().span_context().trace_id().to_string();
         bench.run(on(&address, &model, json!({ "overlap": 16 })), "one").instrument(attempt).await.unwrap();
         let deadline = Instant::now() + Duration::from_secs(30);
-        while !told.lock().unwrap().windows(trace.len()).any(|part| part == trace) {
+        while !told.lock().unwrap().windows(trace.len()).any(|part| part == trace.as_bytes()) {
             assert!(Instant::now() < deadline, "the server tells of no span in this trace: {}", triton.log());
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
