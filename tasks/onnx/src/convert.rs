@@ -27,6 +27,8 @@ pub(crate) fn convert(network: &Model, channels: usize, tile: usize) -> Result<M
         Fault::new("M143", format!("the network cannot be written as ONNX: {reason}"))
             .help("this is a fault of Swath: please report it with the `network` of the training step")
     };
+    // Clones share the running statistics of their norms, and the exporter moves those of its clone away.
+    let network = &network.valid();
     let images = [channels, tile, tile];
     let gelu = StandIn::default();
     // The variants one by one, so that weights are called in the graph what they are called in PyTorch.

@@ -43,6 +43,9 @@ pub struct DescribeOutputs {
     pub classes: Vec<String>,
     /// The bands that it takes, in order.
     pub bands: Vec<String>,
+    /// The probability from which a pixel is best taken for positive: with the best F1 on the validation side. One half where that
+    /// is not known.
+    pub threshold: f64,
     /// Its scores on the test side, by name; empty where nothing is known of its training.
     pub test: BTreeMap<String, f64>,
     /// The run that trained it, in the tracking server or folder.
@@ -85,6 +88,10 @@ impl Task for Describe {
             classes: manifest.classes,
             bands: manifest.bands.into_iter().map(|band| band.name).collect(),
             run: training.as_ref().and_then(|training| training.run.clone()),
+            threshold: training
+                .as_ref()
+                .and_then(|training| training.validation.get("threshold").copied())
+                .unwrap_or(0.5),
             test: training.map(|training| training.test).unwrap_or_default(),
         })
     }

@@ -317,7 +317,11 @@ fn summary(id: &str, ending: &Ending, places: &BTreeMap<String, String>, took: u
                 (Some(place), _) => tell!("  {name:16} {place}"),
                 (None, Value::Object(_) | Value::Array(_)) => {
                     let below = format!("{name}/");
-                    for (name, place) in places.iter().filter(|(place, _)| place.starts_with(&below)) {
+                    let mut below = places.iter().filter(|(place, _)| place.starts_with(&below)).peekable();
+                    if below.peek().is_none() {
+                        tell!("  {name:16} {value}");
+                    }
+                    for (name, place) in below {
                         tell!("  {name:16} {place}");
                     }
                 }

@@ -222,6 +222,8 @@ impl Training<'_> {
         for (name, value) in figures.iter().copied() {
             self.ctx.metric(name, value);
         }
+        let told: Vec<String> = figures.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
+        tracing::info!("epoch {epoch}: {}", told.join(", "));
         tracker.metrics(epoch, figures.iter().copied());
         self.progress.history.push(Epoch { epoch, learning_rate: rate, train_loss, validation: scores });
         self.progress.epoch = epoch;
