@@ -27,7 +27,7 @@ use proto::grpc_inference_service_client::GrpcInferenceServiceClient;
 use proto::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
 
 /// The same messages that `infer.segment` sends.
-#[expect(clippy::allow_attributes, unused_qualifications, reason = "generated")]
+#[expect(unused_qualifications, reason = "generated")]
 mod proto {
     tonic::include_proto!("inference");
 }

@@ -39,7 +39,7 @@ pub(crate) enum Opened {
     /// On a model server.
     Served(Arc<Served>),
     /// In burn.
-    Weights(WeightsBackend),
+    Weights(Box<WeightsBackend>),
 }
 
 /// Tiles that keep a GPU busy.
@@ -59,7 +59,7 @@ impl Opened {
             BackendChoice::Auto if named => Self::served(serving, model, tile, ctx),
             BackendChoice::Triton => Self::served(serving, model, tile, ctx),
             BackendChoice::Auto | BackendChoice::Ort => Self::ort(serving.device, model, tile, threads, ctx),
-            BackendChoice::Burn => Ok(Self::Weights(WeightsBackend::open(model, tile, threads)?)),
+            BackendChoice::Burn => Ok(Self::Weights(Box::new(WeightsBackend::open(model, tile, threads)?))),
         }
     }
 
@@ -125,7 +125,7 @@ impl Opened {
     pub fn networks(self, batch: usize, requests: Option<usize>) -> Vec<Box<dyn Backend>> {
         match self {
             Self::Ort(lanes, _) => lanes.into_iter().map(|lane| Box::new(lane) as Box<dyn Backend>).collect(),
-            Self::Weights(network) => vec![Box::new(network)],
+            Self::Weights(network) => vec![network],
             Self::Served(served) => {
                 let count = requests.unwrap_or_else(|| served.usual_requests(batch));
                 (0..count).map(|_| Box::new(TritonBackend::new(&served)) as Box<dyn Backend>).collect()

@@ -13,7 +13,9 @@ const BATCH: usize = 4;
 const BANDS: usize = 10;
 const SIDE: usize = 256;
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+type Outcome = Result<(), Box<dyn std::error::Error + Send + Sync>>;
+
+fn main() -> Outcome {
     let mut arguments = std::env::args().skip(1);
     let steps: usize = arguments.next().map_or(Ok(5), |steps| steps.parse())?;
     let cores = std::thread::available_parallelism()?.get();
@@ -21,7 +23,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build()?.install(|| measure(steps, threads))
 }
 
-fn measure(steps: usize, threads: usize) -> Result<(), Box<dyn std::error::Error>> {
+fn measure(steps: usize, threads: usize) -> Outcome {
     let device = Device::flex().autodiff();
     device.seed(1);
     let network: Network = serde_json::from_value(json!({"architecture": "unet", "in_channels": BANDS}))?;

@@ -38,7 +38,7 @@ use served::{FLOAT, Fit};
 use wire::{Answer, Call, Config, Described, Lent, Wire};
 
 /// Messages and client, generated from `proto/`.
-#[expect(clippy::allow_attributes, unused_qualifications, reason = "generated")]
+#[expect(unused_qualifications, reason = "generated")]
 mod proto {
     tonic::include_proto!("inference");
 }

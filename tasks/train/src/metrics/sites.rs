@@ -201,8 +201,7 @@ fn joined(mut objects: Vec<Object>) -> Vec<Object> {
         near.push(index);
     }
     let mut whole: BTreeMap<usize, Object> = BTreeMap::new();
-    for index in 0..objects.len() {
-        let own = objects[index];
+    for (index, own) in objects.iter().copied().enumerate() {
         let merged = whole.entry(root(&mut parents, index)).or_insert(own);
         merged.frame = merged.frame.around(own.frame);
         merged.score = merged.score.max(own.score);

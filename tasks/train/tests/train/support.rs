@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use swath_datasets::{
-    BandStatistics, ChipManifest, ChipRef, ChipWriter, DATASET_FORMAT, DatasetManifest, Header, LabelCount, Leakage,
-    LeftOut, Measures, Place, SetRef, Side, Sides, Sources, count_labels,
+    BandStatistics, ChipManifest, ChipRef, ChipWriter, DATASET_FORMAT, DatasetManifest, Header, LabelCounts, Leakage,
+    LeftOut, Measures, Place, SetRef, Side, Sides, Sources,
 };
 use swath_kinds::{Checkpoint, ChipSetFolder, DatasetFile, Picture};
 use swath_task::local::LocalHost;
@@ -163,6 +163,7 @@ fn write(folder: &Path, host: &LocalHost, chips: &Chips, bands: &[&str]) -> (Val
             transform: [left, 10.0, 0.0, 5_000_000.0 + metres, 0.0, -10.0],
             bounds: [left, 5_000_000.0, left + metres, 5_000_000.0 + metres],
             bbox: [15.0, 45.0, 15.0 + degrees, 45.0 + degrees],
+            area_km2: Some(metres * metres / 1e6),
         };
         writer.push(&place, image, label, &Measures::of(image, label)).unwrap();
     }
@@ -198,17 +199,17 @@ fn write(folder: &Path, host: &LocalHost, chips: &Chips, bands: &[&str]) -> (Val
 }
 
 fn side(manifest: &ChipManifest, from: usize, chips: &[Pixels]) -> Side {
-    let mut labels: Vec<LabelCount> = Vec::new();
+    let mut labels = LabelCounts::default();
     let mut side = Side::default();
     for (index, (_, label)) in chips.iter().enumerate() {
-        count_labels(label, &mut labels);
+        labels.add(label);
         let positive = label.iter().any(|value| *value > 0.5);
         side.positives += usize::from(positive);
         side.negatives += usize::from(!positive);
         let id = manifest.chips[from + index].id.clone();
         side.chips.push(ChipRef { set: 0, chip: from + index, id, positive });
     }
-    side.labels = labels;
+    side.labels = labels.list();
     side
 }
 
