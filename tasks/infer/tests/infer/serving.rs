@@ -410,23 +410,29 @@ async fn a_model_that_is_exchanged_or_taken_away_meanwhile_is_noticed() {
     let triton = Triton::start(folder.path(), &["--model-control-mode=explicit", "--load-model=identity"]);
     let model = bench.model("identity", |_| {});
     let with = on(&triton.grpc(), &model, json!({ "overlap": 56, "triton": { "requests": 2, "patience": 5 } }));
-    let exchanged = json!({
-        "backend": "python", "max_batch_size": 4,
-        "input": [{ "name": "image", "data_type": "TYPE_FP32", "dims": [1, -1, -1] }],
-        "output": [{ "name": "logits", "data_type": "TYPE_FP32", "dims": [1, -1, -1] }],
-        "parameters": { "delay_ms": { "string_value": "1" }, "digest": { "string_value": "blake3:11" } }
-    });
+    let load = |parameters: Value| {
+        let ends = |name: &str| json!([{ "name": name, "data_type": "TYPE_FP32", "dims": [1, -1, -1] }]);
+        let config = json!({
+            "backend": "python", "max_batch_size": 4, "input": ends("image"), "output": ends("logits"),
+            "parameters": parameters
+        });
+        json!({ "parameters": { "config": config.to_string() } })
+    };
+    let first = load(json!({ "delay_ms": { "string_value": "50" } }));
+    let other = load(json!({ "delay_ms": { "string_value": "1" }, "digest": { "string_value": "blake3:11" } }));
     for (path, body, codes) in [
-        ("load", json!({ "parameters": { "config": exchanged.to_string() } }), ["M123", "M123"]),
+        ("load", other, ["M123", "M123"]),
         // Whether it is still on its way out or gone.
         ("unload", json!({}), ["M120", "M121"]),
     ] {
-        let load = triton.post("/v2/repository/models/identity/load", "{}");
+        let load = triton.post("/v2/repository/models/identity/load", &first.to_string());
         assert!(load.0.contains(" 200 "), "{load:?}");
         let start = counts(&triton, "identity").0;
         let meanwhile = async {
             // Loaded anew, it may count from 0 again.
+            let deadline = Instant::now() + Duration::from_secs(60);
             while counts(&triton, "identity").0 == start {
+                assert!(Instant::now() < deadline, "no tile came");
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             let (triton, body) = (&triton, body.to_string());
