@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Triton Inference Server without Docker, for tests and for trying things out on this machine's CPU.
 #
-#   infra/triton.sh install                         into .tools/triton, 0.6 GB; `make setup` calls it
+#   infra/triton.sh install                         into .tools/triton, 0.3 GB; `make setup` calls it
 #   infra/triton.sh repository MODELS REPOSITORY    makes what it serves out of model folders (`model_repository`)
 #   infra/triton.sh serve REPOSITORY [HTTP_PORT]    serves it on 127.0.0.1: HTTP at the port (8000), gRPC at the next, metrics
 #                                                   at the one after; more options of tritonserver in TRITON_OPTIONS

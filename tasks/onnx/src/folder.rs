@@ -42,8 +42,9 @@ pub(crate) fn config(manifest: &ModelManifest, [rows, columns]: [u32; 2], most: 
     let output = end(&manifest.output.name, [manifest.output.channels, rows, columns]);
     format!(
         "name: \"{}\"\nplatform: \"onnxruntime_onnx\"\nmax_batch_size: {most}\ninput {input}\noutput {output}\n\
-         dynamic_batching {{ }}\n{}\n",
+         dynamic_batching {{ }}\nparameters {{ key: \"digest\" value {{ string_value: \"{}\" }} }}\n{}\n",
         manifest.name,
+        manifest.digest,
         policy(manifest.version)
     )
 }

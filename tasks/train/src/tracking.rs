@@ -1,12 +1,12 @@
 //! Whom a training is told to: an MLflow server, a folder in its layout, or nobody but the log.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use swath_task::{Digest, LocalPath, Problem};
-use swath_tracking::{Credentials, Place, Settings, State, Tracking};
+use swath_tracking::{Credentials, Pace, Place, Settings, State, Tracking};
 
 /// Where below the folder lies what no server has taken yet.
 const UNSENT: &str = ".unsent";
@@ -65,7 +65,8 @@ impl TrackBy {
 
 /// A run of an experiment. Nothing here fails or blocks a training; after a kill the same run is gone on with, and an epoch
 /// that is told twice counts once.
-pub(crate) struct Tracker(Option<Tracking>);
+/// With the folder, where it goes into one.
+pub(crate) struct Tracker(Option<(Tracking, Option<PathBuf>)>);
 
 impl Tracker {
     /// Begins the run of the training that `fingerprint` is of, or goes on with it.
@@ -73,14 +74,17 @@ impl Tracker {
         let Some(by) = by else { return Self(None) };
         let digest = fingerprint.to_string();
         let spool = by.folder.0.join(UNSENT).join(&fingerprint.hex()[..16]);
-        let opened = by.settings().and_then(|to| Tracking::open(to, name, &spool, &[("swath.training", &digest)]));
+        let opened = by.settings().and_then(|to| {
+            let folder = if let Place::Folder(folder) = &to.place { Some(folder.clone()) } else { None };
+            Ok((Tracking::open(to, name, &spool, &[("swath.training", &digest)])?, folder))
+        });
         let opened = opened.inspect_err(|error| tracing::warn!("this training is not tracked: {error}"));
         Self(opened.ok())
     }
 
     /// The parameters, a mapping: `optimiser.learning_rate` is one within.
     pub fn params(&self, params: &Value) {
-        if let Some(tracking) = &self.0 {
+        if let Some((tracking, _)) = &self.0 {
             let mut all = Vec::new();
             flatten("", params, &mut all);
             tracking.params(all);
@@ -89,32 +93,54 @@ impl Tracker {
 
     /// The figures of an epoch.
     pub fn metrics(&self, epoch: u32, figures: impl IntoIterator<Item = (impl AsRef<str>, f64)>) {
-        if let Some(tracking) = &self.0 {
+        if let Some((tracking, _)) = &self.0 {
             tracking.metrics(u64::from(epoch), figures);
         }
     }
 
     /// A file or folder of results, under a name.
     pub fn artifact(&self, path: &Path, name: &str) {
-        if let Some(tracking) = &self.0 {
+        if let Some((tracking, _)) = &self.0 {
             tracking.artifact(path, name);
         }
     }
 
     /// The end; the address of the run for people, if it has one.
     pub fn finish(&mut self, state: State) -> Option<String> {
-        let report = self.0.take()?.finish(state);
+        let (tracking, folder) = self.0.take()?;
+        let report = tracking.finish(state);
         if report.waiting > 0 {
             let (count, spool) = (report.waiting, report.spool.display());
             let why = report.trouble.map(|trouble| format!(": {}", trouble.message)).unwrap_or_default();
             tracing::warn!("{count} things wait in `{spool}` for the tracking server{why}");
-        } else if report.lost == 0 && state == State::Finished {
-            // All has arrived: nothing is left to go on from.
-            if let Err(error) = std::fs::remove_dir_all(&report.spool) {
-                tracing::debug!("`{}` stays: {error}", report.spool.display());
+        } else {
+            if report.lost == 0 && state == State::Finished {
+                // All has arrived: nothing is left to go on from.
+                if let Err(error) = std::fs::remove_dir_all(&report.spool) {
+                    tracing::debug!("`{}` stays: {error}", report.spool.display());
+                }
+            }
+            if let Some(unsent) = report.spool.parent() {
+                send_earlier(unsent, &report.spool);
             }
         }
-        report.run
+        // Where a folder lies on this machine is nothing to those who read the checkpoint.
+        let run = report.run?;
+        let inside = folder.and_then(|folder| Some(Path::new(&run).strip_prefix(folder).ok()?.display().to_string()));
+        Some(inside.unwrap_or(run))
+    }
+}
+
+/// Sends what waits of trainings before this one, whose server was down.
+fn send_earlier(unsent: &Path, own: &Path) {
+    let folders = std::fs::read_dir(unsent).into_iter().flatten().flatten().map(|entry| entry.path());
+    for spool in folders.filter(|spool| spool != own && spool.is_dir()) {
+        // One that is in use belongs to a training that goes on beside this one.
+        match Tracking::send(&spool, Credentials::from_env(), Pace::default()) {
+            // The folder stays: the training may have been cut off, and goes on in its run.
+            Ok(report) => tracing::debug!("{} things wait in `{}`", report.waiting, spool.display()),
+            Err(error) => tracing::debug!("what waits in `{}` stays: {error}", spool.display()),
+        }
     }
 }
 

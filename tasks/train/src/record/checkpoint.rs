@@ -13,6 +13,7 @@ use super::{Epoch, Keep, Progress};
 use crate::engine::Job;
 use crate::faults::unwritable;
 use crate::metrics::{Scores, resolution};
+use crate::settings::Settings;
 
 /// What `metrics.json` is called in its `format`.
 const METRICS_FORMAT: &str = "swath.training/1";
@@ -103,7 +104,7 @@ fn manifest(finished: &Finished<'_>) -> Result<CheckpointManifest, TaskError> {
             seed: job.settings.seed,
             epochs: progress.epoch,
             epoch: best.map_or(0, |best| best.epoch),
-            settings: value(serde_json::to_value(&job.settings))?,
+            settings: value(serde_json::to_value(Settings { tracking: None, ..job.settings.clone() }))?,
             run: finished.run.clone(),
             validation: finished.validation.figures.clone(),
             test: finished.test.figures.clone(),

@@ -1,6 +1,6 @@
 //! What trainings learn and leave.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use swath_kinds::{CheckpointManifest, Normalisation, OutputActivation};
 use swath_nets::Network;
 
@@ -38,7 +38,7 @@ fn a_network_learns_to_find_objects_and_says_how_well() {
     let metrics = read(&folder.join("metrics.json"));
     let epochs = metrics["epochs"].as_array().unwrap();
     assert_eq!(epochs.len() as u64, outputs["epochs"].as_u64().unwrap());
-    let loss = |epoch: &serde_json::Value| epoch["train_loss"].as_f64().unwrap();
+    let loss = |epoch: &Value| epoch["train_loss"].as_f64().unwrap();
     assert!(loss(&epochs[epochs.len() - 1]) < 0.5 * loss(&epochs[0]), "{metrics}");
     for best in metrics["best"].as_array().unwrap() {
         assert!(folder.join(best["file"].as_str().unwrap()).is_file());
@@ -89,7 +89,7 @@ fn several_classes_are_told_apart() {
     settings["normalisation"] = json!({"method": "stretch"});
     let outputs = bench.train(settings).unwrap();
     assert!(outputs["f1"].as_f64().unwrap() > 0.6, "{outputs}");
-    assert!(outputs.get("threshold").is_none_or(serde_json::Value::is_null));
+    assert!(outputs.get("threshold").is_none_or(Value::is_null));
     let folder = checkpoint(&bench.host, &outputs);
     let manifest = CheckpointManifest::of_folder(&folder).unwrap();
     assert_eq!(manifest.activation, OutputActivation::ClassLogits);
@@ -131,4 +131,21 @@ fn a_frozen_encoder_stays_as_it_was_given() {
         changed += usize::from(!same);
     }
     assert!(changed > 10, "the decoder has learnt");
+}
+
+#[test]
+fn a_training_is_told_to_a_folder_and_its_checkpoint_names_no_place_of_this_machine() {
+    let tracked = tempfile::tempdir().unwrap();
+    let bench = Bench::new(&Chips::usual(6));
+    let mut settings = small(2);
+    settings["tracking"] = json!({ "folder": tracked.path(), "experiment": "pads" });
+    let outputs = bench.train(settings).unwrap();
+    let text = std::fs::read_to_string(checkpoint(&bench.host, &outputs).join("checkpoint.json")).unwrap();
+    assert!(!text.contains(&*tracked.path().to_string_lossy()), "{text}");
+    let told: Value = serde_json::from_str(&text).unwrap();
+    let run = tracked.path().join(told["training"]["run"].as_str().unwrap());
+    let losses = std::fs::read_to_string(run.join("metrics/train_loss")).unwrap();
+    assert_eq!(losses.lines().count(), 2, "a line an epoch: {losses}");
+    assert!(run.join("params/optimiser.learning_rate").is_file() && run.join("artifacts/curves.png").is_file());
+    assert!(std::fs::read_dir(tracked.path().join(".unsent")).unwrap().next().is_none(), "nothing waits");
 }
