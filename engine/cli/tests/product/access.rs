@@ -123,7 +123,7 @@ async fn every_route_is_closed_to_those_whose_token_does_not_reach_it() {
         ("/healthz", "200", "200"),
         ("/readyz", "200", "200"),
         ("/metrics", "401", "200"),
-        ("/doctor", "401", "ONNX Runtime"),
+        ("/doctor", "401", "200"),
         ("/", "401", "403"),
         ("/swath.v1.RunService/ListRuns", "401", "415"),
     ] {
