@@ -55,6 +55,7 @@ impl Task for SaveDataset {
     const NAME: &'static str = "dataset.save";
     const VERSION: u32 = 1;
     const PURITY: Purity = Purity::Lasting;
+    const NATIVE: bool = true;
     type Inputs = SaveInputs;
     type Outputs = SaveOutputs;
 
@@ -155,6 +156,7 @@ impl Task for OpenDataset {
     const NAME: &'static str = "dataset.open";
     const VERSION: u32 = 1;
     const PURITY: Purity = Purity::Pure;
+    const NATIVE: bool = true;
     type Inputs = OpenInputs;
     type Outputs = OpenOutputs;
 

@@ -109,12 +109,13 @@ pub struct ConvNext {
 impl ConvNext {
     /// Logits (batch, classes) of images (batch, channels, height, width) of at least 32 x 32 pixels.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<2> {
-        self.forward_with(x, &Gelu::forward)
+        let logits = self.forward_with(x, &Gelu::forward);
+        let [batch, classes, ..] = logits.dims();
+        logits.reshape([batch, classes])
     }
 
-    /// The same, with something else where a [`Gelu`] is: for those who record the network and know no `Gelu`.
-    pub fn forward_with(&self, x: Tensor<4>, gelu: &dyn Fn(&Gelu, Tensor<4>) -> Tensor<4>) -> Tensor<2> {
-        let [batch, ..] = x.dims();
+    /// The same as (batch, classes, 1, 1), with something else where a [`Gelu`] is: for those who record the network and know no `Gelu`.
+    pub fn forward_with(&self, x: Tensor<4>, gelu: &dyn Fn(&Gelu, Tensor<4>) -> Tensor<4>) -> Tensor<4> {
         let ((patches, norm), first, to_second, second, to_third, third, to_fourth, fourth) = &self.features;
         let stage = |blocks: &[Block], x| blocks.iter().fold(x, |x, block| block.forward(x, gelu));
         let downsample = |(norm, conv): &Downsample, x| conv.forward(norm.forward(x));
@@ -123,9 +124,7 @@ impl ConvNext {
         let x = stage(third, downsample(to_third, x));
         let x = stage(fourth, downsample(to_fourth, x));
         let (norm, _, linear) = &self.classifier;
-        let logits = linear.forward(norm.forward(adaptive_avg_pool2d(x, [1, 1])));
-        let classes = logits.dims()[1];
-        logits.reshape([batch, classes])
+        linear.forward(norm.forward(adaptive_avg_pool2d(x, [1, 1])))
     }
 
     /// Takes weights trained on other imagery, the first layer's inflated to this network's channels. The last layer,

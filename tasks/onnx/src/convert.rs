@@ -36,9 +36,7 @@ pub(crate) fn convert(network: &Model, channels: usize, tile: usize) -> Result<M
         Model::Unet(network) => record(network, images, |network, x| network.forward(x)),
         Model::DeepLab(network) => record(network, images, |network, x| network.forward(x)),
         Model::Dual(network) => record(network, images, |network, x| network.forward(x)),
-        Model::ConvNext(network) => {
-            record(network, images, |network, x| network.forward_with(x, &|_, x| gelu.put(x)).unsqueeze_dims(&[2, 3]))
-        }
+        Model::ConvNext(network) => record(network, images, |network, x| network.forward_with(x, &|_, x| gelu.put(x))),
     };
     let recorded = recorded.map_err(|error| not_written(error.to_string()))?;
     let model = ModelProto::parse_from_bytes(recorded.as_bytes());

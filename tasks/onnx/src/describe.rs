@@ -56,6 +56,7 @@ impl Task for Describe {
     const NAME: &'static str = "model.describe";
     const VERSION: u32 = 1;
     const PURITY: Purity = Purity::Pure;
+    const NATIVE: bool = true;
     type Inputs = DescribeInputs;
     type Outputs = DescribeOutputs;
 

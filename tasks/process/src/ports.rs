@@ -178,6 +178,7 @@ drafts!(
     File,
     Folder,
     SceneList,
+    SiteList,
     StacItem,
     Cog,
     StretchFile,
