@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use swath_kinds::{
     Any, Checkpoint, ChipSetFolder, Chips, Cog, DatasetFile, Detections, File, Folder, GeoPackage, Model, Picture,
-    SceneList, StacItem, StretchFile,
+    SceneList, SiteList, StacItem, StretchFile,
 };
 use swath_task::{ArtifactRecord, Context, Draft, Kind, PortType, TaskError};
 
