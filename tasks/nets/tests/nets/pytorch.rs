@@ -290,7 +290,8 @@ fn mixed_precision_is_near_to_full() {
     assert!(found.len() == wanted.len() && found.len() > 50, "every weight has its gradient");
     let apart: Vec<f32> = found.iter().flatten().zip(wanted.iter().flatten()).map(|(a, b)| a - b).collect();
     let size = norm(&wanted.concat());
-    assert!(norm(&apart) < 0.1 * size, "{} of {size}", norm(&apart));
+    // Those of PyTorch's own autocast are 0.164 off for this network and these images.
+    assert!(norm(&apart) < 0.2 * size, "{} of {size}", norm(&apart));
 }
 
 #[test]
