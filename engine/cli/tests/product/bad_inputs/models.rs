@@ -82,7 +82,7 @@ fn models() {
             "flipped-weight",
             model("flipped", &flipped, |manifest| manifest["digest"] = json!(original)),
             "one",
-            Badly(1, "M103", &["model.onnx", "not the one the manifest tells of"]),
+            Badly(1, "M103", &["model.onnx", "not what the manifest tells of"]),
         ),
         (
             "half-of-the-water-model",
