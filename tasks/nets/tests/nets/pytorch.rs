@@ -290,8 +290,9 @@ fn mixed_precision_is_near_to_full() {
     assert!(found.len() == wanted.len() && found.len() > 50, "every weight has its gradient");
     let apart: Vec<f32> = found.iter().flatten().zip(wanted.iter().flatten()).map(|(a, b)| a - b).collect();
     let size = norm(&wanted.concat());
-    // Those of PyTorch's own autocast are 0.164 off for this network and these images.
-    assert!(norm(&apart) < 0.2 * size, "{} of {size}", norm(&apart));
+    // PyTorch's own autocast to bf16, on a CPU, for this network and these images: half precision costs that much.
+    const AUTOCAST: f64 = 0.1638;
+    assert!(norm(&apart) < 1.05 * AUTOCAST * size, "{} of {size}", norm(&apart));
 }
 
 #[test]

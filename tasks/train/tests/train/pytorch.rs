@@ -45,7 +45,7 @@ impl ModuleMapper for Draw {
     }
 }
 
-/// Trains twelve epochs of one batch, here and in PyTorch, and compares loss and learning rate of every one, and the scores of
+/// Trains sixteen epochs of one batch, here and in PyTorch, and compares loss and learning rate of every one, and the scores of
 /// the last network.
 fn agrees(name: &str, changed: &Value) {
     // All chips are one batch, so that both see the same whatever the order.
@@ -54,7 +54,7 @@ fn agrees(name: &str, changed: &Value) {
     let weights = bench.folder.path().join("first.safetensors");
     first_weights(&network, &weights);
     let mut settings = json!({
-        "network": network, "weights": weights, "epochs": 12, "batch": 6, "patience": 50, "monitor": "loss",
+        "network": network, "weights": weights, "epochs": 16, "batch": 6, "patience": 50, "monitor": "loss",
         "optimiser": {"learning_rate": 2e-3, "weight_decay": 0.05},
         "augmentation": {"rotate": false, "flip": false, "brightness": 0.0, "noise": 0.0}
     });
@@ -80,7 +80,7 @@ fn agrees(name: &str, changed: &Value) {
         assert!((validation.0 - validation.1).abs() <= 5e-3 * validation.1, "{name}: losses {validation:?} in {ours}");
     }
     let (first, last) = (number(&theirs[0]["train_loss"]), number(&theirs[theirs.len() - 1]["train_loss"]));
-    assert!(last < 0.95 * first, "{name}: something was learnt: {first} to {last}");
+    assert!(last < 0.9 * first, "{name}: something was learnt: {first} to {last}");
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn cosine_with_warm_up_and_clipping_trains_as_in_pytorch() {
 
 #[test]
 fn plateaus_without_clipping_train_as_in_pytorch() {
-    agrees("plateau", &json!({"schedule": {"kind": "plateau", "patience": 1, "factor": 0.3}, "clip": null}));
+    agrees("plateau", &json!({"schedule": {"kind": "plateau", "patience": 1, "factor": 0.7}, "clip": null}));
 }
 
 #[test]
