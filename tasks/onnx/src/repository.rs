@@ -1,7 +1,9 @@
 //! A model repository in Triton's layout, with versions that stay.
 //!
-//!     NAME/manifest.json, config.pbtxt, card.md      of the version that is promoted
-//!     NAME/VERSION/model.onnx, weights.safetensors, manifest.json, config.pbtxt, card.md
+//! ```text
+//! NAME/manifest.json, config.pbtxt, card.md      of the version that is promoted
+//! NAME/VERSION/model.onnx, weights.safetensors, manifest.json, config.pbtxt, card.md
+//! ```
 //!
 //! Invariants:
 //! 1. A version appears whole, by one rename, and is never written to again. A model appears with its first version.

@@ -1,8 +1,10 @@
 //! The folder that all attempts of a training share: the state after each of the last two epochs, and the weights of the best.
 //!
-//!     best/epoch-00003.safetensors
-//!     state-00006/  progress · model.bpk · optimiser.bpk · seal.json
-//!     state-00007/
+//! ```text
+//! best/epoch-00003.safetensors
+//! state-00006/  progress · model.bpk · optimiser.bpk · seal.json
+//! state-00007/
+//! ```
 //!
 //! A state is written beside, synced and renamed. Its seal holds the digests of its files and of the best weights it tells of:
 //! one that is damaged is passed over for the one before it, and a training without any begins again.
