@@ -3,14 +3,19 @@
 //!
 //! It deliberately knows nothing of flows: [`crate::read`] gives the tree its meaning.
 
+mod syntax;
+mod tree;
+
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use granit_parser::{ErrorKind, Event, Parser, ScalarStyle, ScanError};
-use serde_json::{Map, Number, Value};
+use granit_parser::{Event, Parser, ScalarStyle};
+use serde_json::{Number, Value};
 
+use self::syntax::syntax;
+pub use self::tree::{Data, Node};
 use crate::diagnostic::{Diagnostics, is_bidirectional};
 use crate::{Diagnostic, Source, Span, Spanned};
 
@@ -26,124 +31,6 @@ pub const MAX_NODES: usize = 2_000_000;
 pub const MAX_ANCHORED: usize = 200_000;
 /// Most values that aliases may add.
 pub const MAX_ALIASED: usize = 100_000;
-
-/// A value of the tree.
-#[derive(Clone, Debug)]
-pub struct Node {
-    /// Where it was written; of an alias: where the alias stands.
-    pub span: Span,
-    /// What it is.
-    pub data: Data,
-}
-
-/// What a value is, by the core schema of YAML 1.2.
-#[derive(Clone, Debug)]
-pub enum Data {
-    /// `null`, `~` or nothing.
-    Null,
-    /// `true` or `false`; `yes`, `no`, `on` and `off` are strings.
-    Boolean(bool),
-    /// A number.
-    Number(Number),
-    /// A string.
-    String(String),
-    /// A list.
-    List(Vec<Node>),
-    /// A mapping in the order of the text, each key once.
-    Mapping(Vec<(Spanned<String>, Node)>),
-    /// A number that was reported: nothing more is said about it.
-    Unreadable,
-}
-
-impl Node {
-    /// What it is, with its article.
-    pub fn kind(&self) -> &'static str {
-        match &self.data {
-            Data::Null | Data::Unreadable => "nothing",
-            Data::Boolean(_) => "a boolean",
-            Data::Number(number) if number.is_f64() => "a number",
-            Data::Number(_) => "an integer",
-            Data::String(_) => "a string",
-            Data::List(_) => "a list",
-            Data::Mapping(_) => "a mapping",
-        }
-    }
-
-    /// The string, if it is one.
-    pub fn as_str(&self) -> Option<&str> {
-        match &self.data {
-            Data::String(text) => Some(text),
-            _ => None,
-        }
-    }
-
-    /// The value of a key, if it is a mapping that has it.
-    pub fn get(&self, key: &str) -> Option<&Self> {
-        match &self.data {
-            Data::Mapping(entries) => entries.iter().find(|(name, _)| name.value == key).map(|(_, node)| node),
-            _ => None,
-        }
-    }
-
-    /// As JSON.
-    pub fn to_json(&self) -> Value {
-        match &self.data {
-            Data::Null | Data::Unreadable => Value::Null,
-            Data::Boolean(value) => Value::Bool(*value),
-            Data::Number(number) => Value::Number(number.clone()),
-            Data::String(text) => Value::String(text.clone()),
-            Data::List(items) => Value::Array(items.iter().map(Self::to_json).collect()),
-            Data::Mapping(entries) => {
-                let entries = entries.iter().map(|(key, node)| (key.value.clone(), node.to_json()));
-                Value::Object(entries.collect::<Map<_, _>>())
-            }
-        }
-    }
-
-    /// Where a JSON pointer leads: the span of the value, or of the nearest value above it that was written.
-    pub fn span_at(&self, pointer: &str) -> Span {
-        self.walk(pointer).0.span
-    }
-
-    /// The span of the key a JSON pointer ends in, or as [`Node::span_at`].
-    pub fn key_span_at(&self, pointer: &str) -> Span {
-        let (node, key) = self.walk(pointer);
-        key.unwrap_or(node.span)
-    }
-
-    fn walk(&self, pointer: &str) -> (&Self, Option<Span>) {
-        let (mut node, mut key_span) = (self, None);
-        for part in pointer.split('/').skip(1) {
-            let part = part.replace("~1", "/").replace("~0", "~");
-            let next = match &node.data {
-                Data::Mapping(entries) => {
-                    entries.iter().find(|(key, _)| key.value == part).map(|(k, n)| (n, Some(k.span)))
-                }
-                Data::List(items) => part.parse::<usize>().ok().and_then(|at| items.get(at)).map(|n| (n, None)),
-                _ => None,
-            };
-            match next {
-                Some((found, key)) => (node, key_span) = (found, key),
-                None => return (node, key_span),
-            }
-        }
-        (node, key_span)
-    }
-
-    fn measure(&self) -> (usize, usize) {
-        match &self.data {
-            Data::List(items) => items.iter().fold((1, 1), |(n, h), item| {
-                let (count, height) = item.measure();
-                (n + count, h.max(height + 1))
-            }),
-            Data::Mapping(entries) => entries.iter().fold((1, 1), |(n, h), (_, item)| {
-                let (count, height) = item.measure();
-                (n + count, h.max(height + 1))
-            }),
-            _ => (1, 0),
-        }
-    }
-}
 
 /// The text of a flow as JSON, for checking it against the schema; `None` when its syntax is broken.
 pub fn to_json(source: &Arc<Source>) -> Option<Value> {
@@ -542,66 +429,4 @@ impl Builder<'_> {
         }
         Data::String(text.to_owned())
     }
-}
-
-fn syntax(source: &Arc<Source>, error: &ScanError) -> Diagnostic {
-    let offset = error.marker().byte_offset().unwrap_or_default().min(source.text().len());
-    let span = Span::new(offset, offset + 1);
-    let (line, _) = source.position(offset);
-    if source.line(line).0.contains("${")
-        && matches!(
-            error.kind(),
-            ErrorKind::MappingValueNotAllowed
-                | ErrorKind::InvalidColonPlacement
-                | ErrorKind::ExpectedFlowMappingSeparator
-                | ErrorKind::ExpectedFlowSequenceSeparator
-        )
-    {
-        let message = "YAML reads `:`, `,` and braces before the expression is read";
-        return Diagnostic::at("F004", source, span, message).help("put quotes around the text: `\"${...}\"`");
-    }
-    let (code, message, help): (_, Cow<'static, str>, _) = match error.kind() {
-        ErrorKind::RecursionLimitExceeded => (
-            "F005",
-            format!("values are nested more than {MAX_DEPTH} deep").into(),
-            "a flow needs four or five levels: is a bracket left open?",
-        ),
-        ErrorKind::UnknownAnchor => (
-            "F007",
-            "the alias names an anchor that is not defined above it".into(),
-            "define it with `&name` before, or put quotes around a text that begins with `*`",
-        ),
-        ErrorKind::DirectiveDisallowed => {
-            ("F004", "a flow has no directives (`%`)".into(), "put quotes around a text that begins with `%`")
-        }
-        ErrorKind::TabNotAllowed | ErrorKind::TabInBlockIndentation | ErrorKind::TabInIndentation => {
-            ("F004", "a tab stands where YAML wants spaces".into(), "indent with spaces")
-        }
-        ErrorKind::UnclosedQuotedScalar => ("F004", "a quote is opened and not closed".into(), "close the quote"),
-        ErrorKind::UnclosedFlowCollection { open } => {
-            ("F004", format!("`{open}` is opened and not closed").into(), "close the bracket")
-        }
-        ErrorKind::UnexpectedEofFlowMapping | ErrorKind::UnexpectedEofFlowSequence => {
-            ("F004", "a bracket is opened and not closed".into(), "close the bracket")
-        }
-        ErrorKind::MappingValueNotAllowed | ErrorKind::InvalidColonPlacement => (
-            "F004",
-            "a `:` stands where no mapping can begin".into(),
-            "put quotes around a text with `: ` in it, or mend the indentation",
-        ),
-        ErrorKind::UndeclaredTagHandle => {
-            ("F008", "a tag has no meaning in a flow".into(), "put quotes around a text that begins with `!`")
-        }
-        ErrorKind::UnexpectedCharacter { character } => (
-            "F004",
-            format!("`{}` cannot begin a value", character.escape_default()).into(),
-            "put quotes around the text",
-        ),
-        kind => (
-            "F004",
-            format!("this is not YAML: {kind}").into(),
-            "check the indentation and the quotes around this place",
-        ),
-    };
-    Diagnostic::at(code, source, span, message).help(help)
 }

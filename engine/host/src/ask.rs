@@ -3,9 +3,18 @@
 //! A run that somebody drives is asked through the store, where its driver hears of it; of one that nobody drives the journal is written
 //! here. Nothing here drives a run.
 
+use std::time::Duration;
+
 use swath_store::{Error, RunRow, Store};
+use tokio::time::{Instant, sleep};
 
 use crate::idle;
+
+/// How long whoever asks waits until the run is seen to have heard. The wish stays.
+const HEARING: Duration = Duration::from_secs(5);
+/// How soon, and how often at most, is looked whether it has.
+const FIRST_LOOK: Duration = Duration::from_millis(5);
+const LAST_LOOK: Duration = Duration::from_millis(200);
 
 /// Why a run cannot be asked for something.
 #[derive(Debug, thiserror::Error)]
@@ -77,21 +86,38 @@ pub enum Resume {
 /// Asks a run to end soon: its live attempts are told to stop. One that nobody drives ends at once.
 pub async fn cancel(store: &dyn Store, run: &str) -> Result<(), Refusal> {
     live(store, run, "cancel").await?;
+    let mut hearing = Hearing::new();
     loop {
         match store.lease_run(run).await {
             Ok(lease) => return Ok(idle::cancel(store, &lease).await?),
             Err(Error::RunHeld { .. }) => store.ask_to_cancel(run).await?,
             Err(error) => return Err(error.into()),
         }
-        if is_heard(store, run).await? {
+        if hearing.is_over(store, run, &["cancelling"]).await? {
             return Ok(());
         }
     }
 }
 
-/// Whether somebody hears what a run was asked for. Who had its lease may have given that back without driving it.
-async fn is_heard(store: &dyn Store, run: &str) -> Result<bool, Error> {
-    Ok(store.run_holder(run).await?.is_some() || has_ended(&store.run_row(run).await?))
+/// The time in which a run hears what it is asked for. Whoever had its lease may have given that back without driving it, or died:
+/// then it is asked again.
+struct Hearing {
+    until: Instant,
+    look: Duration,
+}
+
+impl Hearing {
+    fn new() -> Self {
+        Self { until: Instant::now() + HEARING, look: FIRST_LOOK }
+    }
+
+    /// Whether the run has come to one of these states or to its end, or nobody waits for it any more.
+    async fn is_over(&mut self, store: &dyn Store, run: &str, heard: &[&str]) -> Result<bool, Error> {
+        sleep(self.look).await;
+        self.look = (self.look * 2).min(LAST_LOOK);
+        let row = store.run_row(run).await?;
+        Ok(has_ended(&row) || heard.contains(&row.state.as_str()) || Instant::now() >= self.until)
+    }
 }
 
 /// Asks a run to start nothing new until it is resumed; what runs may end. One that nobody drives is paused at once.
@@ -102,13 +128,14 @@ pub async fn pause(store: &dyn Store, run: &str) -> Result<(), Refusal> {
         "paused" => return Ok(()),
         _ => {}
     }
+    let mut hearing = Hearing::new();
     loop {
         match store.lease_run(run).await {
             Ok(lease) => return Ok(idle::pause(store, &lease).await?),
             Err(Error::RunHeld { .. }) => store.ask_to_pause(run, true).await?,
             Err(error) => return Err(error.into()),
         }
-        if is_heard(store, run).await? {
+        if hearing.is_over(store, run, &["paused", "cancelling"]).await? {
             return Ok(());
         }
     }

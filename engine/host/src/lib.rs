@@ -54,6 +54,9 @@ pub use secrets::{NoSecret, secret};
 pub use slots::{Beyond, Capacity, Held, Missing, SlotUse, Slots};
 pub use text::{Asked, Files, FlowText};
 
+/// How long an attempt may be passed by others that need less, unless told otherwise.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// What all runs of a process share.
 pub struct Engine {
     pub(crate) store: Arc<dyn Store>,
@@ -68,6 +71,8 @@ pub struct Engine {
     /// How many steps of one run may run another flow at a time. Each level of flows has its own, so that those above
     /// never keep those below from starting.
     pub(crate) most_sub_flows: usize,
+    /// How long attempts that need less may pass one that waits for slots.
+    pub(crate) patience: Duration,
     pub(crate) files: Arc<files::FileDigests>,
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) secrets: Mutex<BTreeMap<String, String>>,
@@ -111,6 +116,7 @@ impl Engine {
             home,
             workers: isolate::Pool::new(0),
             isolation: None,
+            patience: PATIENCE,
             most_sub_flows: (4.0 * capacity.cpu).max(16.0) as usize,
             slots: Mutex::new(Slots::new(capacity)),
             freed: tokio::sync::Notify::new(),
@@ -130,6 +136,12 @@ impl Engine {
     #[must_use]
     pub fn isolating(self, isolation: Isolation) -> Self {
         Self { workers: isolate::Pool::new(isolation.idle), isolation: Some(isolation), ..self }
+    }
+
+    /// The engine, in which attempts that need less pass one that waits for slots for so long and no longer (30 s unless told).
+    #[must_use]
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// Drives each run inside a span.
@@ -176,9 +188,19 @@ impl Engine {
         &self.store
     }
 
-    /// Takes `needs` if they are free. `Err` names what is missing.
-    pub(crate) fn take_slots(self: &Arc<Self>, needs: &Needs) -> Result<Holding, Missing> {
-        lock(&self.slots).take(needs).map(|held| Holding { engine: self.clone(), held: Some(held) })
+    /// Takes `needs` if they are free, first with a `turn`. `Err` names what is missing.
+    pub(crate) fn take_slots(self: &Arc<Self>, needs: &Needs, turn: Option<&Turn>) -> Result<Holding, Missing> {
+        let mut slots = lock(&self.slots);
+        let held = match turn {
+            Some(turn) => slots.take_first(turn.ticket, needs),
+            None => slots.take(needs),
+        };
+        held.map(|held| Holding { engine: self.clone(), held: Some(held) })
+    }
+
+    /// Puts an attempt that lacks something before all others, unless another one is.
+    pub(crate) fn put_first(self: &Arc<Self>, lacks: &Missing) -> Option<Turn> {
+        lock(&self.slots).put_first(lacks).map(|ticket| Turn { engine: self.clone(), ticket })
     }
 
     /// What the step at position `step` of a run lacks to start; `None` when it lacks nothing, or this engine does not
@@ -195,6 +217,19 @@ impl Engine {
     /// The artifacts.
     pub fn artifacts(&self) -> &Artifacts {
         &self.artifacts
+    }
+}
+
+/// That nobody passes an attempt which has waited long, until dropped.
+pub(crate) struct Turn {
+    engine: Arc<Engine>,
+    ticket: slots::Ticket,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        lock(&self.engine.slots).step_back(self.ticket);
+        self.engine.freed.notify_waiters();
     }
 }
 

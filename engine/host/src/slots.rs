@@ -2,6 +2,9 @@
 //!
 //! Invariant I10: what is in use never exceeds what there is, except that one attempt which asks for more memory than
 //! there is is admitted while no other holds any (it would wait for ever otherwise).
+//!
+//! Whatever fits may start, so that the machine is busy. One that has waited too long for that is put first: until it starts,
+//! or wants to no more, nobody takes of what it lacks.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -77,13 +80,19 @@ pub struct Slots {
     gpus: Vec<f32>,
     limits: BTreeMap<String, u32>,
     holders: usize,
+    /// Whom nobody passes, and what that one lacks.
+    first: Option<(Ticket, Missing)>,
+    tickets: Ticket,
 }
+
+/// Whom nobody passes.
+pub(crate) type Ticket = u64;
 
 impl Slots {
     /// All free.
     pub fn new(capacity: Capacity) -> Self {
         let gpus = vec![0.0; capacity.gpu.ceil().max(0.0) as usize];
-        Self { capacity, cpu: 0.0, memory: 0, gpus, limits: BTreeMap::new(), holders: 0 }
+        Self { capacity, cpu: 0.0, memory: 0, gpus, limits: BTreeMap::new(), holders: 0, first: None, tickets: 0 }
     }
 
     /// GPUs for a wish: as many whole ones as it holds, and for the rest the one that it fills best. An attempt never gets
@@ -108,6 +117,36 @@ impl Slots {
 
     /// Takes `needs` if they are free. `Err` names what is missing, for "why is it not running".
     pub fn take(&mut self, needs: &Needs) -> Result<Held, Missing> {
+        match &self.first {
+            Some((_, lacks)) if lacks.is_of(needs) => Err(Missing::Turn),
+            _ => self.take_what_is_free(needs),
+        }
+    }
+
+    /// As [`Self::take`], for whoever has been put first.
+    pub(crate) fn take_first(&mut self, ticket: Ticket, needs: &Needs) -> Result<Held, Missing> {
+        if self.first.as_ref().is_none_or(|(first, _)| *first != ticket) {
+            return self.take(needs);
+        }
+        self.take_what_is_free(needs).inspect_err(|missing| self.first = Some((ticket, missing.clone())))
+    }
+
+    /// Puts one that lacks something first, unless another one is.
+    pub(crate) fn put_first(&mut self, lacks: &Missing) -> Option<Ticket> {
+        if self.first.is_some() {
+            return None;
+        }
+        self.tickets += 1;
+        self.first = Some((self.tickets, lacks.clone()));
+        Some(self.tickets)
+    }
+
+    /// Lets others pass again.
+    pub(crate) fn step_back(&mut self, ticket: Ticket) {
+        self.first.take_if(|(first, _)| *first == ticket);
+    }
+
+    fn take_what_is_free(&mut self, needs: &Needs) -> Result<Held, Missing> {
         let mut needs = needs.clone();
         // A wish beyond the machine is a wish for all of it.
         needs.cpu = needs.cpu.clamp(0.0, self.capacity.cpu);
@@ -210,10 +249,25 @@ pub enum Missing {
     Gpu,
     /// A named limit.
     Limit(String),
+    /// The start of one that has waited long, and needs what this one would take.
+    Turn,
     /// The end of another sub-flow of the run: so many may go on at a time.
     SubFlow,
     /// The end of equal work that this run does, whose result will be taken.
     EqualWork(String),
+}
+
+impl Missing {
+    /// Whether `needs` take of what is missing.
+    fn is_of(&self, needs: &Needs) -> bool {
+        match self {
+            Self::Cpu => needs.cpu > 0.0,
+            Self::Memory => needs.memory.0 > 0,
+            Self::Gpu => needs.gpu > 0.0,
+            Self::Limit(name) => needs.limits.get(name).is_some_and(|amount| *amount > 0),
+            Self::Turn | Self::SubFlow | Self::EqualWork(_) => false,
+        }
+    }
 }
 
 impl std::fmt::Display for Missing {
@@ -223,6 +277,7 @@ impl std::fmt::Display for Missing {
             Self::Memory => f.write_str("memory, which other attempts hold"),
             Self::Gpu => f.write_str("a GPU, which other attempts hold"),
             Self::Limit(name) => write!(f, "the limit `{name}`, which other attempts hold"),
+            Self::Turn => f.write_str("its turn: an attempt that has waited longer needs what this one would take"),
             Self::EqualWork(run) => write!(f, "the result of equal work, which run `{run}` does now"),
             Self::SubFlow => f.write_str("another sub-flow of the run to end: as many run as may"),
         }
@@ -275,6 +330,37 @@ mod tests {
         assert_eq!(all.cpus, 4, "a wish beyond the machine is admitted alone, with all it has");
         assert!(slots.take(&Needs::default()).is_err());
         slots.take(&Needs::waiting()).unwrap();
+    }
+
+    #[test]
+    fn nobody_passes_one_that_has_waited_too_long() {
+        let mut slots = slots();
+        let (small, large) = (Needs::new(1.0, Bytes::mib(300)), Needs::new(1.0, Bytes::mib(900)));
+        let held = slots.take(&small).unwrap();
+        let lacks = slots.take(&large).unwrap_err();
+        assert_eq!(lacks, Missing::Memory);
+        let other = slots.take(&small).unwrap();
+        let ticket = slots.put_first(&lacks).unwrap();
+        assert_eq!(slots.put_first(&Missing::Cpu), None, "one is first");
+        slots.release(held);
+        assert_eq!(slots.take(&small), Err(Missing::Turn), "it would fit");
+        let busy = slots.take(&Needs::new(3.0, Bytes(0))).unwrap();
+        assert_eq!(slots.take_first(ticket, &large), Err(Missing::Memory));
+        slots.release(other);
+        assert_eq!(
+            slots.take_first(ticket, &Needs::new(2.0, Bytes::mib(900))),
+            Err(Missing::Cpu),
+            "now it lacks a core"
+        );
+        assert_eq!(slots.take(&Needs::new(1.0, Bytes(0))), Err(Missing::Turn));
+        slots.release(busy);
+        let first = slots.take_first(ticket, &large).unwrap();
+        assert_eq!(slots.take(&Needs::new(1.0, Bytes(0))), Err(Missing::Turn), "it has not stepped back yet");
+        slots.step_back(ticket);
+        slots.step_back(ticket);
+        assert_eq!(slots.take(&small), Err(Missing::Memory));
+        slots.release(first);
+        slots.take(&small).unwrap();
     }
 
     #[test]

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{Connection, SqliteConnection};
-use swath_host::{Capacity, Ending, Engine, PlannedFlow, Unobserved, check_run};
+use swath_host::{Capacity, Ending, Engine, Missing, PlannedFlow, Unobserved, ask, check_run};
 use swath_plan::{Catalogue, PlanInput};
 use swath_run::RunState;
 use swath_store::{Access, Artifacts, Home, NewRun, SqliteStore, Store};
@@ -176,12 +176,16 @@ impl Bench {
 
     /// An engine with one core.
     fn engine(&self) -> Arc<Engine> {
-        let capacity = Capacity { cpu: 1.0, memory: Bytes(1 << 30), gpu: 0.0, limits: BTreeMap::new() };
+        Arc::new(self.engine_of(1.0))
+    }
+
+    fn engine_of(&self, cpu: f32) -> Engine {
+        let capacity = Capacity { cpu, memory: Bytes(1 << 30), gpu: 0.0, limits: BTreeMap::new() };
         let artifacts = Arc::new(Artifacts::local(self.home.path()).unwrap());
         let span = |_: &str, _: &str, _: &str, _: u32| tracing::Span::none();
         let observer = Arc::new(Unobserved);
         let home = Home::new(self.home.path());
-        Arc::new(Engine::new(self.store.clone(), home, artifacts, capacity, observer, self.stop.clone(), span))
+        Engine::new(self.store.clone(), home, artifacts, capacity, observer, self.stop.clone(), span)
     }
 
     /// Drives run `id` of `text`, new or as its journal has it, in an engine of its own. `below` is the text of every
@@ -294,6 +298,58 @@ async fn a_wish_to_stop_or_cancel_is_heard_while_short_steps_come_and_go() {
     });
     let ending = bench.drive("busy", text, "").await;
     assert_eq!(ending.state, RunState::Running, "{} ran", ending.ran);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wish_to_cancel_outlives_a_lease_that_is_given_back_without_a_drive() {
+    let bench = Bench::new().await;
+    let text = "flow: above\nsteps:\n  work: { task: toy.work }\n";
+    bench.stop.cancel();
+    assert_eq!(bench.drive("queued", text, "").await.state, RunState::Running, "cut off before it did anything");
+    let lease = bench.store.lease_run("queued").await.unwrap();
+    let store = bench.store.clone();
+    let asked = tokio::spawn(async move { ask::cancel(store.as_ref(), "queued").await });
+    lease.term().cancel_asked().await;
+    assert!(!asked.is_finished(), "nobody has heard it");
+    drop(lease);
+    asked.await.unwrap().unwrap();
+    assert_eq!(bench.store.run_row("queued").await.unwrap().state, "cancelled");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_needs_much_is_passed_by_what_needs_little_and_not_for_ever() {
+    const SMALL: usize = 60;
+    for (patience, is_last) in [(Duration::from_secs(3600), true), (Duration::from_millis(100), false)] {
+        let bench = Bench::new().await;
+        let text = format!(
+            "flow: above\nsteps:\n  count: {{ task: toy.count, with: {{ to: {SMALL} }} }}\n  \
+             busy: {{ task: toy.mark, after: count, needs: {{ cpu: 1 }}, with: {{ folder: ., name: done, after: go }} }}\n  \
+             small: {{ each: count.values, task: toy.work, with: {{ millis: 10 }}, cache: off }}\n  \
+             large: {{ task: toy.work, after: count, needs: {{ cpu: 2 }}, cache: off }}\n"
+        );
+        let engine = Arc::new(bench.engine_of(2.0).with_patience(patience));
+        let starts = async || -> Vec<String> {
+            let events = bench.store.load_events("crowd", 0, u32::MAX).await.unwrap_or_default();
+            events.into_iter().filter(|event| event.kind == "started").filter_map(|event| event.step).collect()
+        };
+        // One core is held until all small ones have passed, or none passes any more.
+        let watch = async {
+            loop {
+                let passed = starts().await.iter().filter(|step| *step == "small").count() == SMALL;
+                let turn = (0..4).any(|step| engine.missing("crowd", step) == Some(Missing::Turn));
+                assert!(!is_last || !turn, "nobody has waited for an hour");
+                if passed || turn {
+                    break std::fs::write(bench.path("go"), "").unwrap();
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let (ending, ()) = tokio::join!(bench.drive_in(engine.clone(), "crowd", &text, ""), watch);
+        assert!(completed(&ending));
+        let order = starts().await;
+        assert_eq!(order.len(), SMALL + 3);
+        assert_eq!(order.last().unwrap() == "large", is_last, "with a patience of {patience:?}: {order:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -72,11 +72,16 @@ impl Place {
 
 /// Runs a Python script with what `make setup` installs and returns what it printed; fails with its error when it fails.
 pub fn python(script: &Path, arguments: &[&std::ffi::OsStr]) -> String {
-    let named = std::env::var_os("SWATH_PYTHON").map(PathBuf::from);
-    let python = named.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/py/bin/python"));
-    let output = Command::new(python).arg(script).args(arguments).output().expect("python starts: run `make setup`");
+    let output =
+        Command::new(interpreter()).arg(script).args(arguments).output().expect("python starts: run `make setup`");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// The Python of the tests.
+pub fn interpreter() -> PathBuf {
+    let named = std::env::var_os("SWATH_PYTHON").map(PathBuf::from);
+    named.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/py/bin/python"))
 }
 
 /// Sends a signal to a child.

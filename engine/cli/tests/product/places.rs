@@ -93,3 +93,22 @@ async fn runs_beyond_those_a_server_drives_wait_their_turn_and_outlive_it() {
     let told = info(&serving).await;
     assert_eq!((told.live_runs, told.waiting_runs), (0, 0));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_paused_gives_its_place_to_the_next() {
+    let place = Place::new(FLOW);
+    let serving = Serving::start(&place, &["--max-runs", "1"]);
+    let mut runs = RunServiceClient::new(serving.channel().await);
+    let (first, next) = (start(&mut runs, &place).await, start(&mut runs, &place).await);
+    begun(&place, 1).await;
+    assert_eq!(info(&serving).await.waiting_runs, 1);
+    runs.pause_run(v1::PauseRunRequest { id: first.clone() }).await.unwrap();
+    assert_eq!(state_of(&mut runs, &first).await, v1::RunState::Paused);
+    begun(&place, 2).await;
+    std::fs::write(place.path().join("go"), "").unwrap();
+    watched(&mut runs, &next, 0).await;
+    assert_eq!(state_of(&mut runs, &next).await, v1::RunState::Completed);
+    runs.resume_run(v1::ResumeRunRequest { id: first.clone() }).await.ok();
+    watched(&mut runs, &first, 0).await;
+    assert_eq!(state_of(&mut runs, &first).await, v1::RunState::Completed);
+}

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, ChildStdout};
+use std::process::{Child, ChildStdout, Command};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -15,7 +15,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use crate::common::{Place, python, signal};
+use crate::common::{Place, interpreter, python, signal};
 
 pub const FLOW: &str = "flow: work
 params:
@@ -469,4 +469,32 @@ async fn pythons_client_drives_a_run() {
     let told = python(&script, &[serving.address.as_ref(), proto.as_os_str(), place.path().as_os_str()]);
     assert_eq!(told, "driven");
     assert_eq!(ledger(&place), ["first servus", "last"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_python_of_the_manual_deploys_a_scan_and_follows_it() {
+    let place = Place::new(FLOW);
+    let serving = Serving::start(&place, &[]);
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let (protos, client) = (root.join("engine/control/proto"), place.path().join("client"));
+    std::fs::create_dir(&client).unwrap();
+    let mut generate = Command::new(interpreter());
+    generate.args(["-m", "grpc_tools.protoc", "-I"]).arg(&protos);
+    generate.arg(format!("--python_out={0}", client.display())).arg(format!("--grpc_python_out={}", client.display()));
+    for file in std::fs::read_dir(protos.join("swath/v1")).unwrap() {
+        generate.arg(file.unwrap().path());
+    }
+    assert!(generate.status().unwrap().success());
+    let mut scan = Command::new(interpreter());
+    scan.env("PYTHONPATH", &client).arg(root.join("docs/examples/python/scan.py")).arg(&serving.address);
+    let told = scan.arg(root.join("flows/scan.yaml")).arg(place.path().join("results")).output().unwrap();
+    let (out, errors) = (String::from_utf8_lossy(&told.stdout), String::from_utf8_lossy(&told.stderr));
+    assert!(told.status.success(), "{out}{errors}");
+    let lines: Vec<&str> = out.lines().collect();
+    assert_eq!(lines[0], "deployed   scan-from-python, version 1");
+    assert!(lines[1..4].iter().all(|line| line.starts_with("due ") && line.ends_with("T06:00:00Z")), "{out}");
+    assert_eq!(lines[4..6], ["cancelled  RUN_STATE_CANCELLED", "retried    RUN_STATE_COMPLETED"]);
+    assert!(lines[6].starts_with("log        nothing_new: no new scene from "), "{out}");
+    assert_eq!(lines[7..], ["triggered  RUN_STATE_COMPLETED {\"new_scenes\":0}"]);
+    assert!(place.path().join("results/scans.gpkg").exists(), "the look that was retried has stored what it found");
 }

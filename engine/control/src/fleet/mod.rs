@@ -442,9 +442,19 @@ impl Fleet {
         self.lock().insert(id.clone());
         let listed = Listed { fleet: fleet.clone(), id: id.clone(), place };
         self.0.drives.spawn(async move {
-            let _listed = listed;
+            let mut listed = listed;
             let program = Arc::new(PlannedFlow::new(plan, fleet.0.catalogue.clone(), created));
-            match fleet.0.engine.drive(&lease, program).await {
+            let drive = fleet.0.engine.drive(&lease, program);
+            tokio::pin!(drive);
+            let ended = tokio::select! {
+                biased;
+                ended = &mut drive => ended,
+                () = fleet.is_paused(lease.term()) => {
+                    listed.give_place_back();
+                    drive.await
+                }
+            };
+            match ended {
                 Ok(ending) => {
                     fleet.0.tried.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
                     tracing::info!(run = %id, state = ending.state.name(), "run ended");
@@ -477,14 +487,19 @@ struct Listed {
     place: Option<Place>,
 }
 
+impl Listed {
+    fn give_place_back(&mut self) {
+        drop(self.place.take());
+        self.fleet.fill();
+    }
+}
+
 impl Drop for Listed {
     fn drop(&mut self) {
-        let Self { fleet, id, place } = self;
-        fleet.lock().remove(id);
-        drop(place.take());
-        fleet.0.changes.happened(id);
-        fleet.0.ended.notify_one();
-        fleet.fill();
+        self.fleet.lock().remove(&self.id);
+        self.fleet.0.changes.happened(&self.id);
+        self.fleet.0.ended.notify_one();
+        self.give_place_back();
     }
 }
 

@@ -18,6 +18,8 @@ use crate::places::Place;
 /// the other.
 const ADOPTING: Duration = Duration::from_secs(5);
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
+/// How often is looked whether a run that was asked to pause has.
+const PAUSING: Duration = Duration::from_millis(100);
 
 impl Fleet {
     /// Does what was asked of a run while its lease was held without a drive that would have heard it.
@@ -32,6 +34,23 @@ impl Fleet {
         };
         if let Err(refusal) = done {
             tracing::warn!("run `{run}` does not do what it was asked for before it began: {refusal}");
+        }
+    }
+
+    /// Comes true when a run that is driven has been paused: it needs its place no longer, and to go on it needs none.
+    pub(super) async fn is_paused(&self, term: &Term) {
+        let mut wish = term.pause_asked();
+        loop {
+            if wish.wait_for(|pause| *pause == Some(true)).await.is_err() {
+                return std::future::pending().await;
+            }
+            if let Ok(row) = self.0.store.run_row(term.run()).await
+                && row.state == RunState::Paused.name()
+            {
+                return;
+            }
+            // It is about to, or somebody thought better of it.
+            let _ = tokio::time::timeout(PAUSING, wish.changed()).await;
         }
     }
 

@@ -26,7 +26,7 @@ use crate::outputs::StepOutputs;
 use crate::program::{Bound, Program};
 use crate::reuse::Reuse;
 use crate::slots::Missing;
-use crate::{Engine, Holding, lock};
+use crate::{Engine, Holding, Turn, lock};
 use record::{Waiting, Writing};
 use taken_over::Earlier;
 
@@ -113,6 +113,10 @@ struct Prepared {
     reuse: Option<Reuse>,
     /// It has waited for equal work, whose result may be there now.
     waited: bool,
+    /// Since when it lacks slots, by the steady clock.
+    lacking: Option<u64>,
+    /// It has lacked them for too long.
+    turn: Option<Turn>,
     /// It runs in a process of its own.
     apart: bool,
 }

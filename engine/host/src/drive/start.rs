@@ -77,7 +77,12 @@ impl Driver {
                 moved |= self.offer(Input::Evaluated { step, outcome });
             }
             self.starved = false;
-            let most = if self.machine.state() == RunState::Paused { 0 } else { WINDOW };
+            let paused = self.machine.state() == RunState::Paused;
+            if paused {
+                // Nobody waits for one that does not want to start.
+                self.prepared.values_mut().for_each(|prepared| prepared.turn = None);
+            }
+            let most = if paused { 0 } else { WINDOW };
             let heads: Vec<(u32, u32)> = self.machine.ready().take(most).collect();
             for (step, head) in heads {
                 // What waits for equal work does not keep those behind it from starting.
@@ -150,11 +155,17 @@ impl Driver {
             self.note_missing(step, Some(Missing::SubFlow));
             return Ok(Tried::Waits);
         }
-        let Some(prepared) = self.prepared.get(&(step, index)) else { return Ok(Tried::Waits) };
-        let held = match self.engine.take_slots(&prepared.bound.needs) {
+        let now = self.steady();
+        let Some(prepared) = self.prepared.get_mut(&(step, index)) else { return Ok(Tried::Waits) };
+        let held = match self.engine.take_slots(&prepared.bound.needs, prepared.turn.as_ref()) {
             Ok(held) => held,
             Err(missing) => {
                 self.starved = true;
+                let since = *prepared.lacking.get_or_insert(now);
+                let waited = Duration::from_millis(now.saturating_sub(since));
+                if prepared.turn.is_none() && waited >= self.engine.patience {
+                    prepared.turn = self.engine.put_first(&missing);
+                }
                 self.note_missing(step, Some(missing));
                 return Ok(Tried::Waits);
             }
@@ -174,7 +185,8 @@ impl Driver {
         if !self.offer(Input::Claim { step, index }) {
             return Ok(Tried::Waits);
         }
-        if let Some(prepared) = self.prepared.remove(&(step, index)) {
+        if let Some(mut prepared) = self.prepared.remove(&(step, index)) {
+            prepared.turn = None;
             self.waiting.claimed.push(Claimed { step, index, prepared, held, flight });
         }
         Ok(Tried::Moved)
@@ -183,6 +195,7 @@ impl Driver {
     fn waits_for_equal_work(&mut self, step: u32, index: u32, run: String) -> Tried {
         if let Some(prepared) = self.prepared.get_mut(&(step, index)) {
             prepared.waited = true;
+            prepared.turn = None;
         }
         self.starved = true;
         self.note_missing(step, Some(Missing::EqualWork(run)));
@@ -267,7 +280,7 @@ impl Driver {
             Some(reuse) => reuse.find(&self.engine, now() as i64).await?,
             None => None,
         };
-        Ok(Ok((Prepared { bound, reuse, waited: false, apart }, found)))
+        Ok(Ok((Prepared { bound, reuse, waited: false, lacking: None, turn: None, apart }, found)))
     }
 
     /// Starts what was claimed. The answer is what observers are to be told of it.
