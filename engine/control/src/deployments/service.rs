@@ -223,7 +223,8 @@ fn fire(row: FireRow) -> v1::Fire {
         interval_start: row.since.map(time),
         interval_end: Some(time(row.at)),
         state: row.state,
-        run_id: row.run.unwrap_or_default(),
+        // The id is settled before the run is there.
+        run_id: row.run.filter(|_| row.run_state.is_some()).unwrap_or_default(),
         run_state: row.run_state.as_deref().map_or(v1::RunState::Unspecified, run_state).into(),
         note: row.note,
     }
