@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use swath_datasets::{DatasetManifest, SideName};
+use swath_datasets::{DatasetManifest, POSITIVE_ABOVE, Side, SideName};
 use swath_kinds::{ModelManifest, Normalisation, OutputActivation, Training};
 use swath_nets::{ConvNextSize, Encoder, Network, Output};
 
@@ -23,8 +23,12 @@ pub(crate) struct Card<'a> {
     pub dataset: Option<&'a DatasetManifest>,
     /// How well the exported network agrees with the trained one.
     pub agreement: Agreement,
+    /// What the user says of what it learned from.
+    pub data: &'a [String],
     /// What the user says that it cannot do.
     pub limits: &'a [String],
+    /// The command that makes it again.
+    pub again: Option<&'a str>,
     /// Under which terms it may be used.
     pub licence: Option<&'a str>,
 }
@@ -78,7 +82,7 @@ impl Card<'_> {
             "- It knows its objects at {} m a pixel, in the bands above, normalised as above; `infer.segment` sees to it.",
             manifest.gsd
         )?;
-        self.limits.iter().try_for_each(|limit| writeln!(to, "- {limit}"))?;
+        list(to, self.limits)?;
         let licence =
             self.licence.unwrap_or("not stated; ask those who trained it and those whose data it learned from");
         writeln!(to, "\n## Licence\n\nLicence: {licence}")
@@ -101,22 +105,49 @@ impl Card<'_> {
     }
 
     fn data(&self, to: &mut String) -> std::fmt::Result {
-        write!(to, "## Data\n\nDataset `{}`", self.training.dataset)?;
+        writeln!(to, "## Data\n")?;
+        list(to, self.data)?;
+        if !self.data.is_empty() {
+            writeln!(to)?;
+        }
+        write!(to, "Dataset `{}`", self.training.dataset)?;
         let Some(dataset) = self.dataset else { return writeln!(to, ".\n") };
         writeln!(
             to,
-            ", chips of {size} x {size} pixels, split by blocks of {} m with a gap of {} m.\n",
+            ", chips of {size} x {size} pixels, split by blocks of {} m with a gap of {} m. No block is on two sides.\n",
             dataset.block_m,
             dataset.gap_m,
             size = dataset.size
         )?;
-        writeln!(to, "| side | chips | with something | without | blocks |\n|---|---|---|---|---|")?;
+        writeln!(
+            to,
+            "| side | chips | with something | without | blocks | labelled pixels | of these positive | without a label |"
+        )?;
+        writeln!(to, "|---|---|---|---|---|---|---|---|")?;
         for name in SideName::ALL {
             let side = dataset.sides.get(name);
-            let chips = side.chips.len();
-            writeln!(to, "| {name} | {chips} | {} | {} | {} |", side.positives, side.negatives, side.blocks)?;
+            let [labelled, positive, bare] = pixels(side, dataset.size);
+            writeln!(
+                to,
+                "| {name} | {} | {} | {} | {} | {labelled} | {positive} | {bare} |",
+                side.chips.len(),
+                side.positives,
+                side.negatives,
+                side.blocks
+            )?;
         }
-        writeln!(to)
+        let left_out = &dataset.left_out;
+        writeln!(
+            to,
+            "\nA pixel counts once for each chip that shows it. Without a label are pixels that the label says nothing of, or \
+             that have no data: no loss and no score counts them. Chips on no side: {} that show too little or only what \
+             is ambiguous, {} along borders of sides, {} without something, more than training takes. Pairs of chips on \
+             different sides that overlap, are nearer than the gap or are equal, and sites on several sides: {}.\n",
+            left_out.ambiguous,
+            left_out.border,
+            left_out.negatives,
+            dataset.leakage.total()
+        )
     }
 
     fn scores(&self, to: &mut String) -> std::fmt::Result {
@@ -124,7 +155,9 @@ impl Card<'_> {
         writeln!(to, "## Scores\n")?;
         writeln!(
             to,
-            "*Test* was looked at once, after training. *Validation* told when to stop, and where the threshold lies.\n"
+            "*Test* was held out: it was looked at once, after training. *Validation* told which epoch is best, and where \
+             the threshold lies. Both are as the world is, negatives not thinned. `docs/training.md` of Swath tells what \
+             each score is.\n"
         )?;
         writeln!(to, "| score | test | validation |\n|---|---|---|")?;
         let names: std::collections::BTreeSet<&String> = test.keys().chain(validation.keys()).collect();
@@ -144,7 +177,11 @@ impl Card<'_> {
             writeln!(to, "Run: {run}")?;
         }
         let settings = serde_json::to_string_pretty(settings).expect("settings are JSON");
-        writeln!(to, "\n```json\n{settings}\n```\n")
+        writeln!(to, "\n```json\n{settings}\n```\n")?;
+        match self.again {
+            Some(again) => writeln!(to, "To make it again:\n\n    {again}\n"),
+            None => Ok(()),
+        }
     }
 
     fn usage(&self, to: &mut String) -> std::fmt::Result {
@@ -190,6 +227,21 @@ impl Card<'_> {
         }
         writeln!(to)
     }
+}
+
+/// A line for each thing told. A flow whose parameter is not given tells a blank one.
+fn list(to: &mut String, told: &[String]) -> std::fmt::Result {
+    let told = told.iter().map(|told| told.trim());
+    told.filter(|told| !told.is_empty()).try_for_each(|told| writeln!(to, "- {told}"))
+}
+
+/// Labelled pixels of a side, those of them that are positive, and pixels without a label.
+fn pixels(side: &Side, size: usize) -> [u64; 3] {
+    let sum =
+        |of: fn(f32) -> bool| side.labels.iter().filter(|label| of(label.value)).map(|label| label.pixels).sum::<u64>();
+    let labelled = sum(|_| true);
+    let all = (side.chips.len() * size * size) as u64;
+    [labelled, sum(|value| value > POSITIVE_ABOVE), all.saturating_sub(labelled)]
 }
 
 fn fill(normalisation: &Normalisation) -> f32 {

@@ -45,9 +45,15 @@ pub struct Export {
     /// Under which terms the model may be used; for the card.
     #[serde(default)]
     pub licence: Option<String>,
+    /// What it learned from, a sentence each: imagery, labels, whose they are, what was left out; for the card.
+    #[serde(default)]
+    pub data: Vec<String>,
     /// What the model cannot do, a sentence each; for the card.
     #[serde(default)]
     pub limits: Vec<String>,
+    /// The command that makes it again; for the card.
+    #[serde(default)]
+    pub again: Option<String>,
 }
 
 fn most() -> u32 {
@@ -78,7 +84,7 @@ pub struct ExportOutputs {
 
 impl Task for Export {
     const NAME: &'static str = "onnx.export";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const PURITY: Purity = Purity::Pure;
     const NATIVE: bool = true;
     type Inputs = ExportInputs;
@@ -166,7 +172,9 @@ impl Export {
             training: &trained.manifest.training,
             dataset: dataset.as_ref(),
             agreement,
+            data: &self.data,
             limits: &self.limits,
+            again: self.again.as_deref().map(str::trim).filter(|again| !again.is_empty()),
             licence: self.licence.as_deref(),
         };
         let sides = match trained.network.output() {

@@ -393,9 +393,13 @@ mod tests {
         for required in ["mlm:name", "mlm:architecture", "mlm:tasks", "mlm:input", "mlm:output"] {
             assert!(told.contains_key(required), "{required}");
         }
-        assert_eq!(told["mlm:architecture"], "U-Net");
-        assert_eq!(told["mlm:input"][0]["value_scaling"].as_array().unwrap().len(), 7);
-        assert_eq!(told["mlm:input"][0]["value_scaling"][0]["minimum"], 0.1192);
+        assert_eq!(told["mlm:architecture"], "U-Net with a small encoder");
+        let text = std::fs::read(Path::new(folder).join("manifest.json")).unwrap();
+        let normalisation = &serde_json::from_slice::<Value>(&text).unwrap()["normalisation"];
+        let scaling = told["mlm:input"][0]["value_scaling"].as_array().unwrap();
+        assert_eq!(scaling.len(), 7);
+        let first = json!({ "type": "z-score", "mean": normalisation["mean"][0], "stddev": normalisation["std"][0] });
+        assert_eq!(scaling[0], first);
         assert_eq!(told["mlm:output"][0]["classification:classes"][0]["name"], "water");
         let fault = ModelManifest::of_folder(Path::new("/nowhere")).unwrap_err();
         assert_eq!(fault.code, "M101");

@@ -15,6 +15,7 @@ mod disk;
 mod environment;
 mod faults;
 mod flow_tests;
+mod held_out;
 mod metrics;
 mod outputs;
 mod places;

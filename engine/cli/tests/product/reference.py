@@ -90,10 +90,14 @@ def indices(values):
 def probabilities(layers, model):
     manifest = json.loads((model / "manifest.json").read_text())
     norm, tile, overlap = manifest["normalisation"], manifest["tile"]["size"], 64
-    column = lambda key: np.array(norm[key])[:, None, None]
-    x = np.array([layers[band["name"]] for band in manifest["bands"]]).astype("f4").astype("f8")
+    # Manifests hold 32-bit floats, and so do networks: numbers are normalised as these.
+    column = lambda key: np.array(norm[key], "f4")[:, None, None]
+    x = np.array([layers[band["name"]] for band in manifest["bands"]]).astype("f4")
     bad = np.isnan(x)
-    x = np.clip((x - column("low")) / (column("high") - column("low")), 0, 1)
+    if norm["method"] == "standard":
+        x = (x - column("mean")) / column("std")
+    else:
+        x = np.clip((x - column("low")) / (column("high") - column("low")), 0, 1)
     x = np.where(bad, norm["fill"], x).astype("f4")
     height, width = x.shape[1:]
     pad = max(tile - height, 0), max(tile - width, 0)
@@ -142,7 +146,8 @@ def main(folder, collection, period, area, model, results):
     results, told = Path(results), {}
     scenes = list(scenes_of(Path(folder), collection, period))
     values, count, crs, transform = composite(scenes, json.loads(Path(area).read_text()))
-    layers = dict(zip(BANDS, values)) | indices(values)
+    # Rasters hold 32-bit floats: indices are computed of these.
+    layers = dict(zip(BANDS, values)) | indices(values.astype("f4").astype("f8"))
     wanted = probabilities(layers, Path(model))
     expected = polygons(wanted, crs, transform)
 

@@ -100,6 +100,8 @@ fn the_folder_tells_all_that_must_be_known() {
     let mut settings = settings();
     settings["licence"] = json!("CC-BY-4.0");
     settings["limits"] = json!(["Pads under 50 m are not seen."]);
+    settings["data"] = json!(["Imagery of 2021, CC-BY-4.0."]);
+    settings["again"] = json!("swath run pads.yaml -p seed=42");
     settings["tile"] = json!(96);
     let outputs = place.export(&folder, settings).unwrap();
     let model = place.model(&outputs);
@@ -128,7 +130,9 @@ fn the_folder_tells_all_that_must_be_known() {
         "\"loss\": \"focal_dice\"",
         "| B02 | 0.2 | 0.1 |",
         "a sigmoid makes a probability",
-        "Pads under 50 m are not seen.",
+        "- Pads under 50 m are not seen.\n",
+        "- Imagery of 2021, CC-BY-4.0.\n",
+        "To make it again:\n\n    swath run pads.yaml -p seed=42\n",
         "Licence: CC-BY-4.0",
     ] {
         assert!(card.contains(told), "{told}: {card}");
@@ -151,13 +155,16 @@ fn the_dataset_must_be_the_one_it_was_trained_on_and_tells_its_size() {
     checkpoint(&folder, &small(), 64);
     let side = |positives: usize, negatives: usize| {
         let chip = json!({ "set": 0, "chip": 0, "id": "a", "positive": true });
-        json!({ "positives": positives, "negatives": negatives, "blocks": 3, "labels": [],
+        json!({ "positives": positives, "negatives": negatives, "blocks": 3,
+                "labels": [
+                    { "value": 0.0, "pixels": 70_000 }, { "value": 0.5, "pixels": 900 }, { "value": 1.0, "pixels": 800 }
+                ],
                 "chips": vec![chip; positives + negatives] })
     };
     let dataset = json!({
         "format": "swath.dataset/1", "size": 64, "bands": ["B00", "B01", "B02"], "seed": 1, "block_m": 5000.0, "gap_m": 640.0,
         "sets": [], "sides": { "train": side(40, 80), "validation": side(5, 10), "test": side(7, 12) },
-        "left_out": { "ambiguous": 0, "border": 0, "negatives": 0 },
+        "left_out": { "ambiguous": 2, "border": 13, "negatives": 21 },
         "leakage": { "overlapping": 0, "within_gap": 0, "equal": 0 }, "statistics": []
     });
     let path = place.path("dataset.json");
@@ -170,7 +177,12 @@ fn the_dataset_must_be_the_one_it_was_trained_on_and_tells_its_size() {
     edit(&folder.join("checkpoint.json"), |manifest| manifest["training"]["dataset"] = json!(digest));
     let card = fs::read_to_string(place.model(&export().unwrap()).join("card.md")).unwrap();
     assert!(card.contains("chips of 64 x 64 pixels, split by blocks of 5000 m with a gap of 640 m"), "{card}");
-    assert!(card.contains("| train | 120 | 40 | 80 | 3 |") && card.contains("| test | 19 | 7 | 12 | 3 |"), "{card}");
+    // 120 chips of 64 x 64 pixels, less those with a label.
+    assert!(card.contains("| train | 120 | 40 | 80 | 3 | 71700 | 800 | 419820 |"), "{card}");
+    assert!(card.contains("| test | 19 | 7 | 12 | 3 | 71700 | 800 | 6124 |"), "{card}");
+    for told in ["no side: 2 that", " 13 along borders of sides, 21 without something", "on several sides: 0."] {
+        assert!(card.contains(told), "{told}: {card}");
+    }
 }
 
 #[test]

@@ -165,27 +165,59 @@ fn a_version_never_becomes_another_model() {
     assert_eq!(place.publish(&scored(&place, 0.8), settings(&place, json!({}))).unwrap().version, 5, "the next one");
 }
 
+/// A model folder as a person makes one: nothing of a training, and a configuration with words of its own.
+fn made_by_hand(place: &Place) -> PathBuf {
+    let folder = place.path("by-hand");
+    copy(exported(), &folder);
+    fs::remove_file(folder.join("1/weights.safetensors")).unwrap();
+    edit(&folder.join("manifest.json"), |manifest| {
+        let fields = manifest.as_object_mut().unwrap();
+        assert!(fields.remove("training").is_some() && fields.remove("checkpoint").is_some());
+    });
+    let config = "name: \"pads\"\nplatform: \"onnxruntime_onnx\"\nmax_batch_size: 3\n";
+    fs::write(folder.join("config.pbtxt"), config).unwrap();
+    folder
+}
+
 #[test]
 fn a_model_that_a_person_put_there_keeps_what_it_was() {
     let place = Place::new();
-    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../model_repository/water_unet");
-    let model = repository(&place).join("water_unet");
-    copy(&shipped, &model);
-    let outputs = place.publish(exported(), settings(&place, json!({ "name": "water_unet" }))).unwrap();
+    let by_hand = made_by_hand(&place);
+    let model = repository(&place).join("pads");
+    copy(&by_hand, &model);
+    let outputs = place.publish(exported(), settings(&place, json!({}))).unwrap();
     assert_eq!((outputs.version, outputs.promoted), (2, true));
     let first = ModelManifest::of_folder(&model.join("1")).unwrap();
-    let told = ModelManifest::of_folder(&shipped).unwrap();
+    let told = ModelManifest::of_folder(&by_hand).unwrap();
     assert_eq!((first.version, first.digest, first.file.as_str()), (1, told.digest, "model.onnx"));
-    assert_eq!(fs::read(model.join("1/model.onnx")).unwrap(), fs::read(shipped.join("1/model.onnx")).unwrap());
-    assert_eq!(fs::read(model.join("1/card.md")).unwrap(), fs::read(shipped.join("card.md")).unwrap());
+    for file in ["card.md", "config.pbtxt"] {
+        assert_eq!(fs::read(model.join("1").join(file)).unwrap(), fs::read(by_hand.join(file)).unwrap(), "{file}");
+    }
+    assert_eq!(fs::read(model.join("1/model.onnx")).unwrap(), fs::read(by_hand.join("1/model.onnx")).unwrap());
     let now = ModelManifest::of_folder(&model).unwrap();
-    assert_eq!((now.name.as_str(), now.version), ("water_unet", 2));
-    assert!(fs::read_to_string(model.join("config.pbtxt")).unwrap().starts_with("name: \"water_unet\"\n"));
-    // The shipped model itself is a version that can be published elsewhere, without a configuration for versions.
+    assert_eq!((now.name.as_str(), now.version), ("pads", 2));
+    assert!(fs::read_to_string(model.join("config.pbtxt")).unwrap().contains("max_batch_size: 32"));
+    // It is a version that can be published elsewhere, too, without a configuration for versions.
     let other = settings(&place, json!({ "name": "lakes" }));
-    assert_eq!(place.publish(&shipped, other).unwrap().version, 1);
+    assert_eq!(place.publish(&by_hand, other).unwrap().version, 1);
     let config = fs::read_to_string(repository(&place).join("lakes/config.pbtxt")).unwrap();
-    assert!(config.contains("dims: [ 7, -1, -1 ]") && config.contains("versions: [ 1 ]"), "{config}");
+    assert!(config.contains("max_batch_size: 3\n") && config.contains("versions: [ 1 ]"), "{config}");
+    assert!(config.starts_with("name: \"lakes\"\n"), "{config}");
+}
+
+#[test]
+fn the_shipped_model_is_a_version_as_it_is_published() {
+    let place = Place::new();
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../model_repository/water_unet");
+    let told = ModelManifest::of_folder(&shipped).unwrap();
+    let version = shipped.join(told.version.to_string());
+    let at = json!({ "version": told.version });
+    assert!(place.publish(&version, settings(&place, at)).unwrap().promoted);
+    let published = repository(&place).join("water_unet");
+    assert_eq!(files(&published), files(&shipped));
+    for file in files(&shipped) {
+        assert_eq!(fs::read(published.join(&file)).unwrap(), fs::read(shipped.join(&file)).unwrap(), "{file}");
+    }
 }
 
 #[test]

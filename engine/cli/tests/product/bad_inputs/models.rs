@@ -66,7 +66,9 @@ fn models() {
     })
     .collect();
     let sound = network("identity");
-    let water = std::fs::read(checkout().join("model_repository/water_unet/1/model.onnx")).unwrap();
+    let shipped = checkout().join("model_repository/water_unet");
+    let manifest: Value = serde_json::from_slice(&std::fs::read(shipped.join("manifest.json")).unwrap()).unwrap();
+    let water = std::fs::read(shipped.join(manifest["file"].as_str().unwrap())).unwrap();
     let mut flipped = water.clone();
     flipped[water.len() / 2] ^= 1;
     let original = Digest::of(&water).to_string();
