@@ -1,5 +1,6 @@
 //! Chip sets: the manifest, and reading chips.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
@@ -182,6 +183,12 @@ impl ChipManifest {
         let told: usize = self.shards.iter().map(|shard| shard.chips).sum();
         if count != self.chips.len() || count != told {
             return Err(format!("it lists {} chips, its shards hold {told}", self.chips.len()));
+        }
+        let named: BTreeSet<&String> = self.sites.iter().flatten().map(|site| &site.id).collect();
+        for chip in &self.chips {
+            if let Some(site) = chip.sites.iter().find(|site| !named.contains(site)) {
+                return Err(format!("chip `{}` shows the site `{site}`, which is not among its sites", chip.id));
+            }
         }
         Ok(())
     }

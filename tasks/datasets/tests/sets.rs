@@ -139,6 +139,8 @@ fn a_damaged_set_is_told_by_its_code() {
     assert!(code == "L133" && message.contains("no tensor `image`"), "{message}");
     let (code, message) = told(&|folder| replace(folder, "\"chips-00000.safetensors\"", "\"../x\""));
     assert!(code == "L132" && message.contains("not the name of a shard"), "{message}");
+    let (code, message) = told(&|folder| replace(folder, "\"id\":\"both\"", "\"id\":\"neither\""));
+    assert!(code == "L132" && message.contains("shows the site `both`"), "{message}");
     let (code, _) = told(&|folder| replace(folder, "\"chips\":2", "\"chips\":3"));
     assert_eq!(code, "L132");
 }

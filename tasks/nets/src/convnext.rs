@@ -8,6 +8,7 @@ use burn::tensor::{Device, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::convolve::convolve;
 use crate::layers::{ChannelNorm, Pointwise};
 use crate::{Error, Weights};
 
@@ -118,8 +119,8 @@ impl ConvNext {
     pub fn forward_with(&self, x: Tensor<4>, gelu: &dyn Fn(&Gelu, Tensor<4>) -> Tensor<4>) -> Tensor<4> {
         let ((patches, norm), first, to_second, second, to_third, third, to_fourth, fourth) = &self.features;
         let stage = |blocks: &[Block], x| blocks.iter().fold(x, |x, block| block.forward(x, gelu));
-        let downsample = |(norm, conv): &Downsample, x| conv.forward(norm.forward(x));
-        let x = stage(first, norm.forward(patches.forward(x)));
+        let downsample = |(norm, conv): &Downsample, x| convolve(conv, norm.forward(x));
+        let x = stage(first, norm.forward(convolve(patches, x)));
         let x = stage(second, downsample(to_second, x));
         let x = stage(third, downsample(to_third, x));
         let x = stage(fourth, downsample(to_fourth, x));

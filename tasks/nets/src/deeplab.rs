@@ -7,6 +7,7 @@ use burn::nn::{Dropout, DropoutConfig, Relu};
 use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
 
+use crate::convolve::convolve;
 use crate::layers::{
     BatchNorm, ConvNorm, Separable, bilinear, conv, conv_norm, conv_norm_relu, decoder_start, head, nearest, separable,
     size,
@@ -58,7 +59,7 @@ impl DeepLab {
         let full = size(&x);
         let [_, quarter, _, _, last] = self.encoder.forward(x);
         let x = self.decoder.forward(quarter, last);
-        bilinear(self.segmentation_head[0].forward(x), full)
+        bilinear(convolve(&self.segmentation_head[0], x), full)
     }
 
     /// Takes an encoder that was trained on other imagery: see [`ResNet::transfer`].
@@ -71,7 +72,7 @@ impl DeepLab {
 type SeparableNorm = (Separable, BatchNorm);
 
 fn separable_norm_relu((pair, norm): &SeparableNorm, x: Tensor<4>) -> Tensor<4> {
-    relu(norm.forward(pair.1.forward(pair.0.forward(x))))
+    relu(norm.forward(convolve(&pair.1, pair.0.forward(x))))
 }
 
 #[derive(Module, Debug)]
@@ -87,7 +88,7 @@ impl Decoder {
 
     fn forward(&self, quarter: Tensor<4>, last: Tensor<4>) -> Tensor<4> {
         let (aspp, pair, norm) = &self.aspp;
-        let x = relu(norm.forward(pair.1.forward(pair.0.forward(aspp.forward(last)))));
+        let x = relu(norm.forward(convolve(&pair.1, pair.0.forward(aspp.forward(last)))));
         let x = bilinear(x, size(&quarter));
         let x = Tensor::cat(vec![x, conv_norm_relu(&self.block1, quarter)], 1);
         separable_norm_relu(&self.block2, x)
@@ -122,7 +123,7 @@ impl Aspp {
 
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let (point, near, middle, wide, (pool, conv, norm)) = &self.convs;
-        let mean = relu(norm.forward(conv.forward(pool.forward(x.clone()))));
+        let mean = relu(norm.forward(convolve(conv, pool.forward(x.clone()))));
         let mean = nearest(mean, size(&x));
         let seen = vec![
             conv_norm_relu(point, x.clone()),
@@ -132,6 +133,6 @@ impl Aspp {
             mean,
         ];
         let (conv, norm, relu, dropout) = &self.project;
-        dropout.forward(relu.forward(norm.forward(conv.forward(Tensor::cat(seen, 1)))))
+        dropout.forward(relu.forward(norm.forward(convolve(conv, Tensor::cat(seen, 1)))))
     }
 }

@@ -9,6 +9,7 @@ use burn::module::Module;
 use burn::nn::conv::Conv2d;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
+use crate::convolve::convolve;
 use crate::layers::{head, size};
 use crate::unet::{Decoder, DecoderConfig};
 use crate::{Error, ResNet, ResNetConfig, Weights};
@@ -60,7 +61,7 @@ impl DualUnet {
             let (optical, sar) = pairs.next().expect("five features of each");
             Tensor::cat(vec![optical, sar], 1)
         });
-        self.segmentation_head[0].forward(self.decoder.forward(joined, full))
+        convolve(&self.segmentation_head[0], self.decoder.forward(joined, full))
     }
 
     /// Takes one encoder that was trained on other imagery for both: see [`ResNet::transfer`].

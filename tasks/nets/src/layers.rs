@@ -6,9 +6,11 @@ use burn::module::{Flag, Module, Param, RunningState};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{Initializer, PaddingConfig2d};
 use burn::tensor::activation::relu;
-use burn::tensor::module::{batch_norm, batch_norm_train, conv2d, interpolate};
+use burn::tensor::module::{batch_norm, batch_norm_train, interpolate};
 use burn::tensor::ops::{ConvOptions, InterpolateMode, InterpolateOptions};
 use burn::tensor::{Device, Tensor};
+
+use crate::convolve::{convolution, convolve};
 
 /// `Conv2d`, `BatchNorm2d` (and `ReLU`, which has no weights).
 pub(crate) type ConvNorm = (Conv2d, BatchNorm);
@@ -40,7 +42,7 @@ pub(crate) fn conv_norm(from: usize, to: usize, kernel: usize, device: &Device) 
 }
 
 pub(crate) fn conv_norm_relu((conv, norm): &ConvNorm, x: Tensor<4>) -> Tensor<4> {
-    relu(norm.forward(conv.forward(x)))
+    relu(norm.forward(convolve(conv, x)))
 }
 
 /// A 3x3 separable convolution.
@@ -179,6 +181,6 @@ impl Pointwise {
     pub(crate) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let [to, from] = self.weight.dims();
         let weight = self.weight.val().reshape([to, from, 1, 1]);
-        conv2d(x, weight, Some(self.bias.val()), ConvOptions::new([1, 1], [0, 0], [1, 1], 1))
+        convolution(x, weight, Some(self.bias.val()), ConvOptions::new([1, 1], [0, 0], [1, 1], 1))
     }
 }

@@ -4,7 +4,7 @@
 //! networks themselves, a file each, whose fields are named as in PyTorch so that names of weights need no table
 //! (`unet`, `deeplab`, `dual`, `convnext`, and the encoder of the first three, `resnet`); weights to and from files
 //! (`weights`), made for another number of channels (`inflate`), and where ImageNet's are to be had (`imagenet`); and what
-//! training makes small (`losses`).
+//! training makes small (`losses`). Convolutions are burn's, and learn on the CPU as `convolve` has it.
 //!
 //! Forward passes are made of what burn-onnx 0.22 exports with a batch of any size. One operation is missing there: the
 //! `Gelu` of ConvNeXt, which [`ConvNext::forward_with`] lets an exporter put something else for.
@@ -20,6 +20,7 @@ mod dual;
 mod resnet;
 mod unet;
 
+mod convolve;
 mod layers;
 
 mod imagenet;

@@ -41,6 +41,9 @@ impl Focal {
         let sure = sigmoid(logits);
         // How much was told wrong.
         let wrong = sure.clone() * no.clone() + (-sure + 1.0) * yes.clone();
+        // Below 1 the power has no slope where nothing is told wrong.
+        let flat = self.gamma > 0.0 && self.gamma < 1.0;
+        let wrong = if flat { wrong.clamp_min(1e-12) } else { wrong };
         let weight = yes * self.alpha + no * (1.0 - self.alpha);
         mean(weight * wrong.powf_scalar(self.gamma) * entropy, valid)
     }
@@ -96,4 +99,24 @@ fn taking_part<const D: usize>(targets: Tensor<D>, valid: Tensor<D>) -> (Tensor<
 fn mean<const D: usize>(values: Tensor<D>, valid: Tensor<D>) -> Tensor<1> {
     let count = valid.clone().sum().clamp_min(1.0);
     (values * valid).sum() / count
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+
+    #[test]
+    fn what_is_certain_has_a_gradient_that_is_a_number() {
+        let device = Device::flex().autodiff();
+        for (gamma, smoothing) in [(0.0, 0.0), (0.5, 0.0), (1.0, 0.0), (2.0, 0.0), (2.0, 0.05)] {
+            let tensor = |values: [f32; 4]| Tensor::<1>::from_data(values, &device).reshape([1, 1, 2, 2]);
+            let logits = tensor([90.0, -90.0, 90.0, -90.0]).require_grad();
+            let (targets, valid) = (tensor([1.0, 0.0, 0.0, 1.0]), Tensor::ones([1, 1, 2, 2], &device));
+            let loss = focal_dice(&Focal { gamma, smoothing, ..Focal::default() }, logits.clone(), targets, valid);
+            let gradient = logits.grad(&loss.backward()).expect("a gradient").abs().sum().into_scalar::<f32>();
+            assert!(gradient.is_finite() && gradient > 0.0, "{gamma} {smoothing}: {gradient}");
+        }
+    }
 }

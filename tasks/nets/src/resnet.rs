@@ -10,6 +10,7 @@ use burn::tensor::{Device, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::convolve::convolve;
 use crate::layers::{BatchNorm, ConvNorm, conv, dilated};
 use crate::{Error, Weights};
 
@@ -118,7 +119,7 @@ pub struct ResNet {
 impl ResNet {
     /// Features of `x` (batch, channels, height, width) at a half, a quarter, ... of its height and width.
     pub fn forward(&self, x: Tensor<4>) -> [Tensor<4>; 5] {
-        let half = relu(self.bn1.forward(self.conv1.forward(x)));
+        let half = relu(self.bn1.forward(convolve(&self.conv1, x)));
         let pooled = max_pool2d(half.clone(), MaxPoolOptions::new([3, 3]).with_stride([2, 2]).with_padding([1, 1]));
         let stage = |blocks: &[Block], x| blocks.iter().fold(x, |x, block| block.forward(x));
         let quarter = stage(&self.layer1, pooled);
@@ -150,13 +151,13 @@ struct Block {
 impl Block {
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let shortcut = match &self.downsample {
-            Some((conv, norm)) => norm.forward(conv.forward(x.clone())),
+            Some((conv, norm)) => norm.forward(convolve(conv, x.clone())),
             None => x.clone(),
         };
-        let x = relu(self.bn1.forward(self.conv1.forward(x)));
-        let mut x = self.bn2.forward(self.conv2.forward(x));
+        let x = relu(self.bn1.forward(convolve(&self.conv1, x)));
+        let mut x = self.bn2.forward(convolve(&self.conv2, x));
         if let (Some(conv), Some(norm)) = (&self.conv3, &self.bn3) {
-            x = norm.forward(conv.forward(relu(x)));
+            x = norm.forward(convolve(conv, relu(x)));
         }
         relu(x + shortcut)
     }

@@ -4,6 +4,7 @@ use burn::module::Module;
 use burn::nn::conv::Conv2d;
 use burn::tensor::{Device, Tensor};
 
+use crate::convolve::convolve;
 use crate::layers::{ConvNorm, conv_norm, conv_norm_relu, head, nearest, size};
 use crate::{Error, ResNet, ResNetConfig, Weights};
 
@@ -41,7 +42,7 @@ impl Unet {
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let full = size(&x);
         let x = self.decoder.forward(self.encoder.forward(x), full);
-        self.segmentation_head[0].forward(x)
+        convolve(&self.segmentation_head[0], x)
     }
 
     /// Takes an encoder that was trained on other imagery: see [`ResNet::transfer`].

@@ -6,23 +6,23 @@ use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use swath_datasets::{Dataset, SideName};
+use swath_datasets::{Dataset, POSITIVE_ABOVE, Side, SideName};
 use swath_kinds::{Checkpoint, CheckpointManifest, ChipSetFolder, DatasetFile, Normalisation, Picture};
-use swath_nets::{Output, torch_folders};
+use swath_nets::{Network, Output, torch_folders};
 use swath_task::{Artifact, Bytes, Context, Digest, Fault, Needs, Problem, Purity, Task, TaskError};
 use swath_tracking::State;
 
 use crate::data::{Samples, normalisation};
 use crate::engine::{Job, Machine, Seeing, evaluate, train};
 use crate::faults::{of_dataset, of_weights, unsuited, unwritable};
-use crate::metrics::{Scores, Seen, Sites, logit, metres_of_pixel};
+use crate::metrics::{Scores, Seen, Sites, logit};
 use crate::pictures;
 use crate::record::{Finished, Keep, Progress, write};
 use crate::settings::{DeviceChoice, InitialWeights, Settings};
 use crate::tracking::Tracker;
 
 /// Raised when equal inputs give other outputs; part of what a state of an earlier attempt is known by.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Trains a network that tells a class for every pixel.
 ///
@@ -219,14 +219,10 @@ fn prepare(
         return Err(unsuited(message, "cut larger chips with `dataset.chips`"));
     }
     for side in [SideName::Train, SideName::Validation] {
-        let own = manifest.sides.get(side);
-        let labelled: u64 = own.labels.iter().map(|label| label.pixels).sum();
-        if own.chips.is_empty() || labelled == 0 {
-            let what = if own.chips.is_empty() { "has no chips" } else { "has no labelled pixel" };
-            return Err(Fault::new("N102", format!("the {side} side of the dataset {what}"))
-                .help("give `dataset.split` more ground, smaller blocks, or other shares")
-                .permanent());
-        }
+        check_side(side, manifest.sides.get(side), &network)?;
+    }
+    if settings.freeze_epochs > 0 && settings.weights == InitialWeights::None {
+        tracing::warn!("`freeze_epochs` keeps an encoder of random weights as it is: give `weights`, or leave it out");
     }
     let normal = normalisation(settings.normalisation, manifest)?;
     let classes = network.classes();
@@ -240,10 +236,9 @@ fn prepare(
         None => None,
         Some(path) => Some(file_digest(path)?),
     };
-    // Who is told makes no other training.
-    let settings_of_it = Settings { tracking: None, ..settings.clone() };
+    // Who is told, and where the weights lie, makes no other training.
     let text = serde_json::to_vec(&(
-        settings_of_it,
+        settings.told(),
         digest,
         began_with,
         VERSION,
@@ -257,6 +252,31 @@ fn prepare(
     let settings = settings.clone();
     let job = Job { settings, network, names, samples: Arc::new(samples), machine, weights, readers, fingerprint };
     Ok((job, normal))
+}
+
+/// Whether a side can be learnt from, or judged by. Validation may show a single class: then the loss is the judge.
+fn check_side(name: SideName, side: &Side, network: &Network) -> Result<(), TaskError> {
+    let pixels = |is: fn(f32) -> bool| -> u64 {
+        side.labels.iter().filter(|label| is(label.value)).map(|label| label.pixels).sum()
+    };
+    let single = name == SideName::Train && network.classes() == 1;
+    let (positives, negatives, what) = match network.output() {
+        Output::Pixels => (pixels(|label| label > POSITIVE_ABOVE), pixels(|label| label == 0.0), "pixel"),
+        Output::Image => (side.positives as u64, side.negatives as u64, "chip"),
+    };
+    let lacks = if side.chips.is_empty() {
+        "has no chips".to_owned()
+    } else if pixels(|_| true) == 0 {
+        "has no labelled pixel".to_owned()
+    } else if single && (positives == 0 || negatives == 0) {
+        let kind = if positives == 0 { "positive" } else { "negative" };
+        format!("has no {kind} {what}: there is nothing to tell apart")
+    } else {
+        return Ok(());
+    };
+    Err(Fault::new("N102", format!("the {name} side of the dataset {lacks}"))
+        .help("give `dataset.split` more ground, smaller blocks, or other shares")
+        .permanent())
 }
 
 fn file_digest(path: &Path) -> Result<Digest, TaskError> {
@@ -283,7 +303,7 @@ fn work(
     let keep = Keep::new(ctx.keep()?)?;
     let name = format!("{} of {}", job.names.join(", "), &dataset.hex()[..8]);
     let mut tracker = Tracker::open(job.settings.tracking.as_ref(), &name, job.fingerprint);
-    tracker.params(&serde_json::to_value(&job.settings).unwrap_or_default());
+    tracker.params(&serde_json::to_value(job.settings.told()).unwrap_or_default());
     tracing::info!(
         "training on {}: {} chips, {} for validation, {} for the test",
         job.machine.name,
@@ -302,12 +322,15 @@ fn work(
     };
     let plain = job.network.init(&job.machine.device).map_err(|error| of_weights(&error))?;
     let model = keep.load_best(plain, best)?;
-    let validation = judge(job, &model, SideName::Validation, None, ctx)?;
+    // Chosen when this epoch was validated; the test side has no say in it.
+    let threshold = progress.history.iter().find(|epoch| epoch.epoch == best.epoch);
+    let threshold = threshold.and_then(|epoch| epoch.validation.get("threshold"));
+    let validation = judge(job, &model, SideName::Validation, threshold, ctx)?;
     let test = if job.samples.side(SideName::Test).is_empty() {
         tracing::warn!("the test side has no chips: how good the network is remains unknown");
         Scores { undefined: vec!["all: the test side has no chips".to_owned()], ..Scores::default() }
     } else {
-        judge(job, &model, SideName::Test, validation.get("threshold"), ctx)?
+        judge(job, &model, SideName::Test, threshold, ctx)?
     };
     for told in &test.undefined {
         tracing::warn!("on the test side, {told}");
@@ -338,7 +361,7 @@ fn work(
     Ok(Done { progress, validation, test })
 }
 
-/// All scores of a side. The threshold is looked for where none is given; sites are counted at it.
+/// All scores of a side at a threshold, which networks of several classes have none of.
 fn judge(
     job: &Job,
     model: &swath_nets::Model,
@@ -346,41 +369,36 @@ fn judge(
     threshold: Option<f64>,
     ctx: &Context,
 ) -> Result<Scores, TaskError> {
-    let single = job.samples.classes == 1;
-    let threshold = match threshold {
-        None if single => evaluate(job, model, side, ctx, &mut |_| {})?.scores(None, &job.names).get("threshold"),
-        threshold => threshold,
-    };
-    let least = logit(threshold.unwrap_or(0.5)) as f32;
     let mut sites = Sites::default();
     let tally = evaluate(job, model, side, ctx, &mut |seeing| {
-        if single {
-            see_sites(job, &mut sites, seeing, least);
+        if let Some(threshold) = threshold {
+            see_sites(job, &mut sites, seeing, logit(threshold) as f32);
         }
     })?;
     let mut scores = tally.scores(threshold, &job.names);
-    if single {
+    if threshold.is_some() {
         sites.scores(job.settings.site_distance, &job.settings.recall_at, &mut scores);
     }
     Ok(scores)
 }
 
-/// Collects the sites of a batch. Where a network tells of whole chips, a chip is a site.
+/// Collects the sites of a batch.
 fn see_sites(job: &Job, sites: &mut Sites, seeing: &Seeing<'_>, least: f32) {
     let batch = seeing.batch;
     let pixels = batch.told * batch.told;
     for (place, chip) in batch.chips.iter().enumerate() {
-        let told = &job.samples.dataset.sets()[chip.set].manifest().chips[chip.chip];
+        let set = job.samples.dataset.sets()[chip.set].manifest();
+        let told = &set.chips[chip.chip];
         let own = place * pixels..(place + 1) * pixels;
         let seen = Seen {
             set: chip.set,
-            window: told.window,
+            chip: told,
+            sites: set.sites.iter().flatten().filter(|site| told.sites.contains(&site.id)).collect(),
             size: batch.told,
-            metres: metres_of_pixel(told),
             logits: &seeing.logits[own.clone()],
             targets: &batch.targets[own.clone()],
             valid: &batch.valid[own],
         };
-        if batch.told == batch.size { sites.add(&seen, least) } else { sites.add_whole(&seen, least) }
+        if job.network.output() == Output::Pixels { sites.add(&seen, least) } else { sites.add_whole(&seen, least) }
     }
 }

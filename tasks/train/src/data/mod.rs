@@ -49,6 +49,13 @@ pub(crate) struct Batch {
     pub valid: Vec<f32>,
 }
 
+impl Batch {
+    /// How many pixels (or chips) take part.
+    pub fn taking_part(&self) -> f64 {
+        self.valid.iter().filter(|valid| **valid > 0.0).count() as f64
+    }
+}
+
 /// How chips are varied, and what that follows from.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Vary {

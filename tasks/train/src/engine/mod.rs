@@ -193,7 +193,7 @@ impl Training<'_> {
         let (batches, steps) = self.length();
         let length = Length { steps_an_epoch: steps as u64, epochs: settings.epochs };
         let before = u64::from(epoch - 1) * batches as u64;
-        let (mut loss, mut chips, mut done) = (0.0, 0, 0);
+        let (mut loss, mut weight, mut done) = (0.0, 0.0, 0);
         let mut rate = 0.0;
         for step in 0..steps {
             let group = settings.accumulate.min(batches - step * settings.accumulate);
@@ -203,8 +203,8 @@ impl Training<'_> {
                 let Some(mut batch) = reader.next(self.ctx)? else { break };
                 let (value, own) = self.batch(&mut batch, epoch, done, group)?;
                 gradients.accumulate(&self.model, own);
-                loss += value * batch.chips.len() as f64;
-                chips += batch.chips.len();
+                loss += value * batch.taking_part();
+                weight += batch.taking_part();
                 seen.append(&mut batch.chips);
                 done += 1;
                 self.ctx.progress(before + done as u64, total, "batches");
@@ -214,7 +214,7 @@ impl Training<'_> {
         }
         let waited = reader.waited;
         drop(reader);
-        let train_loss = loss / chips.max(1) as f64;
+        let train_loss = if weight > 0.0 { loss / weight } else { 0.0 };
         let trained = began.elapsed();
         let scores = self.validate()?;
         self.judge(&scores, keep, epoch)?;

@@ -26,6 +26,30 @@ pub(crate) fn metres_of_pixel(chip: &Chip) -> (f64, f64) {
     (width * unit * narrowed, height * unit)
 }
 
+/// Ground that a chip covers in square kilometres: as it tells, or of its pixels.
+pub(super) fn square_kilometres(chip: &Chip) -> f64 {
+    let of_pixels = || {
+        let ((width, height), [_, _, columns, rows]) = (metres_of_pixel(chip), chip.window);
+        (columns * rows) as f64 * width * height / 1e6
+    };
+    chip.area_km2.unwrap_or_else(of_pixels)
+}
+
+/// Longitude and latitude of the middle of a pixel of a chip, as if its grid were not turned against its box in degrees.
+pub(super) fn place_of_pixel(chip: &Chip, row: usize, column: usize) -> (f64, f64) {
+    let ([west, south, east, north], [_, _, columns, rows]) = (chip.bbox, chip.window);
+    let east = if east < west { east + 360.0 } else { east };
+    let along = |from: f64, to: f64, at: usize, of: usize| from + (to - from) * (at as f64 + 0.5) / of as f64;
+    (along(west, east, column, columns), along(north, south, row, rows))
+}
+
+/// Metres between two places near each other, given by longitude and latitude.
+pub(super) fn metres_between((lon, lat): (f64, f64), (other_lon, other_lat): (f64, f64)) -> f64 {
+    let turns = ((lon - other_lon) / 360.0).round();
+    let across = (lon - other_lon - 360.0 * turns) * ((lat + other_lat) / 2.0).to_radians().cos();
+    across.hypot(lat - other_lat) * DEGREE
+}
+
 /// The ground sampling distance of some sets: that of their first chip.
 pub(crate) fn resolution(sets: &[ChipSet]) -> f64 {
     let chip = sets.iter().find_map(|set| set.manifest().chips.first());
@@ -65,5 +89,22 @@ mod tests {
         let mercator = chip(10.0 / 0.6428, [1.6e6, 6.4e6, 1.6e6 + 3982.6, 6.4e6 + 3982.6], box_of(1.0));
         let (width, height) = metres_of_pixel(&mercator);
         assert!((width - 10.0).abs() < 0.05 && (height - 10.0).abs() < 0.05, "{width} {height}");
+    }
+
+    #[test]
+    fn a_chip_over_the_antimeridian_has_its_pixels_on_both_sides() {
+        let chip = chip(0.01, [179.0, -18.0, 181.56, -15.44], [179.0, -18.0, -178.44, -15.44]);
+        let (lon, lat) = place_of_pixel(&chip, 0, 255);
+        assert!((lon - 181.555).abs() < 1e-9 && (lat + 15.445).abs() < 1e-9, "{lon} {lat}");
+        assert!(metres_between((lon, lat), (-178.445, -15.445)) < 1e-3);
+        let east = metres_between((179.9, 60.0), (-179.9, 60.0));
+        assert!((east - 0.2 * DEGREE / 2.0).abs() < 1.0, "{east}");
+        // A square degree at 45 degrees north has 8,764 square kilometres (WGS 84); the sphere is off by half a percent.
+        let chip = chip_of_degree();
+        assert!((square_kilometres(&chip) / 8764.0 - 1.0).abs() < 0.006, "{}", square_kilometres(&chip));
+    }
+
+    fn chip_of_degree() -> Chip {
+        chip(1.0 / 256.0, [15.0, 44.5, 16.0, 45.5], [15.0, 44.5, 16.0, 45.5])
     }
 }

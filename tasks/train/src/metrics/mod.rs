@@ -5,10 +5,11 @@
 //! that what is counted at it is exact.
 
 mod bins;
+mod frames;
 mod ground;
 mod sites;
 
-pub(crate) use ground::{metres_of_pixel, resolution};
+pub(crate) use ground::resolution;
 pub(crate) use sites::{Seen, Sites};
 
 use std::collections::BTreeMap;
@@ -91,9 +92,8 @@ impl Tally {
     pub fn add(&mut self, batch: &Batch, logits: &[f32], loss: f64) -> Result<(), TaskError> {
         let classes = self.bins.len();
         let pixels = batch.told * batch.told;
-        let taking_part = batch.valid.iter().filter(|valid| **valid > 0.0).count() as f64;
-        self.loss += loss * taking_part;
-        self.weight += taking_part;
+        self.loss += loss * batch.taking_part();
+        self.weight += batch.taking_part();
         let chips = logits.chunks_exact(classes * pixels).zip(batch.targets.chunks_exact(classes * pixels));
         for ((chip, (logits, targets)), valid) in batch.chips.iter().zip(chips).zip(batch.valid.chunks_exact(pixels)) {
             if logits.iter().any(|logit| !logit.is_finite()) {

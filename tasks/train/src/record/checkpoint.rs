@@ -13,7 +13,6 @@ use super::{Epoch, Keep, Progress};
 use crate::engine::Job;
 use crate::faults::unwritable;
 use crate::metrics::{Scores, resolution};
-use crate::settings::Settings;
 
 /// What `metrics.json` is called in its `format`.
 const METRICS_FORMAT: &str = "swath.training/1";
@@ -104,7 +103,7 @@ fn manifest(finished: &Finished<'_>) -> Result<CheckpointManifest, TaskError> {
             seed: job.settings.seed,
             epochs: progress.epoch,
             epoch: best.map_or(0, |best| best.epoch),
-            settings: value(serde_json::to_value(Settings { tracking: None, ..job.settings.clone() }))?,
+            settings: value(serde_json::to_value(job.settings.told()))?,
             run: finished.run.clone(),
             validation: finished.validation.figures.clone(),
             test: finished.test.figures.clone(),

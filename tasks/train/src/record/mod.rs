@@ -49,7 +49,7 @@ pub(crate) struct Epoch {
     pub epoch: u32,
     /// Of its last step.
     pub learning_rate: f64,
-    /// Mean over its batches, as they were when they were learnt from.
+    /// Mean over what takes part in its batches, as they were when they were learnt from.
     pub train_loss: f64,
     pub validation: Scores,
 }

@@ -62,6 +62,12 @@ fn an_empty_side_is_told() {
         "N102",
         &["train side of the dataset has no labelled pixel"],
     );
+    let background = (0..4).map(|index| ground(index, false)).collect();
+    let bench = Bench::new(&Chips { train: background, ..Chips::usual(4) });
+    told(&bench.train(small(1)).unwrap_err(), "N102", &["train side", "no positive pixel", "nothing to tell apart"]);
+    let settings = json!({"network": {"architecture": "convnext"}, "epochs": 1});
+    let fault = run("train.classification", settings, &bench.inputs, bench.host.context(2)).unwrap_err();
+    told(&fault, "N102", &["no positive chip"]);
 }
 
 #[test]

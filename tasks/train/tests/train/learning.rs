@@ -1,6 +1,7 @@
 //! What trainings learn and leave.
 
 use serde_json::{Value, json};
+use swath_datasets::{ChipSite, SiteWindow};
 use swath_kinds::{CheckpointManifest, Normalisation, OutputActivation};
 use swath_nets::Network;
 
@@ -59,6 +60,33 @@ fn a_network_learns_to_find_objects_and_says_how_well() {
     }
     let share = told.iter().filter(|(name, _)| *name == "waiting_share").all(|(_, share)| (0.0..=1.0).contains(share));
     assert!(share, "{told:?}");
+}
+
+#[test]
+fn a_site_that_several_chips_show_is_one_site() {
+    let site = |id: &str, chips: std::ops::Range<usize>| SiteWindow {
+        site: ChipSite { id: id.to_owned(), lon: 15.0, lat: 45.0, buffer_m: 60.0 },
+        window: [chips.start * SIDE, 0, chips.len() * SIDE, SIDE],
+    };
+    // Every other chip has an object: three of the validation side, from chip 6 on, and three of the test side, from 12 on.
+    let sites = vec![site("a", 6..7), site("b", 8..11), site("c", 12..15), site("d", 16..17), site("unseen", 13..14)];
+    let outputs = Bench::with_sites(&Chips::usual(6), sites).train(small(1)).unwrap();
+    assert_eq!((&outputs["validation"]["sites"], &outputs["test"]["sites"]), (&json!(2.0), &json!(2.0)), "{outputs}");
+}
+
+#[test]
+fn a_checkpoint_does_not_tell_where_its_first_weights_lay() {
+    let bench = Bench::new(&Chips::usual(4));
+    let first = bench.train(small(1)).unwrap();
+    let weights = bench.folder.path().join("first.safetensors");
+    std::fs::copy(checkpoint(&bench.host, &first).join("weights.safetensors"), &weights).unwrap();
+    let mut settings = small(1);
+    settings["weights"] = json!(weights);
+    let outputs = bench.train(settings).unwrap();
+    let text = std::fs::read_to_string(checkpoint(&bench.host, &outputs).join("checkpoint.json")).unwrap();
+    assert!(!text.contains(&*bench.folder.path().to_string_lossy()), "{text}");
+    let told: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(told["training"]["settings"]["weights"], "first.safetensors");
 }
 
 #[test]

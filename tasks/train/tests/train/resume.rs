@@ -100,6 +100,16 @@ fn a_training_that_is_cut_off_goes_on_to_the_same_result() {
 }
 
 #[test]
+fn the_number_of_cores_changes_nothing() {
+    let bench = Bench::new(&Chips::usual(10));
+    let trained = |name: &str, cores: usize| {
+        let context = bench.fresh(name).context(cores);
+        files(&run("train.segmentation", settings(), &bench.inputs, context).unwrap())
+    };
+    assert_eq!(trained("one", 1), trained("five", 5));
+}
+
+#[test]
 fn what_is_damaged_is_passed_over() {
     let bench = Bench::new(&Chips::usual(8));
     let (wanted, _) = finish(&bench, &bench.host);

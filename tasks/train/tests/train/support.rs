@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use swath_datasets::{
     BandStatistics, ChipManifest, ChipRef, ChipWriter, DATASET_FORMAT, DatasetManifest, Header, LabelCounts, Leakage,
-    LeftOut, Measures, Place, SetRef, Side, Sides, Sources,
+    LeftOut, Measures, Place, SetRef, Side, Sides, SiteWindow, Sources,
 };
 use swath_kinds::{Checkpoint, ChipSetFolder, DatasetFile, Picture};
 use swath_task::local::LocalHost;
@@ -84,9 +84,18 @@ impl Bench {
     }
 
     pub fn with(chips: &Chips, bands: &[&str]) -> Self {
+        Self::made(chips, bands, Vec::new())
+    }
+
+    /// Chips that tell which of these sites they show; chips lie side by side, from left to right.
+    pub fn with_sites(chips: &Chips, sites: Vec<SiteWindow>) -> Self {
+        Self::made(chips, &["B04", "B08"], sites)
+    }
+
+    fn made(chips: &Chips, bands: &[&str], sites: Vec<SiteWindow>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let host = LocalHost::new(folder.path().join("host")).unwrap();
-        let (inputs, chips) = write(folder.path(), &host, chips, bands);
+        let (inputs, chips) = write(folder.path(), &host, chips, bands, sites);
         Self { folder, host, inputs, chips }
     }
 
@@ -147,12 +156,21 @@ pub fn read(path: &Path) -> Value {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
-fn write(folder: &Path, host: &LocalHost, chips: &Chips, bands: &[&str]) -> (Value, Vec<String>) {
+fn write(
+    folder: &Path,
+    host: &LocalHost,
+    chips: &Chips,
+    bands: &[&str],
+    sites: Vec<SiteWindow>,
+) -> (Value, Vec<String>) {
     let set = folder.join("chips");
     let sources = Sources { raster: Digest::of(b"raster"), label: Digest::of(b"label") };
     let bands: Vec<String> = bands.iter().map(|band| (*band).to_owned()).collect();
     let header = Header { size: SIDE, stride: SIDE, bands: bands.clone(), crs: "EPSG:32633".to_owned(), sources };
     let mut writer = ChipWriter::create(&set, header, 5 * (bands.len() + 1) * SIDE * SIDE * 4).unwrap();
+    if !sites.is_empty() {
+        writer = writer.with_sites(sites);
+    }
     let all = || chips.train.iter().chain(&chips.validation).chain(&chips.test);
     for (index, (image, label)) in all().enumerate() {
         let metres = (SIDE * 10) as f64;

@@ -1,14 +1,18 @@
-//! What a flow may say of a training.
+//! What a flow may say of a training. Which network, and what it begins with, is in `network`.
+
+mod network;
+
+pub use network::{InitialWeights, NetworkChoice};
 
 use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::path::PathBuf;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::{Map, Value};
-use swath_nets::{Focal, Network, Output};
-use swath_task::{PATH_MARK, Problem};
+use swath_nets::{Focal, Output};
+use swath_task::Problem;
 
 use crate::tracking::TrackBy;
 
@@ -156,6 +160,18 @@ impl Settings {
         if let Some(clip) = self.clip {
             least("/clip", clip, true, "above 0");
         }
+        if let Schedule::Plateau { factor, .. } = self.schedule
+            && !(factor > 0.0 && factor < 1.0)
+        {
+            let message = format!("it is {factor}, which must be above 0 and below 1");
+            problems.push(Problem::new("/schedule/factor", message).help("0.5 halves the learning rate"));
+        }
+        if let NormaliseBy::Stretch { low, high } = self.normalisation
+            && low.partial_cmp(&high) != Some(Ordering::Less)
+        {
+            let message = format!("`low` is {low} and `high` {high}: it must be lower");
+            problems.push(Problem::new("/normalisation", message));
+        }
         let mut at_least_one = |at: &str, value: usize| {
             if value == 0 {
                 problems.push(Problem::new(at, "it is 0, which must be 1 or more"));
@@ -165,7 +181,21 @@ impl Settings {
         at_least_one("/batch", self.batch);
         at_least_one("/accumulate", self.accumulate);
         at_least_one("/patience", self.patience as usize);
+        for (place, most) in self.recall_at.iter().enumerate() {
+            at_least_one(&format!("/recall_at/{place}"), *most);
+        }
         problems
+    }
+
+    /// As it is told to others, to whom this machine's paths and who else is told are nothing: of a file only the name.
+    pub(crate) fn told(&self) -> Self {
+        let weights = match &self.weights {
+            InitialWeights::Path(path) => {
+                InitialWeights::Path(path.file_name().map_or_else(PathBuf::new, PathBuf::from))
+            }
+            word => word.clone(),
+        };
+        Self { tracking: None, weights, ..self.clone() }
     }
 
     /// What is made small.
@@ -173,117 +203,6 @@ impl Settings {
         let network = &self.network.network;
         let one = network.classes() == 1 && network.output() == Output::Pixels;
         self.loss.unwrap_or(if one { Loss::default() } else { Loss::CrossEntropy { smoothing: smoothing() } })
-    }
-}
-
-/// A network whose channels may be left out.
-#[derive(Clone, Debug, PartialEq)]
-pub struct NetworkChoice {
-    /// The network, of one channel where none was told.
-    pub network: Network,
-    /// Whether its channels were told.
-    pub channels_told: bool,
-}
-
-impl NetworkChoice {
-    /// The network for images of these channels; `None` when it was asked for with others.
-    pub(crate) fn of_channels(&self, channels: usize) -> Option<Network> {
-        let mut network = self.network.clone();
-        if !self.channels_told {
-            match &mut network {
-                Network::Unet { in_channels, .. }
-                | Network::DeepLabV3Plus { in_channels, .. }
-                | Network::ConvNext { in_channels, .. } => *in_channels = channels,
-                Network::DualUnet { .. } => {}
-            }
-        }
-        (network.in_channels() == channels).then_some(network)
-    }
-}
-
-impl Serialize for NetworkChoice {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut value = serde_json::to_value(&self.network).map_err(serde::ser::Error::custom)?;
-        if let (false, Value::Object(fields)) = (self.channels_told, &mut value) {
-            fields.shift_remove("in_channels");
-        }
-        value.serialize(serializer)
-    }
-}
-
-impl<'de> Deserialize<'de> for NetworkChoice {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let mut fields = Map::deserialize(deserializer)?;
-        let dual = fields.get("architecture").is_some_and(|name| name == "dual_unet");
-        let channels_told = dual || fields.contains_key("in_channels");
-        if !channels_told {
-            fields.insert("in_channels".to_owned(), 1.into());
-        }
-        let network = serde_json::from_value(Value::Object(fields)).map_err(D::Error::custom)?;
-        Ok(Self { network, channels_told })
-    }
-}
-
-impl JsonSchema for NetworkChoice {
-    fn schema_name() -> Cow<'static, str> {
-        "NetworkChoice".into()
-    }
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let mut schema = Network::json_schema(generator);
-        let kinds = schema.get_mut("oneOf").and_then(Value::as_array_mut);
-        for kind in kinds.into_iter().flatten() {
-            if let Some(required) = kind["required"].as_array_mut() {
-                required.retain(|name| name != "in_channels");
-            }
-        }
-        schema
-    }
-}
-
-/// What a network begins with.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum InitialWeights {
-    /// Random weights.
-    #[default]
-    None,
-    /// An encoder trained on ImageNet.
-    ImageNet,
-    /// A file, or a checkpoint folder.
-    Path(PathBuf),
-}
-
-impl Serialize for InitialWeights {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::None => serializer.serialize_str("none"),
-            Self::ImageNet => serializer.serialize_str("imagenet"),
-            Self::Path(path) => path.serialize(serializer),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for InitialWeights {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        // A planned flow has absolute paths; a word that it made one is still the word.
-        let bare = text.rsplit('/').next().unwrap_or_default();
-        Ok(match bare {
-            "none" => Self::None,
-            "imagenet" => Self::ImageNet,
-            _ => Self::Path(text.into()),
-        })
-    }
-}
-
-impl JsonSchema for InitialWeights {
-    fn schema_name() -> Cow<'static, str> {
-        "InitialWeights".into()
-    }
-    fn inline_schema() -> bool {
-        true
-    }
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "minLength": 1, (PATH_MARK): true })
     }
 }
 
@@ -538,7 +457,7 @@ impl JsonSchema for DeviceChoice {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -560,34 +479,21 @@ mod tests {
     }
 
     #[test]
-    fn channels_that_are_told_must_be_those_of_the_dataset() {
-        let told = settings(json!({"network": {"architecture": "unet", "in_channels": 3}})).unwrap();
-        assert!(told.network.of_channels(4).is_none() && told.network.of_channels(3).is_some());
-        let dual = settings(json!({"network": {"architecture": "dual_unet", "optical_channels": 4}})).unwrap();
-        assert!(dual.network.of_channels(4).is_none() && dual.network.of_channels(6).is_some());
-    }
-
-    #[test]
     fn all_that_is_wrong_is_told_at_once() {
         let settings = settings(json!({
             "network": {"architecture": "convnext", "classes": 3}, "classes": ["a", "a"], "loss": {"kind": "focal_dice"},
-            "optimiser": {"learning_rate": 0.0}, "batch": 0, "clip": -1.0
+            "optimiser": {"learning_rate": 0.0}, "batch": 0, "clip": -1.0, "recall_at": [5, 0],
+            "schedule": {"kind": "plateau", "factor": 1.0}, "normalisation": {"method": "stretch", "low": 98.0, "high": 2.0}
         }));
         let problems = settings.unwrap().check(Output::Pixels);
         let at: Vec<&str> = problems.iter().map(|problem| problem.at.as_str()).collect();
-        let wanted = ["/network", "/classes", "/classes", "/loss", "/optimiser/learning_rate", "/clip", "/batch"];
-        assert_eq!(at, wanted, "{problems:?}");
+        let first = ["/network", "/classes", "/classes", "/loss", "/optimiser/learning_rate", "/clip"];
+        assert_eq!(at[..6], first, "{problems:?}");
+        assert_eq!(at[6..], ["/schedule/factor", "/normalisation", "/batch", "/recall_at/1"], "{problems:?}");
     }
 
     #[test]
-    fn words_are_words_also_after_planning() {
-        for (text, wanted) in [
-            ("none", InitialWeights::None),
-            ("/flows/imagenet", InitialWeights::ImageNet),
-            ("/flows/best.pth", InitialWeights::Path("/flows/best.pth".into())),
-        ] {
-            assert_eq!(serde_json::from_value::<InitialWeights>(json!(text)).unwrap(), wanted);
-        }
+    fn devices_are_words() {
         let device = |text: &str| serde_json::from_value::<DeviceChoice>(json!(text));
         assert_eq!(device("cuda:2").unwrap(), DeviceChoice::Cuda(2));
         assert!(device("gpu").unwrap_err().to_string().contains("`cuda:0` and on"));
