@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Measures Swath against peers, in turns within the same run, and prints a table. `make bench` calls it.
 #
-#   bench/run.sh [engine] [server] [start] [composite] [inference] [serving] [train] [detect]    all when none is named
+#   bench/run.sh [engine] [server] [start] [composite] [inference] [serving] [serving_memory] [train] [detect]
+#                                             all when none is named; `serving_memory` is a part of `serving`
 #
 #   SWATH_BENCH_ROUNDS=3   how often each pair is measured; medians are shown
 #   SWATH_BENCH_LARGE=1    also the composite of 9 times the area: 6 GiB of disk and some minutes more
@@ -57,8 +58,9 @@ if wanted detect && [ ! -f "$data/probability.tif" ]; then
     say "making a probability raster"
     "$python" bench/probability.py "$data/probability.tif.part" && mv "$data/probability.tif.part" "$data/probability.tif"
 fi
-if wanted serving; then infra/triton.sh install; fi
-if { wanted inference || wanted serving; } && [ ! -f "$data/models/complete" ]; then
+if wanted serving || wanted serving_memory; then infra/triton.sh install; fi
+if { wanted inference || wanted serving || wanted serving_memory; } &&
+    ! { [ -f "$data/models/complete" ] && [ -f "$data/models/whole/1/model.onnx" ]; }; then
     say "making a network and rasters to run it over"
     "$python" tasks/infer/examples/infer_bench.py "$data/models" && touch "$data/models/complete"
 fi

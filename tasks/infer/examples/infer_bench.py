@@ -1,8 +1,8 @@
 """Inputs for the example infer_bench: infer_bench.py FOLDER [LARGE].
 
 Writes `unet/1/model.onnx` (a UNet of about 8 G multiply-adds a 256 px tile, ten bands, random weights), `thin/1/model.onnx` (one
-3 x 3 convolution, three bands), `ten.tif` (4096 x 4096, ten bands) and `three.tif` (LARGE x LARGE, 11000 by default, three
-bands). Manifests are written by the example itself, which knows the digest.
+3 x 3 convolution, three bands), `whole/1/model.onnx` (the mean of one over a tile), `ten.tif` (4096 x 4096, ten bands) and
+`three.tif` (LARGE x LARGE, 11000 by default, three bands). Manifests are written by the example itself, which knows the digest.
 """
 import os
 import sys
@@ -37,11 +37,11 @@ def conv(x, i, o):
     return op("Relu", [op("Conv", [x, tensor((o, i, 3, 3))], pads=[1] * 4)])
 
 
-def save(name, x, channels_in, classes, last):
+def save(name, x, channels_in, classes, last, sides=(None, None)):
     os.makedirs(f"{out}/{name}/1", exist_ok=True)
     nodes.append(h.make_node("Conv", [x, tensor((classes, last, 1, 1))], ["logits"]))
     graph = h.make_graph(nodes, name, [h.make_tensor_value_info("image", T.FLOAT, [None, channels_in, None, None])],
-                         [h.make_tensor_value_info("logits", T.FLOAT, [None, classes, None, None])], weights)
+                         [h.make_tensor_value_info("logits", T.FLOAT, [None, classes, *sides])], weights)
     onnx.save(h.make_model(graph, opset_imports=[h.make_opsetid("", 17)], ir_version=8), f"{out}/{name}/1/model.onnx")
     nodes.clear(), weights.clear()
 
@@ -59,6 +59,7 @@ for skip, c in reversed(skips):
     width = c
 save("unet", x, 10, 1, width)
 save("thin", conv("image", 3, 4), 3, 1, 4)
+save("whole", op("GlobalAveragePool", [conv("image", 3, 4)]), 3, 1, 4, (1, 1))
 
 
 def raster(name, size, bands):

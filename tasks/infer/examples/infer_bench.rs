@@ -16,7 +16,7 @@ use std::time::Instant;
 use ort::session::Session;
 use ort::value::TensorRef;
 use serde_json::{Value, json};
-use swath_infer::{Segment, SegmentInputs};
+use swath_infer::{Inputs, Segment};
 use swath_task::local::LocalHost;
 use swath_task::{Digest, Task};
 
@@ -101,7 +101,7 @@ fn task(folder: &str, raster: &str, threads: usize, memory: &str) -> Outcome {
     let scratch = tempfile::tempdir()?;
     let host = LocalHost::new(scratch.path())?;
     let segment: Segment = serde_json::from_value(json!({ "model": folder, "threads": threads, "memory": memory }))?;
-    let inputs = SegmentInputs { raster: host.import(Path::new(raster))?, model: None, stretch: None };
+    let inputs = Inputs { raster: host.import(Path::new(raster))?, model: None, stretch: None };
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     let start = Instant::now();
     let outputs = runtime.block_on(segment.run(inputs, &host.context(threads)))?;

@@ -3,12 +3,15 @@
 //! ```text
 //! python tasks/infer/examples/infer_bench.py FOLDER
 //! cargo run --release -p swath-infer --example serve_bench -- FOLDER [THREADS [ROUNDS]]
+//! cargo run --release -p swath-infer --example serve_bench -- FOLDER memory
 //! ```
 //!
 //! A Triton Inference Server is started on this machine, with the network in its Python backend and its dynamic batcher on.
 //! Each measurement is a process of its own, raw and whole in turns, one JSON line each; the last line is the median of the
-//! ratios. The raw client has as many requests in flight and sends as many tiles, from one buffer, over gRPC as well. The
-//! large raster is predicted by a network of next to no work, to see what memory the client takes.
+//! ratios. The raw client has as many requests in flight and sends as many tiles, from one buffer, over gRPC as well.
+//!
+//! What memory the client takes is seen on the large raster, with networks of next to no work: pixels over gRPC and REST, and whole
+//! tiles. `memory` measures that alone. The peak is that of the client's process, not of the server's.
 
 use std::error::Error;
 use std::path::Path;
@@ -18,7 +21,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use serde_json::{Value, json};
-use swath_infer::{Segment, SegmentInputs};
+use swath_infer::{Classify, Inputs, Segment};
 use swath_task::local::LocalHost;
 use swath_task::{Digest, Task};
 use swath_testkit::triton::Triton;
@@ -44,31 +47,29 @@ fn main() -> Outcome {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["raw", url, model, bands, tiles] => raw(url, model, bands.parse()?, tiles.parse()?),
-        ["task", url, folder, raster] => task(url, folder, raster),
+        ["segment", url, folder, raster] => task::<Segment>("infer.segment over Triton", url, folder, raster),
+        ["classify", url, folder, raster] => task::<Classify>("infer.classify over Triton", url, folder, raster),
+        [folder, "memory"] => memory(folder, &serve(folder, "2")?),
         [folder] => all(folder, "2", 3),
         [folder, threads] => all(folder, threads, 3),
         [folder, threads, rounds] => all(folder, threads, rounds.parse()?),
-        _ => Err("serve_bench FOLDER [THREADS [ROUNDS]]".into()),
+        _ => Err("serve_bench FOLDER [THREADS [ROUNDS] | memory]".into()),
     }
 }
 
 fn all(folder: &str, threads: &str, rounds: usize) -> Outcome {
-    let models = tempfile::tempdir()?;
-    for (name, bands) in [("unet", 10), ("thin", 3)] {
-        model(&Path::new(folder).join(name), &models.path().join(name), bands, threads)?;
-    }
-    let triton = Triton::start(models.path(), &[]);
-    let (url, unet) = (triton.grpc(), models.path().join("unet").display().to_string());
+    let served = serve(folder, threads)?;
+    let (url, unet) = (served.triton.grpc(), served.model("unet"));
     let mut ratios = Vec::new();
     for _ in 0..rounds {
-        let whole = measure(&["task", &url, &unet, &format!("{folder}/ten.tif")])?;
+        let whole = measure(&["segment", &url, &unet, &format!("{folder}/ten.tif")])?;
         let raw = measure(&["raw", &url, "unet", "10", &whole["tiles"].to_string()])?;
         let rate = |line: &Value| line["tiles_per_second"].as_f64().unwrap_or(f64::NAN);
         ratios.push(rate(&whole) / rate(&raw));
     }
-    measure(&["task", &url, &models.path().join("thin").display().to_string(), &format!("{folder}/three.tif")])?;
+    memory(folder, &served)?;
     ratios.sort_by(f64::total_cmp);
-    let counts: Value = serde_json::from_str(&triton.get(0, "/v2/models/unet/versions/1/stats"))?;
+    let counts: Value = serde_json::from_str(&served.triton.get(0, "/v2/models/unet/versions/1/stats"))?;
     let of = |name: &str| counts["model_stats"][0][name].as_f64().unwrap_or(f64::NAN);
     let gathered = of("inference_count") / of("execution_count");
     println!(
@@ -78,6 +79,39 @@ fn all(folder: &str, threads: &str, rounds: usize) -> Outcome {
             "tiles_a_run_of_the_network": (gathered * 100.0).round() / 100.0
         })
     );
+    Ok(())
+}
+
+/// A server, and the model folders of what it serves.
+struct Served {
+    triton: Triton,
+    models: tempfile::TempDir,
+}
+
+impl Served {
+    fn model(&self, name: &str) -> String {
+        self.models.path().join(name).display().to_string()
+    }
+}
+
+fn serve(folder: &str, threads: &str) -> Outcome<Served> {
+    let models = tempfile::tempdir()?;
+    for (name, bands, output) in [("unet", 10, [1, -1, -1]), ("thin", 3, [1, -1, -1]), ("whole", 3, [1, 1, 1])] {
+        model(&Path::new(folder).join(name), &models.path().join(name), (bands, output), threads)?;
+    }
+    Ok(Served { triton: Triton::start(models.path(), &[]), models })
+}
+
+/// What the client takes of memory over a large raster.
+fn memory(folder: &str, served: &Served) -> Outcome {
+    let raster = format!("{folder}/three.tif");
+    for (task, url, model) in [
+        ("segment", served.triton.grpc(), "thin"),
+        ("segment", served.triton.http(), "thin"),
+        ("classify", served.triton.grpc(), "whole"),
+    ] {
+        measure(&[task, &url, &served.model(model), &raster])?;
+    }
     Ok(())
 }
 
@@ -92,7 +126,7 @@ fn measure(arguments: &[&str]) -> Outcome<Value> {
 }
 
 /// A model folder, with a configuration that lets the server gather requests.
-fn model(from: &Path, to: &Path, bands: usize, threads: &str) -> Outcome {
+fn model(from: &Path, to: &Path, (bands, output): (usize, [i32; 3]), threads: &str) -> Outcome {
     let name = to.file_name().unwrap_or_default().to_string_lossy().into_owned();
     std::fs::create_dir_all(to.join("1"))?;
     let network = std::fs::read(from.join("1/model.onnx"))?;
@@ -101,7 +135,7 @@ fn model(from: &Path, to: &Path, bands: usize, threads: &str) -> Outcome {
         "name: \"{name}\"\nbackend: \"onnxruntime\"\nmax_batch_size: {BATCH}\n\
          dynamic_batching {{ preferred_batch_size: [ {BATCH} ] max_queue_delay_microseconds: 2000 }}\n\
          input [ {{ name: \"image\" data_type: TYPE_FP32 dims: [ {bands}, -1, -1 ] }} ]\n\
-         output [ {{ name: \"logits\" data_type: TYPE_FP32 dims: [ 1, -1, -1 ] }} ]\n\
+         output [ {{ name: \"logits\" data_type: TYPE_FP32 dims: {output:?} }} ]\n\
          instance_group [ {{ count: 1 kind: KIND_CPU }} ]\n\
          parameters {{ key: \"threads\" value {{ string_value: \"{threads}\" }} }}\n"
     );
@@ -155,17 +189,23 @@ fn raw(url: &str, model: &str, bands: usize, tiles: usize) -> Outcome {
     })
 }
 
-fn task(url: &str, folder: &str, raster: &str) -> Outcome {
+fn task<T: Task<Inputs = Inputs>>(name: &str, url: &str, folder: &str, raster: &str) -> Outcome {
     let scratch = tempfile::tempdir()?;
     let host = LocalHost::new(scratch.path())?;
-    let with =
-        json!({ "model": folder, "backend": "triton", "batch": 1, "triton": { "url": url, "requests": IN_FLIGHT } });
-    let segment: Segment = serde_json::from_value(with)?;
-    let inputs = SegmentInputs { raster: host.import(Path::new(raster))?, model: None, stretch: None };
+    let with = json!({
+        "model": folder, "backend": "triton", "batch": 1, "memory": "512 MiB",
+        "triton": { "url": url, "requests": IN_FLIGHT }
+    });
+    let task: T = serde_json::from_value(with)?;
+    let inputs = Inputs { raster: host.import(Path::new(raster))?, model: None, stretch: None };
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     let start = Instant::now();
-    let outputs = runtime.block_on(segment.run(inputs, &host.context(2)))?;
-    report("infer.segment over Triton", outputs.tiles as usize, start);
+    let outputs = serde_json::to_value(runtime.block_on(task.run(inputs, &host.context(2)))?)?;
+    report(
+        &format!("{name}, {}", url.split(':').next().unwrap_or_default()),
+        outputs["tiles"].as_u64().unwrap_or(0) as usize,
+        start,
+    );
     Ok(())
 }
 

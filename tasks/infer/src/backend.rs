@@ -8,17 +8,18 @@ use swath_task::{Context, Fault, TaskError};
 use crate::model::Model;
 use crate::serving::{BackendChoice, DeviceChoice, Serving};
 use crate::session::OrtBackend;
+use crate::tiling::Tile;
 use crate::triton::{Served, TritonBackend, address_of_environment};
 use crate::weights::WeightsBackend;
 
 /// A network that turns tiles into numbers.
 ///
 /// # Contract
-/// - `run` reads the first `batch * input_channels * tile * tile` numbers of `input` and writes
-///   `batch * output_channels * tile * tile`, both `[batch, channel, row, column]`. It may be called from one thread at a
+/// - `run` reads the first `batch * input_channels * size * size` numbers of `input` and writes
+///   `batch * output_channels * told * told` (see [`Tile`]), both `[batch, channel, row, column]`. It may be called from one thread at a
 ///   time. It may use `input` up, and leaves it as long as it was.
 /// - After `interrupt`, a `run` in progress ends soon, with an error; so do those to come.
-/// - `confirm` is called after the last `run`.
+/// - `confirm` is called after the last `run`, and ends early when the attempt is told to stop.
 pub(crate) trait Backend: Send + Sync {
     /// Runs `batch` tiles.
     fn run(&self, batch: usize, input: &mut Vec<f32>, output: &mut [f32]) -> Result<(), TaskError>;
@@ -27,7 +28,7 @@ pub(crate) trait Backend: Send + Sync {
     /// Ends a `run` in progress and those to come.
     fn interrupt(&self) {}
     /// Whether it was the same network from the first run to the last.
-    fn confirm(&self) -> Result<(), TaskError> {
+    fn confirm(&self, _ctx: &Context) -> Result<(), TaskError> {
         Ok(())
     }
 }
@@ -50,20 +51,22 @@ impl Opened {
     pub fn open(
         serving: &Serving<'_>,
         model: &Model,
-        tile: usize,
+        tile: Tile,
         threads: usize,
         ctx: &Context,
     ) -> Result<Self, TaskError> {
+        // A device that is named is one of this machine.
+        let here = matches!(serving.device, DeviceChoice::Named(_));
         let named = serving.triton.url.is_some() || address_of_environment().is_some();
         match serving.backend {
-            BackendChoice::Auto if named => Self::served(serving, model, tile, ctx),
+            BackendChoice::Auto if named && !here => Self::served(serving, model, tile, ctx),
             BackendChoice::Triton => Self::served(serving, model, tile, ctx),
             BackendChoice::Auto | BackendChoice::Ort => Self::ort(serving.device, model, tile, threads, ctx),
             BackendChoice::Burn => Ok(Self::Weights(Box::new(WeightsBackend::open(model, tile, threads)?))),
         }
     }
 
-    fn ort(device: DeviceChoice, model: &Model, tile: usize, threads: usize, ctx: &Context) -> Result<Self, TaskError> {
+    fn ort(device: DeviceChoice, model: &Model, tile: Tile, threads: usize, ctx: &Context) -> Result<Self, TaskError> {
         let on = |device| OrtBackend::open_lanes(model, tile, threads, device).map(|lanes| Self::Ort(lanes, device));
         let device = match device {
             DeviceChoice::Named(device) => return Ok(on(device)?),
@@ -82,11 +85,9 @@ impl Opened {
         Ok(on(Device::Cpu)?)
     }
 
-    fn served(serving: &Serving<'_>, model: &Model, tile: usize, ctx: &Context) -> Result<Self, TaskError> {
+    fn served(serving: &Serving<'_>, model: &Model, tile: Tile, ctx: &Context) -> Result<Self, TaskError> {
         // Whoever has the network beside the manifest has the one that the manifest tells of.
-        if model.has_network() {
-            model.network()?;
-        }
+        model.check_network_if_there()?;
         Ok(Self::Served(Arc::new(Served::open(serving.triton, &model.manifest, tile, ctx)?)))
     }
 

@@ -1,10 +1,12 @@
 //! Model folders: the manifest and the files it names, read and checked before anything is loaded.
 //!
 //! Invariants:
-//! 1. The bytes of a network that are checked (digest, no external data) are the bytes that are loaded: it is read once.
+//! 1. The bytes of a network that are checked (digest, no external data) are the bytes that are loaded here: it is read once.
 //! 2. The files lie inside of the folder, links followed.
 //! 3. After loading, every number of the manifest has been checked against the others.
 
+use std::fs::File;
+use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf};
 
 use swath_kinds::ModelManifest;
@@ -37,21 +39,25 @@ impl Model {
         self.folder.join(&self.manifest.file).display().to_string()
     }
 
-    /// Whether the network lies there: a client of a model server may do without.
-    pub fn has_network(&self) -> bool {
-        self.folder.join(&self.manifest.file).exists()
+    /// Checks the digest of the network if it lies there: a client of a model server may do without. It is not held in memory.
+    pub fn check_network_if_there(&self) -> Result<(), Fault> {
+        let path = inside(&self.folder, "file", &self.manifest.file)?;
+        let unreadable = |error: std::io::Error| network_unreadable(&path, &error.to_string());
+        let file = match File::open(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            file => file.map_err(unreadable)?,
+        };
+        let (digest, _) = Digest::of_reader(file).map_err(unreadable)?;
+        check_digest("network", &path, digest, &self.manifest.digest)
     }
 
     /// Reads and checks the network file.
     pub fn network(&self) -> Result<Vec<u8>, Fault> {
         let path = inside(&self.folder, "file", &self.manifest.file)?;
-        let network = read_limited(&path, LARGEST_NETWORK).map_err(|reason| {
-            Fault::new("M101", format!("cannot read the network `{}`: {reason}", path.display()))
-                .help("the manifest's `file` names the network, relative to the manifest: `1/model.onnx`")
-        })?;
+        let network = read_limited(&path, LARGEST_NETWORK).map_err(|reason| network_unreadable(&path, &reason))?;
         // The kind of damage says more than a digest that differs, so the file is looked into first.
         inspect(&network).map_err(|refusal| refused(&path, &refusal))?;
-        check_digest("network", &path, &network, &self.manifest.digest)?;
+        check_digest("network", &path, Digest::of(&network), &self.manifest.digest)?;
         Ok(network)
     }
 
@@ -64,17 +70,21 @@ impl Model {
                 .help("export it with `onnx.export`, which keeps them, or take `backend: ort`")
         })?;
         let path = inside(&self.folder, "checkpoint.file", &checkpoint.file)?;
-        let weights = read_limited(&path, LARGEST_NETWORK).map_err(|reason| {
-            Fault::new("M127", format!("cannot read the weights `{}`: {reason}", path.display()))
+        let digest = File::open(&path).and_then(Digest::of_reader).map_err(|error| {
+            Fault::new("M127", format!("cannot read the weights `{}`: {error}", path.display()))
                 .help("the manifest's `checkpoint.file` names them, relative to the manifest")
         })?;
-        check_digest("weights", &path, &weights, &checkpoint.digest)?;
+        check_digest("weights", &path, digest.0, &checkpoint.digest)?;
         Ok((path, &checkpoint.network))
     }
 }
 
-fn check_digest(what: &str, path: &Path, content: &[u8], wanted: &Digest) -> Result<(), Fault> {
-    let digest = Digest::of(content);
+fn network_unreadable(path: &Path, reason: &str) -> Fault {
+    Fault::new("M101", format!("cannot read the network `{}`: {reason}", path.display()))
+        .help("the manifest's `file` names the network, relative to the manifest: `1/model.onnx`")
+}
+
+fn check_digest(what: &str, path: &Path, digest: Digest, wanted: &Digest) -> Result<(), Fault> {
     if digest == *wanted {
         return Ok(());
     }

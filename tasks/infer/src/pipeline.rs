@@ -4,7 +4,7 @@
 //! Invariants:
 //! 1. Tiles are added to the mosaic in the order they were read, whoever ran them: equal input gives equal output.
 //! 2. When one thread stops, the queues break and all stop; the first failure is the one that is told.
-//! 3. A tile without data never reaches the network.
+//! 3. A tile without data, or with too little of it, never reaches the network.
 //! 4. No network runs further ahead of the mosaic than the plan has room for, however long another one takes.
 
 use std::collections::BTreeMap;
@@ -15,12 +15,13 @@ use std::thread::{Builder, Scope, ScopedJoinHandle, Thread};
 use std::time::Duration;
 
 use swath_kinds::OutputActivation;
+use swath_nets::Output;
 use swath_task::{Fault, TaskError};
 
 use crate::backend::Backend;
 use crate::plan::{Plan, Sizes, span};
 use crate::prepare::{Panel, Rule, Source};
-use crate::stitch::{BadNumber, Mosaic, Sink};
+use crate::stitch::{BadNumber, Canvas, Mosaic, Sheet, Sink};
 
 /// All that is to be done.
 pub(crate) struct Job<'a> {
@@ -32,6 +33,8 @@ pub(crate) struct Job<'a> {
     pub rules: &'a [Rule],
     /// Network input where there is no data.
     pub fill: f32,
+    /// A tile of which a smaller share has data is left out, as is one without any.
+    pub least: f64,
     /// What the network's numbers are.
     pub activation: OutputActivation,
     /// The network takes full batches only: a last, smaller one is filled up.
@@ -55,7 +58,7 @@ pub(crate) trait Watch: Sync {
 pub(crate) struct Done {
     /// Tiles the network ran on.
     pub tiles: u64,
-    /// Tiles without data.
+    /// Tiles without data, or with too little.
     pub skipped: u64,
 }
 
@@ -68,7 +71,7 @@ struct Batch {
 
 enum Work {
     Batch(Batch),
-    /// All tiles of a group have been sent: rows before this one are final.
+    /// All tiles of a group have been sent: no tile row before this one is still to come.
     Final(usize),
 }
 
@@ -251,8 +254,8 @@ fn prepare(
     halt: &Halt<'_>,
 ) -> Result<(), TaskError> {
     let Sizes { rows, columns, tile, batch, bands, .. } = job.sizes;
-    let area = tile * tile;
-    let mut panel = Panel::new((rows, columns), *tile, job.rules, job.fill, job.plan);
+    let area = tile.area();
+    let mut panel = Panel::new((rows, columns), tile.size, job.rules, job.fill, job.plan);
     let mut numbers = 0..;
     // False when nobody takes work any more.
     let mut sent = |work: Work| send.send((numbers.next().unwrap_or(u64::MAX), work)).is_ok();
@@ -268,11 +271,12 @@ fn prepare(
                 panel.reach(row, column, source)?;
                 let current = filling.get_or_insert_with(|| empty_batch(job, spare));
                 let at = current.tiles.len();
-                let input = &mut current.numbers[at * area * bands..][..area * bands];
-                if !panel.cut(row, column, input, &mut current.masks[at * area..][..area]) {
+                let share = panel.mask(row, column, &mut current.masks[at * area..][..area]);
+                if share == 0.0 || share < job.least {
                     skipped.fetch_add(1, Ordering::Relaxed);
                     continue;
                 }
+                panel.cut(row, column, &mut current.numbers[at * area * bands..][..area * bands]);
                 current.tiles.push((row, column));
                 if current.tiles.len() == *batch
                     && let Some(full) = filling.take()
@@ -287,7 +291,7 @@ fn prepare(
         {
             return Ok(());
         }
-        if !sent(Work::Final(rows.finished(end - 1))) {
+        if !sent(Work::Final(end)) {
             return Ok(());
         }
     }
@@ -297,7 +301,7 @@ fn prepare(
 /// A batch from the heap of used buffers, or of new ones.
 fn empty_batch(job: &Job<'_>, spare: &Spare) -> Batch {
     let Sizes { tile, batch, bands, .. } = *job.sizes;
-    let pixels = batch * tile * tile;
+    let pixels = batch * tile.area();
     let (numbers, masks) = (take(&spare.inputs, pixels * bands), take(&spare.masks, pixels));
     Batch { tiles: Vec::with_capacity(batch), numbers, masks }
 }
@@ -310,8 +314,8 @@ fn compute(
     (spare, turn): (&Spare, &Turn),
     halt: &Halt<'_>,
 ) -> Result<(), TaskError> {
-    let Sizes { tile, batch: full, bands, classes, networks, .. } = *job.sizes;
-    let area = tile * tile;
+    let Sizes { tile, batch: full, bands, networks, .. } = *job.sizes;
+    let (area, answer) = (tile.area(), job.sizes.answer());
     let window = (job.plan.output_queue + networks) as u64;
     // The lock is held while waiting: who gets it next is next to be served.
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
@@ -322,9 +326,9 @@ fn compute(
         if let Work::Batch(batch) = &mut work {
             let filled = batch.tiles.len();
             let count = if job.full_batches { full } else { filled };
-            let mut output = take(&spare.outputs, full * area * classes);
+            let mut output = take(&spare.outputs, full * answer);
             batch.numbers[filled * area * bands..count * area * bands].fill(0.0);
-            network.run(count, &mut batch.numbers, &mut output[..count * area * classes])?;
+            network.run(count, &mut batch.numbers, &mut output[..count * answer])?;
             give(&spare.inputs, std::mem::replace(&mut batch.numbers, output));
         }
         if send.send((number, work)).is_err() {
@@ -343,9 +347,14 @@ fn stitch(
     halt: &Halt<'_>,
 ) -> Result<u64, TaskError> {
     let Sizes { rows, columns, tile, classes, .. } = job.sizes;
-    let area = tile * tile;
+    let (area, answer) = (tile.area(), job.sizes.answer());
     let total = (rows.tiles() * columns.tiles()) as u64;
-    let mut mosaic = Mosaic::new((rows, columns), *tile, *classes, job.plan.rows, job.activation);
+    let mut canvas: Box<dyn Canvas> = match tile.output {
+        Output::Pixels => Box::new(Mosaic::new((rows, columns), tile.size, *classes, job.plan.rows, job.activation)),
+        Output::Image => {
+            Box::new(Sheet::new((rows, columns), *classes, job.plan.group.min(rows.tiles()), job.activation))
+        }
+    };
     let mut tiles = 0;
     // Networks may finish out of order.
     let (mut early, mut next) = (BTreeMap::new(), 0);
@@ -359,8 +368,8 @@ fn stitch(
             match work {
                 Work::Batch(batch) => {
                     for (at, (row, column)) in batch.tiles.iter().enumerate() {
-                        let output = &batch.numbers[at * area * classes..][..area * classes];
-                        mosaic
+                        let output = &batch.numbers[at * answer..][..answer];
+                        canvas
                             .add(*row, *column, output, &batch.masks[at * area..][..area])
                             .map_err(|bad| bad_number(job, bad, (*row, *column)).permanent())?;
                     }
@@ -369,7 +378,7 @@ fn stitch(
                     give(&spare.masks, batch.masks);
                     halt.watch.progress(tiles + skipped.load(Ordering::Relaxed), total);
                 }
-                Work::Final(end) => mosaic.finish(end, sink)?,
+                Work::Final(end) => canvas.finish(end, sink)?,
             }
             turn.reach(next);
         }

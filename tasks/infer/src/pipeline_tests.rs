@@ -1,10 +1,13 @@
 //! The pipeline on plain arrays, with networks written in Rust, against a naive whole-raster reference.
 
+#[path = "pipeline_tile_tests.rs"]
+mod tiles;
+
 use std::sync::atomic::AtomicUsize;
 
 use super::*;
 use crate::prepare::Window;
-use crate::tiling::{Axis, Blend, Edges};
+use crate::tiling::{Axis, Blend, Edges, Tile};
 
 /// A raster in memory.
 struct Array {
@@ -140,7 +143,7 @@ fn infer_as<F: Fn(&[f32], &mut [f32]) + Send + Sync>(
     let sizes = Sizes {
         rows: Axis::new(array.height, tile, overlap, edges, blend),
         columns: Axis::new(array.width, tile, overlap, edges, blend),
-        tile,
+        tile: Tile { size: tile, output: Output::Pixels },
         batch,
         bands,
         classes,
@@ -156,6 +159,7 @@ fn infer_as<F: Fn(&[f32], &mut [f32]) + Send + Sync>(
         plan: &plan,
         rules,
         fill: 0.0,
+        least: 0.0,
         activation,
         full_batches: false,
         network: "toy",
@@ -385,7 +389,7 @@ fn plain_sizes(side: usize, networks: usize) -> Sizes {
     Sizes {
         rows,
         columns,
-        tile: 16,
+        tile: Tile { size: 16, output: Output::Pixels },
         batch: 1,
         bands: 1,
         classes: 1,
@@ -402,6 +406,7 @@ fn plain_job<'a>(sizes: &'a Sizes, plan: &'a Plan, rules: &'a [Rule], classes: &
         plan,
         rules,
         fill: 0.0,
+        least: 0.0,
         activation: OutputActivation::Probability,
         full_batches: false,
         network: "toy",

@@ -1,15 +1,16 @@
 //! How much of a raster is held at once. Decided before any pixel is read, from sizes alone.
 //!
 //! A raster is worked through in groups of tile rows, and a group from left to right. Held at once are: the columns of
-//! a group that the next tiles show (`panel`), the sums of a group's rows (`mosaic`), tiles on their way to and from
-//! the network, and what reading and writing need. None of them grows with the height of the raster, and only the
-//! mosaic with its width.
+//! a group that the next tiles show (`panel`), the sums of a group's rows (or what was told of its tiles), tiles on their way to
+//! and from the network, and what reading and writing need. None of them grows with the height of the raster, and only the
+//! sums with its width.
 
 use std::ops::Range;
 
+use swath_nets::Output;
 use swath_task::{Bytes, Fault};
 
-use crate::tiling::Axis;
+use crate::tiling::{Axis, Tile};
 
 /// Batches that wait for the network, besides those it computes and the one in the making.
 const INPUT_QUEUE: usize = 2;
@@ -29,8 +30,8 @@ pub(crate) struct Sizes {
     pub rows: Axis,
     /// Tiles across.
     pub columns: Axis,
-    /// Rows and columns of a tile.
-    pub tile: usize,
+    /// What the network is shown, and tells of it.
+    pub tile: Tile,
     /// Tiles the network takes at once.
     pub batch: usize,
     /// Channels in.
@@ -45,6 +46,13 @@ pub(crate) struct Sizes {
     pub remote: bool,
     /// What the writer and GDAL's block cache hold, bytes.
     pub writer: u64,
+}
+
+impl Sizes {
+    /// Numbers that the network tells of a tile.
+    pub fn answer(&self) -> usize {
+        self.tile.told() * self.tile.told() * self.classes
+    }
 }
 
 /// What is held at once.
@@ -86,17 +94,18 @@ impl Plan {
             let message = format!(
                 "`memory: {memory}` is too little for tiles of {} px in batches of {} over {} columns: {mebibytes} MiB \
                  are needed",
-                sizes.tile,
+                sizes.tile.size,
                 sizes.batch,
                 sizes.columns.length()
             );
-            Fault::new("M113", message).help(format!("set `memory: {mebibytes} MiB`, or a smaller `tile` or `batch`"))
+            let others = if sizes.remote { "`tile` or `batch`, or fewer `requests`" } else { "`tile` or `batch`" };
+            Fault::new("M113", message).help(format!("set `memory: {mebibytes} MiB`, or a smaller {others}"))
         })
     }
 
     /// What is held when `group` tile rows are worked on together and `chunk` columns read at once.
     pub fn of(sizes: &Sizes, group: usize, chunk: usize) -> Self {
-        let (tile, area) = (sizes.tile, (sizes.tile * sizes.tile) as u64);
+        let (tile, area) = (sizes.tile.size, sizes.tile.area() as u64);
         let chunk = chunk.min(sizes.columns.length());
         let firsts = (0..sizes.rows.tiles()).step_by(group);
         let rows = firsts.map(|first| span(&sizes.rows, first, group).len()).max().unwrap_or(tile);
@@ -109,15 +118,23 @@ impl Plan {
         let (bands, classes) = (sizes.bands as u64, sizes.classes as u64);
         let panel = (rows * width) as u64 * (bands * 4 + 1);
         let reading = (slab * chunk) as u64 * bands * 4;
-        let mosaic = (rows * sizes.columns.length()) as u64 * (classes * 4 + 1);
-        let writing = (WRITE_ROWS.min(rows) * sizes.columns.length()) as u64 * classes * 4;
+        let (canvas, writing) = match sizes.tile.output {
+            Output::Pixels => (
+                (rows * sizes.columns.length()) as u64 * (classes * 4 + 1),
+                (WRITE_ROWS.min(rows) * sizes.columns.length()) as u64 * classes * 4,
+            ),
+            Output::Image => {
+                let sheet = (group * sizes.columns.tiles()) as u64 * classes * 4;
+                (sheet, sheet)
+            }
+        };
         let input_tile = area * (bands * 4 + 1) * sizes.batch as u64;
-        let output_tile = area * (classes * 4 + 1) * sizes.batch as u64;
+        let output_tile = (sizes.answer() as u64 * 4 + area) * sizes.batch as u64;
         let output_queue = (OUTPUT_QUEUE_BYTES / output_tile.max(1)).clamp(2, 256) as usize;
         let inputs = input_tile * (INPUT_QUEUE + sizes.networks + 1) as u64;
         let outputs = output_tile * (output_queue + 2 * sizes.networks + 1) as u64;
         let travelling = if sizes.remote { (input_tile + output_tile) * sizes.networks as u64 } else { 0 };
-        let bytes = panel + reading + mosaic + writing + inputs + outputs + travelling + sizes.writer;
+        let bytes = panel + reading + canvas + writing + inputs + outputs + travelling + sizes.writer;
         Self { group, rows, chunk, width, slab, input_queue: INPUT_QUEUE, output_queue, bytes }
     }
 }
@@ -125,7 +142,7 @@ impl Plan {
 /// Columns to read at once so that no block is decoded twice for its width.
 fn whole_blocks(sizes: &Sizes) -> usize {
     let block = sizes.block.0.max(1);
-    block * LEAST_COLUMNS.max(sizes.tile).div_ceil(block)
+    block * LEAST_COLUMNS.max(sizes.tile.size).div_ceil(block)
 }
 
 /// The rows of the raster that tile rows `first..first + group` show.
@@ -144,7 +161,7 @@ mod tests {
         Sizes {
             rows: axis(height),
             columns: axis(width),
-            tile,
+            tile: Tile { size: tile, output: Output::Pixels },
             batch: 1,
             bands,
             classes,
@@ -169,6 +186,17 @@ mod tests {
         let served = Sizes { networks: 16, remote: true, ..sizes(11_000, 11_000, 256, 10, 1) };
         let served = Plan::new(&served, memory).unwrap();
         assert!(served.bytes <= memory.0 && served.group > 1, "{served:?}");
+    }
+
+    #[test]
+    fn what_is_told_of_whole_tiles_takes_next_to_nothing() {
+        let pixels = sizes(11_000, 11_000, 256, 10, 5);
+        let tile = Tile { output: Output::Image, ..pixels.tile };
+        let images = Plan::of(&Sizes { tile, ..pixels.clone() }, 4, 512);
+        let pixels = Plan::of(&pixels, 4, 512);
+        // The sums of four rows of tiles over the whole width, five classes.
+        assert!(images.bytes + (800 * 11_000 * 5 * 4) < pixels.bytes, "{images:?} {pixels:?}");
+        assert_eq!((images.rows, images.width), (pixels.rows, pixels.width));
     }
 
     #[test]

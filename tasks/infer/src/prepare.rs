@@ -152,24 +152,29 @@ impl<'a> Panel<'a> {
         Ok(())
     }
 
-    /// Cuts out a tile: `input` is `[band][row][column]`, `mask` `[row][column]`, 1 where the output counts.
-    /// False when no pixel does; `input` is untouched then.
-    pub fn cut(&self, tile_row: usize, tile_column: usize, input: &mut [f32], mask: &mut [u8]) -> bool {
+    /// Where a tile has data: `mask` is `[row][column]`, 1 where it does, inside of the raster. Returns its share of that.
+    pub fn mask(&self, tile_row: usize, tile_column: usize, mask: &mut [u8]) -> f64 {
         let (rows, columns) = self.axes;
         let (tile, width) = (self.tile, self.plan.width);
         let (height_inside, width_inside) = (rows.inside(tile_row), columns.inside(tile_column));
         let left = columns.start(tile_column) - self.columns.start;
         mask.fill(0);
-        let mut any = 0;
+        let mut count = 0;
         for i in 0..height_inside {
             let line = rows.source(tile_row, i) - self.rows.start;
             let valid = &self.valid[line * width + left..][..width_inside];
             mask[i * tile..][..width_inside].copy_from_slice(valid);
-            any |= valid.iter().fold(0, |any, valid| any | valid);
+            count += valid.iter().map(|valid| u32::from(*valid)).sum::<u32>() as usize;
         }
-        if any == 0 {
-            return false;
-        }
+        count as f64 / (height_inside * width_inside) as f64
+    }
+
+    /// Cuts out a tile: `input` is `[band][row][column]`.
+    pub fn cut(&self, tile_row: usize, tile_column: usize, input: &mut [f32]) {
+        let (rows, columns) = self.axes;
+        let (tile, width) = (self.tile, self.plan.width);
+        let width_inside = columns.inside(tile_column);
+        let left = columns.start(tile_column) - self.columns.start;
         for (band, input) in input.chunks_exact_mut(tile * tile).enumerate() {
             for (i, out) in input.chunks_exact_mut(tile).enumerate() {
                 let line = rows.source(tile_row, i) - self.rows.start;
@@ -180,7 +185,6 @@ impl<'a> Panel<'a> {
                 }
             }
         }
-        true
     }
 }
 

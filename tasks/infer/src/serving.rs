@@ -12,7 +12,7 @@ use swath_task::{LocalPath, Problem};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BackendChoice {
-    /// The model server that `triton` or the variable `TRITON_URL` names, else ONNX Runtime.
+    /// The model server that `triton` or the variable `TRITON_URL` names; else, and where `device` is named, ONNX Runtime.
     #[default]
     Auto,
     /// ONNX Runtime, in this process.

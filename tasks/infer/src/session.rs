@@ -19,6 +19,7 @@ use swath_task::{Digest, Fault, TaskError};
 
 use crate::backend::Backend;
 use crate::model::Model;
+use crate::tiling::Tile;
 
 /// How threads are spread over sessions.
 fn lanes(threads: usize, device: Device) -> Vec<usize> {
@@ -36,7 +37,7 @@ pub(crate) struct OrtBackend {
     place: String,
     input: TensorSpec,
     output: TensorSpec,
-    tile: usize,
+    tile: Tile,
     /// The network takes this many tiles at once, no more and no fewer; `None`: any number.
     fixed_batch: Option<usize>,
 }
@@ -47,7 +48,7 @@ impl OrtBackend {
     fn open(
         model: &Model,
         network: &[u8],
-        tile: usize,
+        tile: Tile,
         (threads, device): (usize, Device),
         lane: usize,
     ) -> Result<Self, Fault> {
@@ -60,7 +61,7 @@ impl OrtBackend {
     }
 
     /// Opens as many as run well side by side with so many threads, at the same time.
-    pub fn open_lanes(model: &Model, tile: usize, threads: usize, device: Device) -> Result<Vec<Self>, Fault> {
+    pub fn open_lanes(model: &Model, tile: Tile, threads: usize, device: Device) -> Result<Vec<Self>, Fault> {
         let network = &model.network()?;
         std::thread::scope(|scope| {
             let open = |(lane, threads): (usize, usize)| {
@@ -80,17 +81,19 @@ impl OrtBackend {
 impl Backend for OrtBackend {
     fn run(&self, batch: usize, input: &mut Vec<f32>, output: &mut [f32]) -> Result<(), TaskError> {
         let failed = |error: ort::Error| not_run(&self.place, error.message());
-        let shape = |channels: u32| [batch, channels as usize, self.tile, self.tile];
-        let expected = shape(self.input.channels);
+        let shape = |channels: u32, side: usize| [batch, channels as usize, side, side];
+        let expected = shape(self.input.channels, self.tile.size);
         let input = &input[..expected.iter().product()];
         let tensor = TensorRef::from_array_view((expected, input)).map_err(failed)?;
         let mut session = lock(&self.session);
         let values = ort::inputs![self.input.name.as_str() => tensor];
         let outputs = session.run_with_options(values, &self.options).map_err(failed)?;
         let (got, numbers) = outputs[self.output.name.as_str()].try_extract_tensor::<f32>().map_err(failed)?;
-        let expected = shape(self.output.channels);
+        let expected = shape(self.output.channels, self.tile.told());
         if !got.iter().copied().eq(expected.iter().map(|n| *n as i64)) || numbers.len() != output.len() {
-            return Err(mismatch(&self.place, &format!("its output has shape {got:?}, not {expected:?}")).permanent());
+            let other = self.tile.other_task(got);
+            let message = format!("its output has shape {got:?}, not {expected:?}{other}");
+            return Err(mismatch(&self.place, &message).permanent());
         }
         output.copy_from_slice(numbers);
         Ok(())
@@ -141,10 +144,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Checks names, number, type and shape of what goes in and comes out. Returns the batch when it is fixed.
-fn check_ends(session: &Session, model: &Model, place: &str, tile: usize) -> Result<Option<usize>, Fault> {
+fn check_ends(session: &Session, model: &Model, place: &str, tile: Tile) -> Result<Option<usize>, Fault> {
     let manifest = &model.manifest;
-    let input = end(place, "input", session.inputs(), &manifest.input, tile)?;
-    let output = end(place, "output", session.outputs(), &manifest.output, tile)?;
+    let input = end(place, "input", session.inputs(), &manifest.input, (tile, tile.size))?;
+    let output = end(place, "output", session.outputs(), &manifest.output, (tile, tile.told()))?;
     if let (Some(input), Some(output)) = (input, output)
         && input != output
     {
@@ -153,7 +156,13 @@ fn check_ends(session: &Session, model: &Model, place: &str, tile: usize) -> Res
     Ok(input)
 }
 
-fn end(place: &str, what: &str, ends: &[Outlet], spec: &TensorSpec, tile: usize) -> Result<Option<usize>, Fault> {
+fn end(
+    place: &str,
+    what: &str,
+    ends: &[Outlet],
+    spec: &TensorSpec,
+    (tile, side): (Tile, usize),
+) -> Result<Option<usize>, Fault> {
     let names: Vec<&str> = ends.iter().map(Outlet::name).collect();
     let [outlet] = ends else {
         return Err(mismatch(place, &format!("it has {} {what}s (`{}`), not one", ends.len(), names.join("`, `"))));
@@ -169,15 +178,15 @@ fn end(place: &str, what: &str, ends: &[Outlet], spec: &TensorSpec, tile: usize)
         return Err(mismatch(place, &format!("its {what} `{}` is of type {ty}, not f32", spec.name)));
     }
     // -1 is a dimension that is free.
-    let expected = [-1, i64::from(spec.channels), tile as i64, tile as i64];
-    let fits =
-        shape.len() == 4 && shape.iter().zip(expected).all(|(got, want)| *got == -1 || want == -1 || *got == want);
-    if !fits {
+    let expected = [-1, i64::from(spec.channels), side as i64, side as i64];
+    let fits = |(got, want): (&i64, i64)| *got == -1 || *got == want || (want == -1 && *got > 0);
+    if shape.len() != expected.len() || !shape.iter().zip(expected).all(fits) {
         let message = format!(
-            "its {what} `{}` has shape {}, which does not take [batch, {}, {tile}, {tile}]",
+            "its {what} `{}` has shape {}, which does not take [batch, {}, {side}, {side}]{}",
             spec.name,
             shape_text(shape),
-            spec.channels
+            spec.channels,
+            if what == "output" { tile.other_task(shape) } else { "" }
         );
         return Err(mismatch(place, &message));
     }
@@ -202,6 +211,8 @@ fn not_run(place: &str, reason: &str) -> Fault {
 
 #[cfg(test)]
 mod tests {
+    use swath_nets::Output;
+
     use super::*;
 
     /// A message field of a protocol buffer, shorter than 128 bytes.
@@ -232,10 +243,14 @@ mod tests {
         (Model { folder: name.into(), manifest: serde_json::from_value(manifest).unwrap() }, network)
     }
 
+    fn tile(size: usize) -> Tile {
+        Tile { size, output: Output::Pixels }
+    }
+
     #[test]
     fn a_network_is_loaded_once_for_all_who_use_it_and_dropped_with_the_last() {
         let (model, network) = model("shared");
-        let open = |tile, threads| OrtBackend::open(&model, &network, tile, (threads, Device::Cpu), 0).unwrap();
+        let open = |size, threads| OrtBackend::open(&model, &network, tile(size), (threads, Device::Cpu), 0).unwrap();
         let (first, second) = (open(4, 1), open(8, 1));
         assert!(Arc::ptr_eq(&first.session, &second.session));
         let more_threads = open(4, 2);
@@ -248,7 +263,7 @@ mod tests {
     #[test]
     fn an_interrupted_backend_runs_no_more_and_the_others_do() {
         let (model, network) = model("interrupted");
-        let open = || OrtBackend::open(&model, &network, 4, (1, Device::Cpu), 0).unwrap();
+        let open = || OrtBackend::open(&model, &network, tile(4), (1, Device::Cpu), 0).unwrap();
         let (one, other) = (open(), open());
         let (mut input, mut output) = (vec![0.25; 16], [0.0; 16]);
         one.run(1, &mut input, &mut output).unwrap();

@@ -12,6 +12,44 @@ use std::ops::Range;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use swath_nets::Output;
+
+/// The tiles that a network is shown, and what it tells of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tile {
+    /// Rows and columns.
+    pub size: usize,
+    /// Whether it tells of each pixel, or of the tile as a whole.
+    pub output: Output,
+}
+
+impl Tile {
+    /// Pixels of a tile.
+    pub fn area(self) -> usize {
+        self.size * self.size
+    }
+
+    /// Rows and columns of what the network tells of a tile.
+    pub fn told(self) -> usize {
+        match self.output {
+            Output::Pixels => self.size,
+            Output::Image => 1,
+        }
+    }
+
+    /// Which task is for a network whose output has these sides, where it is another one. For messages.
+    pub fn other_task(self, sides: &[i64]) -> &'static str {
+        match (self.output, sides) {
+            (Output::Pixels, [_, _, 1, 1]) if self.size > 1 => {
+                ": it tells of whole images, as `infer.classify` wants it"
+            }
+            (Output::Image, [_, _, rows, columns]) if *rows > 1 || *columns > 1 => {
+                ": it tells of every pixel, as `infer.segment` wants it"
+            }
+            _ => "",
+        }
+    }
+}
 
 /// How overlapping tiles become one value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -12,6 +12,7 @@ use swath_task::{Fault, TaskError, panic_fault};
 
 use crate::backend::Backend;
 use crate::model::Model;
+use crate::tiling::Tile;
 
 /// A network in burn, for tiles of one size.
 pub(crate) struct WeightsBackend {
@@ -20,13 +21,13 @@ pub(crate) struct WeightsBackend {
     place: String,
     channels: usize,
     classes: usize,
-    tile: usize,
+    tile: Tile,
     stopped: AtomicBool,
 }
 
 impl WeightsBackend {
     /// Reads the weights of a model folder and checks what they are the weights of against the manifest.
-    pub fn open(model: &Model, tile: usize, threads: usize) -> Result<Self, Fault> {
+    pub fn open(model: &Model, tile: Tile, threads: usize) -> Result<Self, Fault> {
         let (path, told) = model.weights()?;
         let wrong = |reason: String| {
             Fault::new("M127", format!("the weights `{}` cannot be run: {reason}", path.display()))
@@ -35,8 +36,14 @@ impl WeightsBackend {
         let network = Network::deserialize(told).map_err(|error| wrong(format!("`checkpoint.network`: {error}")))?;
         let manifest = &model.manifest;
         let (channels, classes) = (manifest.input.channels as usize, manifest.output.channels as usize);
-        if network.output() != Output::Pixels {
-            return Err(wrong("their network tells of whole images, not of pixels".to_owned()));
+        match (network.output(), tile.output) {
+            (Output::Image, Output::Pixels) => {
+                return Err(wrong("their network tells of whole images: `infer.classify` runs it".to_owned()));
+            }
+            (Output::Pixels, Output::Image) => {
+                return Err(wrong("their network tells of every pixel: `infer.segment` runs it".to_owned()));
+            }
+            _ => {}
         }
         if (network.in_channels(), network.classes()) != (channels, classes) {
             return Err(wrong(format!(
@@ -59,10 +66,10 @@ impl WeightsBackend {
     }
 
     fn forward(&self, batch: usize, numbers: Vec<f32>) -> Result<TensorData, String> {
-        let images = TensorData::new(numbers, [batch, self.channels, self.tile, self.tile]);
+        let images = TensorData::new(numbers, [batch, self.channels, self.tile.size, self.tile.size]);
         let network = self.network.lock().unwrap_or_else(PoisonError::into_inner);
         let logits = network.forward(Tensor::<4>::from_data(images, &Device::flex()));
-        let (got, expected) = (logits.dims(), [batch, self.classes, self.tile, self.tile]);
+        let (got, expected) = (logits.dims(), [batch, self.classes, self.tile.told(), self.tile.told()]);
         if got == expected {
             Ok(logits.into_data())
         } else {
@@ -78,7 +85,7 @@ impl Backend for WeightsBackend {
         }
         let held = input.len();
         let mut numbers = std::mem::take(input);
-        numbers.truncate(batch * self.channels * self.tile * self.tile);
+        numbers.truncate(batch * self.channels * self.tile.area());
         // burn panics where shapes do not fit, as in a network that halves a tile which cannot be.
         let done = self.threads.install(|| catch_unwind(AssertUnwindSafe(|| self.forward(batch, numbers))));
         *input = vec![0.0; held];

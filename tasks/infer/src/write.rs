@@ -8,9 +8,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use swath_geo::{BandSpec, CogOptions, CogWriter, GeoError, Grid, Pixel, PixelWindow, TILE};
-use swath_task::TaskError;
+use swath_task::{Fault, TaskError};
 
-use crate::segment::{Values, geo_error};
+use crate::settings::Values;
 use crate::stitch::Sink;
 
 /// Integer steps from 0 to 1, such that the scale is a short decimal.
@@ -20,6 +20,12 @@ const STEPS_U16: f32 = 50_000.0;
 /// Compression level: the low bits of probabilities are noise, on which higher levels spend twice the time to save a
 /// thousandth of the size, while the network waits for the core.
 const LEVEL: u8 = 1;
+
+/// A raster's error as a fault of the step.
+pub(crate) fn geo_error(error: GeoError) -> TaskError {
+    let fault = Fault::new(error.code(), error.message()).help(error.help());
+    if error.is_transient() { fault.transient(None) } else { fault.permanent() }
+}
 
 /// Most that a writer holds, bytes: a strip, the overview tiles that wait for their quarters, tiles being compressed.
 pub(crate) fn held(width: usize, classes: usize, threads: usize) -> u64 {

@@ -8,15 +8,8 @@ import sys
 import numpy as np
 import onnxruntime
 import rasterio
+from reference import padded, shown, starts, written
 from rio_cogeo.cogeo import cog_validate
-
-
-def starts(length, tile, overlap, edges):
-    found, at = [], 0
-    while at + tile < length:
-        found.append(at)
-        at += tile - overlap
-    return found + [max(length - tile, 0) if edges == "shifted" else at]
 
 
 def window(tile, overlap, blend):
@@ -30,42 +23,28 @@ def window(tile, overlap, blend):
 
 for case in json.load(open(sys.argv[1])):
     tile, overlap = case["tile"], case["overlap"]
-    with rasterio.open(case["raster"]) as src:
-        order = [src.descriptions.index(name) + 1 for name in case["bands"]]
-        stored = src.read(order)
-        profile = src.profile
-        bad = ~np.isfinite(stored) if src.nodata is None or np.isnan(src.nodata) else stored == src.nodata
-        x = stored * np.array(src.scales)[np.array(order) - 1, None, None] + np.array(src.offsets)[np.array(order) - 1, None, None]
-    norm = case["normalisation"]
-    column = lambda key: np.array(norm[key], dtype="f8")[:, None, None]
-    if norm["method"] == "standard":
-        x = (x - column("mean")) / column("std")
-    elif norm["method"] == "stretch":
-        x = np.clip((x - column("low")) / (column("high") - column("low")), 0, 1)
-    x = np.where(bad, norm["fill"], x).astype("f4")
+    x, bad, profile = shown(case)
     height, width = x.shape[1:]
     rows, columns = starts(height, tile, overlap, case["edges"]), starts(width, tile, overlap, case["edges"])
-    full = (max(rows[-1] + tile, height) - height, max(columns[-1] + tile, width) - width)
-    padded = np.pad(x, ((0, 0), (0, full[0]), (0, full[1])), mode="reflect")
+    whole = padded(x, rows, columns, tile)
     session = onnxruntime.InferenceSession(case["network"], providers=["CPUExecutionProvider"])
     batch = case["fixed_batch"] or 1
     total, count = 0.0, 0.0
     weights = window(tile, overlap, case["blend"])
     for top in rows:
         for left in columns:
-            piece = padded[None, :, top : top + tile, left : left + tile]
+            piece = whole[None, :, top : top + tile, left : left + tile]
             y = session.run(None, {session.get_inputs()[0].name: np.repeat(piece, batch, 0)})[0][0].astype("f8")
             if case["activation"] == "logits":
                 y = 1 / (1 + np.exp(-y))
             if np.isscalar(total):
-                total, count = np.zeros((len(y),) + padded.shape[1:]), np.zeros(padded.shape[1:])
+                total, count = np.zeros((len(y),) + whole.shape[1:]), np.zeros(whole.shape[1:])
             total[:, top : top + tile, left : left + tile] += y * weights
             count[top : top + tile, left : left + tile] += weights
     expected = (total / count)[:, :height, :width]
     nodata = bad.any(0)
     with rasterio.open(case["output"]) as got:
-        values = got.read(masked=True).astype("f8") * np.array(got.scales)[:, None, None] + np.array(got.offsets)[:, None, None]
-        mask = np.ma.getmaskarray(values)
+        values, mask = written(got)
         valid = ~nodata[None].repeat(len(values), 0)
         print(json.dumps({
             "off": float(np.abs(values.filled(0) - expected)[valid].max()) if valid.any() else 0.0,

@@ -1,4 +1,4 @@
-"""Networks and rasters for tests/segment.rs: make_inputs.py FOLDER.
+"""Networks and rasters for tests/infer: make_inputs.py FOLDER.
 
 Networks are made with onnx.helper, good ones and bad ones; rasters with rasterio. Nothing here is Swath's own code.
 """
@@ -12,6 +12,7 @@ from onnx import TensorProto as T
 from onnx import helper as h
 from onnx import numpy_helper as nh
 from rasterio.transform import from_origin
+from rasterio.windows import Window
 
 out = sys.argv[1]
 rng = np.random.default_rng(7)
@@ -70,6 +71,17 @@ save("half_size", [h.make_node("MaxPool", ["image"], ["logits"], kernel_shape=[2
 save("external", [conv("image", "logits", "w", "b", 0)], [value("image", [None, 1, None, None])],
      [value("logits", [None, 1, None, None])], [("w", np.ones((1, 1, 1, 1), "f4")), ("b", np.zeros(1, "f4"))],
      save_as_external_data=True, all_tensors_to_one_file=True, location="weights.bin", size_threshold=0)
+
+
+def classifier(name, size):
+    """Three bands in, three classes out, logits of the whole image: `[batch, 3, 1, 1]`."""
+    weights = [("w0", (rng.standard_normal((8, 3, 5, 5)) * 0.4).astype("f4")), ("b0", np.zeros(8, "f4")),
+               ("w1", (rng.standard_normal((3, 8, 1, 1)) * 6).astype("f4")), ("b1", np.zeros(3, "f4"))]
+    nodes = [h.make_node("Conv", ["image", "w0", "b0"], ["a"], strides=[2, 2]), h.make_node("Relu", ["a"], ["c"]),
+             h.make_node("GlobalAveragePool", ["c"], ["d"]), conv("d", "logits", "w1", "b1", 0)]
+    save(name, nodes, [value("image", [None, 3, size, size])], [value("logits", [None, 3, 1, 1])], weights)
+
+
 open(f"{out}/empty.onnx", "wb").close()
 open(f"{out}/random.onnx", "wb").write(rng.bytes(5000))
 whole = open(f"{out}/wide.onnx", "rb").read()
@@ -86,6 +98,22 @@ def raster(name, data, bands, nodata=None, scale=None, offset=None, crs="EPSG:32
         if scale:
             dst.scales = [scale] * count
             dst.offsets = [offset] * count
+
+
+def real():
+    """A part of the real scene that ships with Swath, a corner cut off as by the edge of an orbit."""
+    folder = os.path.join(os.path.dirname(__file__), "../../../flows/data/s2-l1c-t33uuu/S2A_MSIL1C_20170216T102101_T33UUU_SUBSET")
+    window, bands = Window(500, 200, 333, 270), ["B02", "B03", "B04", "B08"]
+    with rasterio.open(f"{folder}/B02.tif") as src:
+        profile = dict(src.profile, count=4, nodata=0, width=333, height=270, transform=src.window_transform(window), driver="GTiff")
+    with rasterio.open(f"{out}/real.tif", "w", **profile) as dst:
+        for i, band in enumerate(bands):
+            with rasterio.open(f"{folder}/{band}.tif") as src:
+                pixels = src.read(1, window=window)
+            pixels[np.add.outer(np.arange(270), np.arange(333)) < 150] = 0
+            dst.write(pixels, i + 1)
+        dst.descriptions = bands
+        dst.scales, dst.offsets = [0.0001] * 4, [0.0] * 4
 
 
 def scene(count, height, width):
@@ -111,3 +139,6 @@ raster("unnamed", np.full((2, 70, 70), 0.5, "f4"), [None, "P2"])
 raster("empty", np.full((1, 70, 70), np.nan, "f4"), ["P"], np.nan)
 raster("degrees", np.full((1, 70, 70), 0.5, "f4"), ["P"], crs="EPSG:4326", pixel=10 / 111320)
 raster("big", np.repeat(scene(1, 1500, 1500), 3, 0), ["B03", "B04", "B08"], 0, 0.0001, -0.1, **tiled)
+real()
+classifier("classes", None)
+classifier("classes_64", 64)

@@ -21,8 +21,6 @@ use super::proto::{
 use super::retry::{Kind, Trouble};
 use super::wire::{AROUND, Answer, Call, Config, Described, End, Lent};
 
-/// For name, connection and TLS.
-const CONNECT: Duration = Duration::from_secs(10);
 /// What the other end may send before it is told that there is room for more.
 const WINDOWS: (u32, u32) = (4 << 20, 16 << 20);
 
@@ -30,7 +28,7 @@ const WINDOWS: (u32, u32) = (4 << 20, 16 << 20);
 pub(crate) struct Grpc(GrpcInferenceServiceClient<Channel>);
 
 impl Grpc {
-    pub fn new(address: &Address, tls: &Tls) -> Result<Self, Fault> {
+    pub fn new(address: &Address, tls: &Tls, connect: Duration) -> Result<Self, Fault> {
         let wrong = |error: tonic::transport::Error| {
             let message = format!("the model server's address `{address}` cannot be used: {}", with_causes(&error));
             Fault::new("M126", message).help("`ca`, `certificate` and `key` are files in PEM")
@@ -38,7 +36,7 @@ impl Grpc {
         // Keep-alive is TCP's: servers of gRPC take its own, when no answer is due for long, for an attack.
         let endpoint = Endpoint::from_shared(address.http())
             .map_err(wrong)?
-            .connect_timeout(CONNECT)
+            .connect_timeout(connect)
             .tcp_keepalive(Some(Duration::from_secs(20)))
             .initial_stream_window_size(WINDOWS.0)
             .initial_connection_window_size(WINDOWS.1);
@@ -70,15 +68,14 @@ impl Grpc {
 
     pub async fn model(&self, name: &str, version: &str) -> Result<Described, Trouble> {
         let mut client = self.0.clone();
-        let (name, version) = (name.to_owned(), version.to_owned());
+        let asked = ModelMetadataRequest { name: name.to_owned(), version: version.to_owned() };
+        let told = client.model_metadata(request(asked)).await.map_err(trouble)?.into_inner();
         if !version.is_empty() {
-            let asked = ModelReadyRequest { name: name.clone(), version: version.clone() };
+            let asked = ModelReadyRequest { name: name.to_owned(), version: version.to_owned() };
             if !client.model_ready(request(asked)).await.map_err(trouble)?.into_inner().ready {
-                return Err(Trouble::new(Kind::Unknown, "it is not ready"));
+                return Err(Trouble::new(Kind::Away, "the model is there, and says that it is not ready"));
             }
         }
-        let told = client.model_metadata(request(ModelMetadataRequest { name, version })).await.map_err(trouble)?;
-        let told = told.into_inner();
         let ends = |ends: Vec<TensorMetadata>| {
             ends.into_iter()
                 .map(|end| End { name: end.name, datatype: end.datatype, shape: end.shape })

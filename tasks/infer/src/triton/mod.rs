@@ -32,6 +32,7 @@ use tracing::Instrument;
 
 use crate::backend::Backend;
 use crate::serving::Triton;
+use crate::tiling::Tile;
 use address::{Address, Tls, TlsFiles, URL_VARIABLE};
 use retry::{Kind, Patience, Trouble};
 use served::{FLOAT, Fit};
@@ -73,7 +74,7 @@ pub(crate) struct Served {
     name: String,
     version: String,
     manifest: ModelManifest,
-    tile: usize,
+    tile: Tile,
     told: Described,
     config: Option<Config>,
     fit: Fit,
@@ -92,7 +93,7 @@ impl Drop for Served {
 
 impl Served {
     /// Finds a model on its server. Ends early when the attempt is told to stop.
-    pub fn open(settings: &Triton, manifest: &ModelManifest, tile: usize, ctx: &Context) -> Result<Self, TaskError> {
+    pub fn open(settings: &Triton, manifest: &ModelManifest, tile: Tile, ctx: &Context) -> Result<Self, TaskError> {
         let url = settings.url.clone().or_else(address_of_environment).ok_or_else(|| {
             Fault::new("M126", format!("no model server is named, and {URL_VARIABLE} is not set"))
                 .help("set `triton: { url: grpc://host:8001 }`, or TRITON_URL in the environment")
@@ -166,14 +167,16 @@ impl Served {
 
     /// Checks that a request of this many tiles can be sent.
     pub fn check_batch(&self, batch: usize) -> Result<(), Fault> {
-        let numbers = batch * self.manifest.input.channels as usize * self.tile * self.tile;
+        let sent = self.manifest.input.channels as usize * self.tile.area();
+        let told = self.manifest.output.channels as usize * self.tile.told().pow(2);
+        let numbers = batch.saturating_mul(sent.max(told));
         match self.fit.largest_batch {
             Some(largest) if batch > largest => {
                 let message = format!("{} takes {largest} tiles at once, not {batch}", self.place());
                 Err(Fault::new("M115", message).help("leave out `batch`, or raise `max_batch_size` on the server"))
             }
             _ if numbers.saturating_mul(4) > LARGEST_MESSAGE - (1 << 20) => {
-                let message = format!("{batch} tiles are more than a request may hold (2 GiB)");
+                let message = format!("{batch} tiles are more than a request or its answer may hold (2 GiB)");
                 Err(Fault::new("M115", message).help("set a smaller `batch` or `tile`"))
             }
             _ => Ok(()),
@@ -183,14 +186,14 @@ impl Served {
     /// Runs the network on the server.
     async fn ask(&self, batch: usize, numbers: Bytes, output: &mut [f32]) -> Result<(), TaskError> {
         let id = format!("swath-{}", self.asked.fetch_add(1, Ordering::Relaxed));
-        let side = self.tile as i64;
-        let sides = |channels: u32| [batch as i64, i64::from(channels), side, side];
+        let sides = |channels: u32, side: usize| [batch as i64, i64::from(channels), side as i64, side as i64];
+        let told = sides(self.manifest.output.channels, self.tile.told());
         let call = Call {
             model: self.name.clone(),
             version: self.version.clone(),
             id,
             input: self.manifest.input.name.clone(),
-            shape: sides(self.manifest.input.channels),
+            shape: sides(self.manifest.input.channels, self.tile.size),
             numbers,
             output: self.manifest.output.name.clone(),
             size: size_of_val(output),
@@ -200,7 +203,7 @@ impl Served {
             trace::failed(&tracing::Span::current(), trouble.kind);
             fault(&self.place(), &trouble)
         })?;
-        let numbers = self.judge(&call, answer, &sides(self.manifest.output.channels)).map_err(|reason| {
+        let numbers = self.judge(&call, answer, &told).map_err(|reason| {
             Fault::new("M123", format!("{} gave a wrong answer: {reason}", self.place()))
                 .help("look at the model's configuration and the server's log; a model that was exchanged needs a new version")
         })?;
@@ -225,7 +228,8 @@ impl Served {
             return Err(format!("`{}` is of type {}, not {FLOAT}", end.name, end.datatype));
         }
         if end.shape != shape {
-            return Err(format!("`{}` has shape {:?}, not {shape:?}", end.name, end.shape));
+            let other = self.tile.other_task(&end.shape);
+            return Err(format!("`{}` has shape {:?}, not {shape:?}{other}", end.name, end.shape));
         }
         let expected = shape.iter().product::<i64>() * 4;
         if numbers.len() as i64 != expected {
@@ -242,8 +246,7 @@ impl Served {
             Ok((told, configuration(&self.wire, &self.name, &self.version).await?))
         });
         let (told, config) = asked.await.map_err(|trouble| fault(&self.place(), &trouble))?;
-        let same = |told: &Described| (told.inputs.clone(), told.outputs.clone());
-        if same(&told) != same(&self.told) || config != self.config {
+        if !same_model((&told, config.as_ref()), (&self.told, self.config.as_ref())) {
             let message = format!("{} was exchanged while it was used", self.place());
             return Err(Fault::new("M123", message)
                 .help("serve a changed model under a new version; run the step again")
@@ -272,7 +275,7 @@ async fn find(
 ) -> Result<Found, TaskError> {
     let mut wires: Vec<(Address, Wire)> = Vec::new();
     for address in addresses {
-        let wire = Wire::new(&address, tls)?;
+        let wire = Wire::new(&address, tls, patience.connect())?;
         wires.push((address, wire));
     }
     let patience = patience.at_most(QUESTION);
@@ -312,6 +315,9 @@ async fn ready(wires: &[(Address, Wire)], patience: Patience) -> Result<usize, T
             let trouble = match tokio::time::timeout(each, wire.server()).await {
                 Ok(Ok(server)) => {
                     tracing::debug!(%address, server, "the model server is ready");
+                    for ((address, _), trouble) in wires.iter().zip(&troubles) {
+                        tracing::warn!(%address, said = trouble.said, "passed over for another address");
+                    }
                     return Ok(index);
                 }
                 Ok(Err(trouble)) => trouble,
@@ -325,6 +331,17 @@ async fn ready(wires: &[(Address, Wire)], patience: Patience) -> Result<usize, T
         Err(Trouble::new(kind.unwrap_or(Kind::Unknown), said))
     });
     asked.await
+}
+
+/// Whether a server tells of the same model as before. Where it tells the network's digest that decides: the server may have been
+/// told meanwhile to run the same network in another way.
+fn same_model((told, config): (&Described, Option<&Config>), before: (&Described, Option<&Config>)) -> bool {
+    let digest = |config: Option<&Config>| config.and_then(|config| config.digest.clone());
+    let same_network = match (digest(config), digest(before.1)) {
+        (Some(now), Some(then)) => now == then,
+        _ => config == before.1,
+    };
+    (&told.inputs, &told.outputs) == (&before.0.inputs, &before.0.outputs) && same_network
 }
 
 /// How the server runs the model, where it is one that tells.
@@ -414,7 +431,7 @@ impl TritonBackend {
 impl Backend for TritonBackend {
     fn run(&self, batch: usize, input: &mut Vec<f32>, output: &mut [f32]) -> Result<(), TaskError> {
         let served = &self.served;
-        let length = batch * served.manifest.input.channels as usize * served.tile * served.tile;
+        let length = batch * served.manifest.input.channels as usize * served.tile.area();
         // Lent to the request, and back again once it has ended.
         let numbers = Arc::new(std::mem::take(input));
         let body = Bytes::from_owner(Lent(numbers.clone())).slice(..length * size_of::<f32>());
@@ -432,8 +449,14 @@ impl Backend for TritonBackend {
         self.stop.cancel();
     }
 
-    fn confirm(&self) -> Result<(), TaskError> {
-        self.wait(self.served.confirm())
+    fn confirm(&self, ctx: &Context) -> Result<(), TaskError> {
+        self.wait(async {
+            tokio::select! {
+                biased;
+                () = ctx.cancelled() => Err(TaskError::Cancelled),
+                done = self.served.confirm() => done,
+            }
+        })
     }
 }
 
@@ -444,10 +467,9 @@ pub fn model_server() -> Option<Result<String, Fault>> {
     let asked = || -> Result<String, Fault> {
         let addresses = Address::list(&url)?;
         let tls = TlsFiles::default().or_environment().read()?;
-        let wires: Result<Vec<_>, Fault> =
-            addresses.into_iter().map(|address| Ok((address.clone(), Wire::new(&address, &tls)?))).collect();
-        let wires = wires?;
         let patience = Patience { deadline: Duration::from_secs(5), away: Duration::ZERO };
+        let wire = |address: Address| Ok((address.clone(), Wire::new(&address, &tls, patience.connect())?));
+        let wires = addresses.into_iter().map(wire).collect::<Result<Vec<_>, Fault>>()?;
         let runtime = runtime()?;
         let told = runtime.block_on(async {
             let index = ready(&wires, patience).await?;
@@ -462,4 +484,97 @@ pub fn model_server() -> Option<Result<String, Fault>> {
         })
     };
     Some(asked())
+}
+
+#[cfg(test)]
+mod tests {
+    use swath_nets::Output;
+    use swath_task::Digest;
+    use swath_task::local::LocalHost;
+
+    use super::wire::End;
+    use super::*;
+
+    fn described(side: i64) -> Described {
+        let end =
+            |name: &str| End { name: name.to_owned(), datatype: FLOAT.to_owned(), shape: vec![-1, 1, side, side] };
+        Described { versions: vec!["3".to_owned()], inputs: vec![end("image")], outputs: vec![end("logits")] }
+    }
+
+    fn config(instances: usize, digest: Option<&str>) -> Config {
+        Config { largest_batch: 4, instances, gathers: false, digest: digest.map(str::to_owned) }
+    }
+
+    #[test]
+    fn a_model_is_the_same_by_its_digest_else_by_all_that_is_told() {
+        let (one, other) = (described(-1), described(64));
+        for (before, now, same) in [
+            (config(1, None), config(1, None), true),
+            (config(1, None), config(2, None), false),
+            // The same network on more instances.
+            (config(1, Some("a")), config(2, Some("a")), true),
+            (config(1, Some("a")), config(1, Some("b")), false),
+            (config(1, Some("a")), config(1, None), false),
+        ] {
+            assert_eq!(same_model((&one, Some(&now)), (&one, Some(&before))), same, "{before:?} {now:?}");
+            assert!(!same_model((&other, Some(&now)), (&one, Some(&before))));
+        }
+        assert!(same_model((&one, None), (&one, None)) && !same_model((&one, None), (&one, Some(&config(1, None)))));
+    }
+
+    /// A model on a server that has gone away since it was found.
+    fn gone(size: usize, channels: u32) -> Arc<Served> {
+        let manifest = serde_json::json!({
+            "name": "gone", "version": 3, "about": "", "file": "3/model.onnx", "digest": Digest::of(b""),
+            "bands": [{ "name": "P" }], "normalisation": { "method": "none", "fill": 0.0 },
+            "input": { "name": "image", "channels": 1 }, "output": { "name": "logits", "channels": channels },
+            "activation": "logits", "tile": { "size": size, "multiple_of": 1 }, "classes": ["a"], "gsd": 1.0
+        });
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let address = Address::list(&format!("grpc://{closed}")).unwrap().remove(0);
+        let patience = Patience { deadline: Duration::from_secs(1), away: Duration::from_secs(3600) };
+        let runtime = runtime().unwrap();
+        let wire = {
+            let _inside = runtime.enter();
+            Wire::new(&address, &Tls::default(), patience.connect()).unwrap()
+        };
+        Arc::new(Served {
+            runtime: Some(runtime),
+            wire,
+            address,
+            name: "gone".to_owned(),
+            version: "3".to_owned(),
+            manifest: serde_json::from_value(manifest).unwrap(),
+            tile: Tile { size, output: Output::Pixels },
+            told: described(-1),
+            config: None,
+            fit: Fit { fixed_batch: None, largest_batch: None },
+            patience,
+            asked: AtomicU64::new(0),
+        })
+    }
+
+    #[test]
+    fn a_wish_to_stop_is_heard_while_a_server_that_went_away_is_asked_for_the_last_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let cancel = CancellationToken::new();
+        let ctx = LocalHost::new(folder.path()).unwrap().cancellable(1, cancel.clone());
+        let network = TritonBackend::new(&gone(16, 1));
+        std::thread::scope(|scope| {
+            let asked = scope.spawn(|| network.confirm(&ctx));
+            std::thread::sleep(Duration::from_millis(300));
+            assert!(!asked.is_finished(), "it is patient for an hour");
+            cancel.cancel();
+            assert!(matches!(asked.join().unwrap(), Err(TaskError::Cancelled)));
+        });
+    }
+
+    #[test]
+    fn a_request_and_its_answer_end_at_what_a_message_may_hold() {
+        assert!(gone(8192, 1).check_batch(7).is_ok());
+        assert_eq!(gone(8192, 1).check_batch(8).unwrap_err().code, "M115");
+        // One band in, four classes out.
+        assert_eq!(gone(8192, 4).check_batch(2).unwrap_err().code, "M115");
+        assert_eq!(gone(8192, 1).check_batch(usize::MAX).unwrap_err().code, "M115");
+    }
 }

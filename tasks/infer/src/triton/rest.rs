@@ -16,8 +16,6 @@ use super::grpc::with_causes;
 use super::retry::{Kind, Trouble};
 use super::wire::{AROUND, Answer, Call, Config, Described, End};
 
-/// For name, connection and TLS.
-const CONNECT: Duration = Duration::from_secs(10);
 /// Tells where the JSON ends and the bytes begin.
 const HEAD_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
 
@@ -96,7 +94,7 @@ struct Parameter {
 }
 
 impl Rest {
-    pub fn new(address: &Address, tls: &Tls) -> Result<Self, Fault> {
+    pub fn new(address: &Address, tls: &Tls, connect: Duration) -> Result<Self, Fault> {
         let wrong = |error: reqwest::Error| {
             let message = format!("the model server's address `{address}` cannot be used: {}", with_causes(&error));
             Fault::new("M126", message).help("`ca`, `certificate` and `key` are files in PEM")
@@ -106,7 +104,7 @@ impl Rest {
         // An answer that is packed costs more than it saves.
         let mut builder = Client::builder()
             .user_agent(concat!("swath/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(CONNECT)
+            .connect_timeout(connect)
             .tcp_keepalive(Duration::from_secs(20))
             .redirect(reqwest::redirect::Policy::none())
             .gzip(false);
@@ -123,25 +121,33 @@ impl Rest {
     }
 
     pub async fn server(&self) -> Result<String, Trouble> {
-        self.get("/v2/health/ready").await?;
+        self.get("/v2/health/ready").await.map_err(|trouble| match trouble.kind {
+            // How Triton says it.
+            Kind::Refused if trouble.said.starts_with("400") => {
+                Trouble::new(Kind::Away, format!("it says that it is not ready ({})", trouble.said))
+            }
+            _ => trouble,
+        })?;
         let told: ServerMetadata = read(&self.get("/v2").await?)?;
         Ok(format!("{} {}", told.name, told.version))
     }
 
     pub async fn model(&self, name: &str, version: &str) -> Result<Described, Trouble> {
         let path = model_path(name, version);
-        if !version.is_empty() {
-            self.get(&format!("{path}/ready")).await.map_err(|trouble| match trouble.kind {
-                Kind::Refused | Kind::Unknown => Trouble::new(Kind::Unknown, "it is not ready"),
-                _ => trouble,
-            })?;
-        }
         // Triton answers 400 for what it does not have.
         let told = self.get(&path).await.map_err(|trouble| match trouble.kind {
             Kind::Refused => Trouble::new(Kind::Unknown, trouble.said),
             _ => trouble,
         })?;
         let told: Metadata = read(&told)?;
+        if !version.is_empty() {
+            self.get(&format!("{path}/ready")).await.map_err(|trouble| match trouble.kind {
+                Kind::Refused | Kind::Unknown => {
+                    Trouble::new(Kind::Away, "the model is there, and says that it is not ready")
+                }
+                _ => trouble,
+            })?;
+        }
         let ends = |ends: Vec<Tensor>| ends.into_iter().map(End::from).collect::<Vec<_>>();
         Ok(Described { versions: told.versions, inputs: ends(told.inputs), outputs: ends(told.outputs) })
     }

@@ -12,6 +12,9 @@ use tokio::time::{Instant, sleep, timeout};
 /// The first pause, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
+/// Longest that setting up a connection may take.
+const LONGEST_CONNECT: Duration = Duration::from_secs(5);
+
 /// What kind of trouble it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -62,6 +65,12 @@ impl Patience {
     /// The same with a deadline of at most `deadline`.
     pub fn at_most(self, deadline: Duration) -> Self {
         Self { deadline: self.deadline.min(deadline), ..self }
+    }
+
+    /// For setting up a connection: less than a request may take, so that a machine that says nothing at all is told from a
+    /// server that is slow to answer.
+    pub fn connect(&self) -> Duration {
+        (self.deadline / 2).min(LONGEST_CONNECT)
     }
 
     /// Asks until there is an answer, or trouble that does not pass.

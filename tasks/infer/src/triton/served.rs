@@ -4,6 +4,7 @@ use swath_kinds::{ModelManifest, TensorSpec};
 use swath_task::Fault;
 
 use super::wire::{Config, Described, End};
+use crate::tiling::Tile;
 
 /// The protocol's name of 32-bit floats.
 pub(crate) const FLOAT: &str = "FP32";
@@ -22,15 +23,15 @@ pub(crate) fn check(
     told: &Described,
     config: Option<&Config>,
     manifest: &ModelManifest,
-    tile: usize,
+    tile: Tile,
     place: &str,
 ) -> Result<Fit, Fault> {
     let mismatch = |reason: String| {
         Fault::new("M122", format!("{place} is not the model of the manifest: {reason}"))
             .help("serve the model folder that the flow names, or name the folder that is served")
     };
-    let input = end("input", &told.inputs, &manifest.input, tile).map_err(mismatch)?;
-    let output = end("output", &told.outputs, &manifest.output, tile).map_err(mismatch)?;
+    let input = end("input", &told.inputs, &manifest.input, (tile, tile.size)).map_err(mismatch)?;
+    let output = end("output", &told.outputs, &manifest.output, (tile, tile.told())).map_err(mismatch)?;
     if let (Some(input), Some(output)) = (input, output)
         && input != output
     {
@@ -48,7 +49,7 @@ pub(crate) fn check(
 }
 
 /// Checks one end. Returns the batch when it is fixed.
-fn end(what: &str, ends: &[End], spec: &TensorSpec, tile: usize) -> Result<Option<usize>, String> {
+fn end(what: &str, ends: &[End], spec: &TensorSpec, (tile, side): (Tile, usize)) -> Result<Option<usize>, String> {
     let [end] = ends else {
         let names: Vec<&str> = ends.iter().map(|end| end.name.as_str()).collect();
         return Err(format!("it has {} {what}s (`{}`), not one", ends.len(), names.join("`, `")));
@@ -59,12 +60,15 @@ fn end(what: &str, ends: &[End], spec: &TensorSpec, tile: usize) -> Result<Optio
     if end.datatype != FLOAT {
         return Err(format!("its {what} `{}` is of type {}, not {FLOAT}", end.name, end.datatype));
     }
-    let wanted = [-1, i64::from(spec.channels), tile as i64, tile as i64];
-    let fits = |(got, want): (&i64, i64)| *got == -1 || want == -1 || *got == want;
+    let wanted = [-1, i64::from(spec.channels), side as i64, side as i64];
+    let fits = |(got, want): (&i64, i64)| *got == -1 || *got == want || (want == -1 && *got > 0);
     if end.shape.len() != wanted.len() || !end.shape.iter().zip(wanted).all(fits) {
         return Err(format!(
-            "its {what} `{}` has shape {:?}, which does not take [batch, {}, {tile}, {tile}]",
-            end.name, end.shape, spec.channels
+            "its {what} `{}` has shape {:?}, which does not take [batch, {}, {side}, {side}]{}",
+            end.name,
+            end.shape,
+            spec.channels,
+            if what == "output" { tile.other_task(&end.shape) } else { "" }
         ));
     }
     Ok(usize::try_from(end.shape[0]).ok())

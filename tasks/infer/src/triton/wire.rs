@@ -1,6 +1,7 @@
 //! What travels between here and a model server, whichever protocol carries it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use swath_task::Fault;
@@ -87,11 +88,11 @@ pub(crate) enum Wire {
 }
 
 impl Wire {
-    /// Sets one up; nothing is sent yet.
-    pub fn new(address: &Address, tls: &Tls) -> Result<Self, Fault> {
+    /// Sets one up; nothing is sent yet. `connect` is how long a name, a connection and its TLS may take.
+    pub fn new(address: &Address, tls: &Tls, connect: Duration) -> Result<Self, Fault> {
         Ok(match address.protocol {
-            Protocol::Grpc => Self::Grpc(Grpc::new(address, tls)?),
-            Protocol::Rest => Self::Rest(Rest::new(address, tls)?),
+            Protocol::Grpc => Self::Grpc(Grpc::new(address, tls, connect)?),
+            Protocol::Rest => Self::Rest(Rest::new(address, tls, connect)?),
         })
     }
 

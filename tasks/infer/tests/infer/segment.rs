@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use swath_infer::{Segment, SegmentInputs, TASKS};
+use swath_infer::{Inputs, Segment, TASKS};
 use swath_kinds::{Cog, Model, StretchFile};
 use swath_task::{Artifact, Digest, Task, TaskError};
 
@@ -203,7 +203,7 @@ async fn a_model_can_come_from_a_step_before() {
     let model: Artifact<Model> = bench.host.import(&bench.model("identity", |_| {})).unwrap();
     let raster: Artifact<Cog> = bench.host.import(&input("one.tif")).unwrap();
     let segment: Segment = serde_json::from_value(json!({ "overlap": 16 })).unwrap();
-    let inputs = SegmentInputs { raster, model: Some(model), stretch: None };
+    let inputs = Inputs { raster, model: Some(model), stretch: None };
     assert_eq!(segment.run(inputs, &bench.host.context(1)).await.unwrap().tiles, 9);
 }
 
@@ -228,7 +228,7 @@ async fn a_wish_to_stop_is_heeded_within_a_second_and_leaves_nothing() {
 
 #[test]
 fn parameters_are_checked_before_anything_runs() {
-    let [definition] = TASKS else { panic!("one task") };
+    let definition = TASKS.iter().find(|task| task.name == "infer.segment").unwrap();
     let problems = |with: Value| definition.bind(with).err().unwrap_or_default();
     assert!(definition.bind(json!({ "model": "m" })).is_ok());
     assert!(definition.bind(json!({ "model": "m", "batch": "auto", "memory": "1 GiB" })).is_ok());

@@ -13,7 +13,7 @@ use tracing::Instrument;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::layer::SubscriberExt;
 
-use crate::serving::{ONE, on, served};
+use crate::servers::{ONE, on, served};
 use crate::support::{Bench, input};
 
 #[tokio::test]
