@@ -183,16 +183,7 @@ impl Task for Segment {
     }
 
     async fn run(&self, inputs: SegmentInputs, ctx: &Context) -> Result<SegmentOutputs, TaskError> {
-        let model = match (&self.model, &inputs.model) {
-            (Some(path), None) => path.0.clone(),
-            (None, Some(artifact)) => ctx.locate(artifact).await?,
-            (given, _) => {
-                let what = if given.is_some() { "twice, as a parameter and as an input" } else { "nowhere" };
-                return Err(Fault::new("M114", format!("`infer.segment` is given its model {what}"))
-                    .help("set `model` under `with` to a folder, or connect the input `model` under `in`")
-                    .permanent());
-            }
-        };
+        let model = ModelFolder::given(Self::NAME, self.model.as_ref(), inputs.model.as_ref(), ctx).await?;
         let raster = ctx.locate(&inputs.raster).await?;
         let stretch = match &inputs.stretch {
             Some(artifact) => Some(ctx.locate(artifact).await?),
