@@ -283,7 +283,9 @@ fn work(
     let keep = Keep::new(ctx.keep()?)?;
     let name = format!("{} of {}", job.names.join(", "), &dataset.hex()[..8]);
     let mut tracker = Tracker::open(job.settings.tracking.as_ref(), &name, job.fingerprint);
-    tracker.params(&serde_json::to_value(&job.settings).unwrap_or_default());
+    // Who is told is no parameter of what is told.
+    let told = Settings { tracking: None, ..job.settings.clone() };
+    tracker.params(&serde_json::to_value(told).unwrap_or_default());
     tracing::info!(
         "training on {}: {} chips, {} for validation, {} for the test",
         job.machine.name,
