@@ -191,7 +191,7 @@ impl Publish {
             alias: promoted.then_some(self.alias.as_str()),
             since,
         };
-        let registered = self.tracking.as_ref().and_then(|by| published.register(by));
+        let registered = self.tracking.as_ref().and_then(|by| published.register(by, ctx));
         Ok(PublishOutputs {
             name: name.to_owned(),
             version,

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use swath_kinds::ModelManifest;
-use swath_task::{Digest, Problem};
+use swath_task::{Context, Digest, Problem};
 use swath_tracking::{Error, NewVersion, State, TrackBy};
 
 use crate::folder::json;
@@ -35,22 +35,22 @@ pub(crate) fn check_alias(alias: &str) -> Option<Problem> {
 
 impl Published<'_> {
     /// Registers it: in the run that trained it, where that is known here. Its number there; none while it waits to be sent.
-    /// Nothing in here fails: the version is published.
-    pub fn register(&self, by: &TrackBy) -> Option<u32> {
+    /// Nothing in here fails: the version is published. Nothing is waited for when the attempt is cancelled.
+    pub fn register(&self, by: &TrackBy, ctx: &Context) -> Option<u32> {
         let manifest = self.manifest;
         let name = format!("{} {}", manifest.name, manifest.version);
-        let told = self.tell(by, &name);
+        let told = self.tell(by, &name, &|| ctx.is_cancelled());
         told.unwrap_or_else(|error| {
             tracing::warn!("`{name}` is published, and not registered: {error}; {}", error.help());
             None
         })
     }
 
-    fn tell(&self, by: &TrackBy, name: &str) -> Result<Option<u32>, Error> {
+    fn tell(&self, by: &TrackBy, name: &str, stop: &dyn Fn() -> bool) -> Result<Option<u32>, Error> {
         let manifest = self.manifest;
         let run = manifest.training.as_ref().and_then(|training| training.run.as_deref());
         // Where the training has not arrived, there is no run to register it in.
-        let arrived = run.is_none_or(|run| by.send_run(run));
+        let arrived = run.is_none_or(|run| by.send_run(run, stop));
         let key = Digest::of(&json(manifest)).hex()[..16].to_owned();
         let tracking = by.follow(run, name, &format!("published-{key}"))?;
         let alias: Vec<&str> = self.alias.into_iter().collect();
@@ -72,10 +72,10 @@ impl Published<'_> {
             drop(tracking);
             return Ok(None);
         }
-        let report = tracking.finish(State::Finished);
+        let report = tracking.finish_unless(State::Finished, stop);
         if report.waiting == 0 {
             report.tidy();
-            by.send_earlier();
+            by.send_earlier(stop);
         }
         Ok(report.models.last().map(|model| model.version))
     }

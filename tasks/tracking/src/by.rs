@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::report::Report;
 use crate::settings::{Credentials, Pace, Place, Settings};
 use crate::tracking::Tracking;
-use crate::unsent::{beside, of_run, send_all};
+use crate::unsent::{of_run, send_all, spools_beside};
 
 /// Whom a step tells what it does.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -73,7 +73,7 @@ impl TrackBy {
 
     /// The spool folder of what is called so, which nothing else may be.
     pub fn spool(&self, name: &str) -> PathBuf {
-        beside(&self.folder.0).join(name)
+        spools_beside(&self.folder.0).join(name)
     }
 
     /// Goes on in the run that [`crate::Report::reference`] tells of, as a checkpoint has it. Where that is no run of this place,
@@ -89,19 +89,19 @@ impl TrackBy {
         }
     }
 
-    /// Sends what waits of a run that no server has made yet, if it waits here; whether there is such a run now, as far as is
-    /// known.
-    pub fn send_run(&self, reference: &str) -> bool {
+    /// Sends what waits of a run that no server has made yet, if it waits here, until `stop` says so; whether there is such a run
+    /// now, as far as is known.
+    pub fn send_run(&self, reference: &str, stop: &dyn Fn() -> bool) -> bool {
         let Ok(to) = self.settings() else { return true };
         let Some(spool) = of_run(&self.folder.0, &to.place, reference) else { return true };
-        let sent = Tracking::send(&spool, to.credentials, to.pace);
+        let sent = Tracking::send_unless(&spool, to.credentials, to.pace, stop);
         sent.inspect(Report::tidy).is_ok_and(|report| report.run.is_some())
     }
 
-    /// Sends what waits here for the same place, of steps whose server was down.
-    pub fn send_earlier(&self) {
+    /// Sends what waits here for the same place, of steps whose server was down, until `stop` says so.
+    pub fn send_earlier(&self, stop: &dyn Fn() -> bool) {
         let Ok(Settings { place, credentials, pace, .. }) = self.settings() else { return };
-        for (spool, sent) in send_all(&self.folder.0, Some(&place), &credentials, &pace) {
+        for (spool, sent) in send_all(&self.folder.0, Some(&place), &credentials, &pace, stop) {
             match sent {
                 Ok(report) => tracing::debug!("{} things wait in `{}`", report.waiting, spool.display()),
                 // One that is in use belongs to a training that goes on beside this one.

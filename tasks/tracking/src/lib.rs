@@ -52,4 +52,4 @@ pub use error::Error;
 pub use report::{Registered, Report};
 pub use settings::{Credentials, DEFAULT_FOLDER, Pace, Place, Settings};
 pub use tracking::{NewVersion, Tracking};
-pub use unsent::send_all;
+pub use unsent::{send_all, spools_beside};

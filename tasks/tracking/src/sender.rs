@@ -138,9 +138,13 @@ async fn send<S: Sink>(spool: Arc<Spool>, sink: S, pace: Pace, shared: &Arc<Shar
     let sent = shared.progress().sent.clone();
     let mut sender = Sender { spool, sink, shared: shared.clone(), orders, pace, sent, told: HashSet::new() };
     let stop = async {
-        let until = end.wait_for(|order| order.until.is_some()).await.ok().and_then(|order| order.until);
-        if let Some(until) = until {
-            tokio::time::sleep_until(until.into()).await;
+        // The end may be told again, and earlier.
+        loop {
+            let until = end.borrow_and_update().until;
+            tokio::select! {
+                () = tokio::time::sleep_until(until.unwrap_or_else(Instant::now).into()), if until.is_some() => return,
+                changed = end.changed() => if changed.is_err() { return },
+            }
         }
     };
     tokio::select! {

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use jiff::Timestamp;
 use swath_task::Fault;
@@ -21,6 +21,9 @@ use crate::sender::{self, Order, Shared};
 use crate::settings::{Credentials, Pace, Place, Settings};
 use crate::sink::Trouble;
 use crate::spool::{self, Head, Journal, Spool};
+
+/// How often somebody who waits looks whether to go on waiting.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// A version of a registered model that is to be.
 #[derive(Clone, Debug)]
@@ -96,10 +99,20 @@ impl Tracking {
 
     /// Sends what waits in a spool folder, for as long as [`Pace::finish`] says.
     pub fn send(spool: &Path, credentials: Credentials, pace: Pace) -> Result<Report, Error> {
+        Self::send_unless(spool, credentials, pace, &|| false)
+    }
+
+    /// The same until `stop` says so.
+    pub(crate) fn send_unless(
+        spool: &Path,
+        credentials: Credentials,
+        pace: Pace,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Report, Error> {
         let spool = Spool::open(spool, None)?;
         let (place, _) = Place::read(&spool.head.address)?;
         let experiment = spool.head.experiment.clone();
-        Ok(Self::begin(Settings { place, experiment, credentials, pace }, spool)?.close())
+        Ok(Self::begin(Settings { place, experiment, credentials, pace }, spool)?.close_unless(stop))
     }
 
     /// Asks the server whether it answers and takes the credentials, or tries to write to the folder: tells what answered.
@@ -272,18 +285,27 @@ impl Tracking {
     /// Says how the run ended and sends what waits, for as long as [`Pace::finish`] says. What is not sent then stays in the
     /// spool folder, for [`Tracking::send`].
     pub fn finish(self, state: State) -> Report {
+        self.finish_unless(state, &|| false)
+    }
+
+    /// The same, and no longer than until `stop` says so.
+    pub fn finish_unless(self, state: State, stop: &dyn Fn() -> bool) -> Report {
         if self.spool.head.joined.is_none() {
             self.tell(What::State(state));
         }
-        self.close()
+        self.close_unless(stop)
     }
 
     /// [`Tracking::finish`] for a run whose state is not ours to tell.
-    pub fn close(mut self) -> Report {
+    pub fn close(self) -> Report {
+        self.close_unless(&|| false)
+    }
+
+    fn close_unless(mut self, stop: &dyn Fn() -> bool) -> Report {
         if let Err(error) = self.spool.sync() {
             tracing::warn!("the spool `{}` is not safe on its disk: {error}", self.spool.folder.display());
         }
-        self.end(Instant::now() + self.pace.finish);
+        self.end(Instant::now() + self.pace.finish, stop);
         let report = self.report();
         if report.waiting > 0 {
             let why = report.trouble.as_ref().map(|fault| format!(": {fault}")).unwrap_or_default();
@@ -295,8 +317,19 @@ impl Tracking {
         report
     }
 
-    fn end(&mut self, until: Instant) {
+    fn end(&mut self, until: Instant, stop: &dyn Fn() -> bool) {
         self.shared.orders.send_modify(|order| order.until = Some(until));
+        loop {
+            let look = Instant::now() + LOOK;
+            self.shared.wait(look, |progress| progress.ended);
+            if self.shared.progress().ended {
+                break;
+            }
+            if stop() {
+                self.shared.orders.send_modify(|order| order.until = Some(Instant::now()));
+                break;
+            }
+        }
         if let Some(thread) = self.thread.take() {
             // It catches nothing: a panic in it has been told, and fails no training.
             drop(thread.join());
@@ -352,13 +385,17 @@ impl Tracking {
 
 impl Drop for Tracking {
     fn drop(&mut self) {
-        self.end(Instant::now());
+        self.end(Instant::now(), &|| false);
     }
 }
 
 fn head(settings: &Settings, name: &str, tags: &[(&str, &str)], joined: Option<String>) -> Head {
     let created = Timestamp::now().as_millisecond();
-    let tags = tags.iter().map(|(key, value)| (names::key(key), names::tag_value(value))).collect();
+    // MLflow's page tells by this one who it was.
+    let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).ok();
+    let user = user.filter(|user| !user.is_empty()).map(|user| ("mlflow.user".to_owned(), names::tag_value(&user)));
+    let given = tags.iter().map(|(key, value)| (names::key(key), names::tag_value(value)));
+    let tags = user.into_iter().chain(given).collect();
     spool::head(settings.place.told(), settings.experiment.clone(), name.to_owned(), tags, joined, created)
 }
 

@@ -54,7 +54,7 @@ impl Tracker {
         let report = tracking.finish(state);
         if report.waiting == 0 {
             report.tidy();
-            by.send_earlier();
+            by.send_earlier(&|| false);
         }
         Some(portable(report.reference(), &place))
     }

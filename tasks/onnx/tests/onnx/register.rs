@@ -119,7 +119,7 @@ fn a_server_that_is_down_keeps_nothing_from_being_published_and_is_told_later() 
 
     server.up();
     let pace = Pace { finish: std::time::Duration::from_secs(120), ..Pace::default() };
-    let sent = send_all(&by.folder.0, None, &Credentials::None, &pace);
+    let sent = send_all(&by.folder.0, None, &Credentials::None, &pace, &|| false);
     assert!(sent.iter().all(|(_, sent)| sent.as_ref().unwrap().waiting == 0), "{sent:#?}");
     let (model, runs) = (look("model", &url, "pads"), look("runs", &url, "pads"));
     assert_eq!((model["versions"].as_array().unwrap().len(), &model["aliases"]), (1, &json!({ "champion": 1 })));
