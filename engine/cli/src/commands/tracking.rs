@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use serde_json::json;
-use swath_catalog::tracking::{Credentials, Pace, Report, send_all};
+use swath_catalog::tracking::{Credentials, Pace, Report, send_all, spools_beside};
 use swath_task::Fault;
 
 use crate::arguments::{Global, Tracking, TrackingCommand};
@@ -15,8 +15,8 @@ pub(crate) fn run(global: &Global, command: Tracking) -> Result<ExitCode, Failur
     // It may be called `.`, and what waits lies beside it.
     let folder = std::path::absolute(&folder).map_err(|error| Failure::io("find", &folder, &error))?;
     let pace = Pace { finish: patience, ..Pace::default() };
-    let sent = send_all(&folder, None, &Credentials::from_env(), &pace);
-    if sent.is_empty() && !folder.exists() {
+    let sent = send_all(&folder, None, &Credentials::from_env(), &pace, &|| false);
+    if !folder.exists() && !spools_beside(&folder).exists() {
         return Err(Failure::Usage(format!("there is no folder `{}`, and nothing waits beside it", folder.display())));
     }
     let arrived = |report: &Report| report.waiting == 0;
