@@ -5,6 +5,8 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::path::Path;
 use std::time::Duration;
 
+use swath_tracking::{Pace, Settings, Tracking};
+
 /// Something a machine has or lacks.
 #[derive(Clone, Debug)]
 pub struct Finding {
@@ -39,9 +41,18 @@ fn tracking() -> Finding {
     let found = match place.strip_prefix("file://").or((!place.contains("://")).then_some(&*place)) {
         Some(folder) if Path::new(folder).is_dir() => Ok(format!("the folder `{folder}`")),
         Some(folder) => Ok(format!("the folder `{folder}`, which the first run makes")),
-        None => answers(&place),
+        None => mlflow(&place),
     };
     Finding { name, found, help: Some(format!("start the tracking server, or correct {variable}")) }
+}
+
+/// Whether MLflow answers, and takes the credentials.
+fn mlflow(address: &str) -> Result<String, String> {
+    let settings = Settings::new(Some(address), "").map_err(|error| error.to_string())?;
+    let settings = settings.pace(Pace { answer: PATIENCE, ..Pace::default() });
+    // A thread of its own: who asks may be within a runtime.
+    let asked = std::thread::spawn(move || Tracking::health(&settings).map_err(|error| error.to_string())).join();
+    asked.unwrap_or_else(|_| Err("nobody could be asked".to_owned()))
 }
 
 fn s3() -> Finding {

@@ -6,6 +6,7 @@
 pub mod doctor;
 
 pub use swath_sample::Catalogue as Sample;
+pub use swath_tracking as tracking;
 
 use swath_task::TaskDef;
 

@@ -116,6 +116,8 @@ pub(crate) enum Command {
     ///
     /// Artifacts that nothing refers to are kept for an hour after they were made.
     Gc(Gc),
+    /// Send what trainings told while the tracking server was down.
+    Tracking(Tracking),
     /// Make a synthetic Sentinel-2-like catalogue with a known truth.
     Sample(Sample),
     /// Tell what is missing on this machine, and how to get it.
@@ -522,6 +524,27 @@ pub(crate) struct Gc {
     /// Remove cache entries that were not used for so many days.
     #[arg(long, default_value = "30", value_name = "DAYS")]
     pub unused_for: f64,
+}
+
+#[derive(Args)]
+pub(crate) struct Tracking {
+    #[command(subcommand)]
+    pub command: TrackingCommand,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum TrackingCommand {
+    /// Send what waits in a folder: the `folder` of a step's `tracking`, or one spool folder.
+    ///
+    /// Each goes where its step told it to, as the user that MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or
+    /// MLFLOW_TRACKING_TOKEN, name. Exits with 1 when something still waits.
+    Send {
+        /// The folder.
+        folder: PathBuf,
+        /// How long all of it may take.
+        #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
+        patience: std::time::Duration,
+    },
 }
 
 #[derive(Args)]

@@ -90,6 +90,7 @@ fn run(arguments: Arguments, catalogue: Arc<Catalogue>) -> Result<ExitCode, Fail
         Command::Cancel(command) => commands::cancel::run(&global, command),
         Command::Cache(command) => commands::cache::run(&global, command),
         Command::Gc(command) => commands::gc::run(&global, command),
+        Command::Tracking(command) => commands::tracking::run(&global, command),
         Command::Sample(command) => commands::sample::run(&global, command),
         Command::Doctor => commands::doctor::run(&global),
         Command::Check => commands::check::run(&global),

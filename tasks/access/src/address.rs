@@ -2,8 +2,8 @@
 
 use url::Url;
 
-/// `address` without query, fragment, user and password: fit for messages. What is not an address is returned as it
-/// is up to its first `?`.
+/// `address` without query, fragment, user and password: fit for messages. What is not an address is returned up to its
+/// first `?`, and without what stands between `://` and `@`: a password with a `/` in it makes an address none.
 pub fn redact(address: &str) -> String {
     match Url::parse(address) {
         Ok(mut url) if url.has_host() => {
@@ -15,7 +15,17 @@ pub fn redact(address: &str) -> String {
             let _ = url.set_password(None);
             if hidden { format!("{url}?...") } else { url.to_string() }
         }
-        _ => address.split_once('?').map_or_else(|| address.to_owned(), |(before, _)| format!("{before}?...")),
+        parsed => {
+            let hidden = address.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?.1)));
+            let address = match hidden {
+                Some((scheme, rest)) if parsed.is_err() => format!("{scheme}://{rest}"),
+                _ => address.to_owned(),
+            };
+            match address.split_once('?') {
+                Some((before, _)) => format!("{before}?..."),
+                None => address,
+            }
+        }
     }
 }
 
@@ -133,6 +143,8 @@ mod tests {
             ("https://host/x", "https://host/x"),
             ("/data/x.tif", "/data/x.tif"),
             ("x.tif?sig=SECRET", "x.tif?..."),
+            ("https://me:SEC/RET@host:port/x?sig=SECRET", "https://host:port/x?..."),
+            ("file:///data/a@b.tif", "file:///data/a@b.tif"),
         ] {
             assert_eq!(redact(address), shown);
         }

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use swath_geo::{Grid, Pixel, PixelWindow, Raster};
-use swath_kinds::{Cog, ModelManifest};
+use swath_kinds::{Cog, Model as ModelFolder, ModelManifest};
 use swath_task::{Artifact, Context, Fault, TaskError};
 
 use crate::backend::{Backend, Opened};
@@ -20,16 +20,7 @@ use crate::write::{self, Writer, geo_error};
 
 /// Runs a step: the raster that it makes, and what was done.
 pub(crate) async fn run(settings: Settings, inputs: Inputs, ctx: &Context) -> Result<(Artifact<Cog>, Done), TaskError> {
-    let model = match (&settings.model, &inputs.model) {
-        (Some(path), None) => path.0.clone(),
-        (None, Some(artifact)) => ctx.locate(artifact).await?,
-        (given, _) => {
-            let what = if given.is_some() { "twice, as a parameter and as an input" } else { "nowhere" };
-            return Err(Fault::new("M114", format!("`{}` is given its model {what}", settings.task))
-                .help("set `model` under `with` to a folder, or connect the input `model` under `in`")
-                .permanent());
-        }
-    };
+    let model = ModelFolder::given(settings.task, settings.model.as_ref(), inputs.model.as_ref(), ctx).await?;
     let raster = ctx.locate(&inputs.raster).await?;
     let stretch = match &inputs.stretch {
         Some(artifact) => Some(ctx.locate(artifact).await?),

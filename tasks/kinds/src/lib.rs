@@ -7,6 +7,7 @@ mod area;
 mod consistent;
 mod detections;
 mod distance;
+mod given;
 mod model;
 mod scenes;
 mod sites;

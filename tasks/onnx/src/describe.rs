@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use swath_kinds::{Model as ModelFolder, ModelManifest};
-use swath_task::{Artifact, Bytes, Context, Fault, LocalPath, Needs, Purity, Task, TaskError};
+use swath_task::{Artifact, Bytes, Context, LocalPath, Needs, Purity, Task, TaskError};
 
 /// Tells what a model says of itself: its version, its bands, and how well it did on the chips that it was tested on.
 ///
@@ -69,16 +69,7 @@ impl Task for Describe {
     }
 
     async fn run(&self, inputs: DescribeInputs, ctx: &Context) -> Result<DescribeOutputs, TaskError> {
-        let folder = match (&self.model, &inputs.model) {
-            (Some(path), None) => path.0.clone(),
-            (None, Some(model)) => ctx.locate(model).await?,
-            (given, _) => {
-                let what = if given.is_some() { "twice" } else { "not at all" };
-                return Err(Fault::new("M114", format!("`model.describe` is given its model {what}"))
-                    .help("set `model` under `with` to a folder, or connect the input `model` under `in`")
-                    .permanent());
-            }
-        };
+        let folder = ModelFolder::given(Self::NAME, self.model.as_ref(), inputs.model.as_ref(), ctx).await?;
         let manifest = ctx.blocking(move |_| Ok(ModelManifest::of_folder(&folder)?)).await?;
         let training = manifest.training;
         Ok(DescribeOutputs {

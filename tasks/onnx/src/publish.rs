@@ -3,14 +3,17 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Component, Path};
+use std::time::SystemTime;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use swath_kinds::{Model as ModelFolder, ModelManifest};
 use swath_onnxruntime::{Refusal, inspect};
 use swath_task::{Artifact, Bytes, Context, Digest, Fault, LocalPath, Needs, Problem, Purity, Task, TaskError};
+use swath_tracking::TrackBy;
 
 use crate::folder::{self, NETWORK};
+use crate::register::{Published, check_alias};
 use crate::repository::{Incoming, Repository, placed};
 use crate::score::{Bound, Promote, unmet};
 
@@ -18,7 +21,7 @@ use crate::score::{Bound, Promote, unmet};
 ///
 /// The repository has Triton's layout: `NAME/VERSION/model.onnx`, and `NAME/config.pbtxt`, `NAME/manifest.json` and
 /// `NAME/card.md` of the version that is served. A server that polls it never sees half a model. The same model is published
-/// once: published again, it is found there.
+/// once: published again, it is found there. With `tracking` it becomes a version of a registered model in MLflow, too.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Publish {
@@ -44,6 +47,18 @@ pub struct Publish {
     /// the folder that the repository lies in.
     #[serde(default)]
     pub staging: Option<LocalPath>,
+    /// Where it becomes a version of a registered model, as `tracking` of a training step has it. Left out: nowhere. A server
+    /// that is down is told later, and keeps nothing from being published.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tracking: Option<TrackBy>,
+    /// The alias that points there to the version that is served.
+    #[serde(default = "champion")]
+    #[schemars(length(min = 1, max = 255))]
+    pub alias: String,
+}
+
+fn champion() -> String {
+    "champion".to_owned()
 }
 
 /// What `model.publish` reads.
@@ -67,11 +82,13 @@ pub struct PublishOutputs {
     pub folder: String,
     /// Digest of the network.
     pub digest: String,
+    /// Its number among the versions of the registered model in MLflow; none where it is not told there, or waits to be.
+    pub registered: Option<u32>,
 }
 
 impl Task for Publish {
     const NAME: &'static str = "model.publish";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const PURITY: Purity = Purity::Lasting;
     const NATIVE: bool = true;
     type Inputs = PublishInputs;
@@ -92,6 +109,8 @@ impl Task for Publish {
             let message = "`staging` lies in the repository, where servers would see what is not finished";
             problems.push(Problem::new("/staging", message).help("name a folder beside it"));
         }
+        problems.extend(self.tracking.as_ref().and_then(TrackBy::check));
+        problems.extend(check_alias(&self.alias));
         for (score, bound) in &self.require {
             let (least, most) = bound.limits();
             let numbers = least.iter().chain(&most).all(|limit| limit.is_finite());
@@ -111,7 +130,10 @@ impl Task for Publish {
         let folder = outputs["folder"].as_str().map(Path::new);
         let digest = |folder: &Path| File::open(folder.join(NETWORK)).and_then(Digest::of_reader);
         let network = folder.and_then(|folder| digest(folder).ok());
-        network.is_some_and(|(digest, _)| outputs["digest"] == digest.to_string())
+        // Whether it is served is part of it: to go back to a version is to publish it again.
+        let served = folder.and_then(Path::parent).and_then(|model| ModelManifest::of_folder(model).ok());
+        let served = served.is_some_and(|served| outputs["version"] == served.version);
+        network.is_some_and(|(digest, _)| outputs["digest"] == digest.to_string()) && outputs["promoted"] == served
     }
 
     fn needs(&self) -> Needs {
@@ -158,13 +180,25 @@ impl Publish {
             repository.promote(name, version)?;
         }
         let promoted = promote || served.as_ref().is_none_or(is_served);
+        let since = SystemTime::now();
+        // The next publisher need not wait for a tracking server.
+        drop(repository);
         tracing::info!(name, version, promoted, is_there, "published");
+        let folder = self.repository.0.join(name).join(version.to_string());
+        let published = Published {
+            manifest: &placed(&manifest, name, version),
+            folder: &folder,
+            alias: promoted.then_some(self.alias.as_str()),
+            since,
+        };
+        let registered = self.tracking.as_ref().and_then(|by| published.register(by, ctx));
         Ok(PublishOutputs {
             name: name.to_owned(),
             version,
             promoted,
-            folder: self.repository.0.join(name).join(version.to_string()).display().to_string(),
+            folder: folder.display().to_string(),
             digest: manifest.digest.to_string(),
+            registered,
         })
     }
 

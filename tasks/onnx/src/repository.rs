@@ -19,9 +19,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use swath_kinds::{ModelManifest, WeightsFile};
-use swath_task::{Context, Fault, TaskError};
+use swath_task::{Context, Digest, Fault, TaskError};
 
-use crate::folder::{CARD, CONFIG, MANIFEST, NETWORK, Unwritten, WEIGHTS, at, json, policy};
+use crate::folder::{CARD, CONFIG, MANIFEST, NETWORK, Unwritten, WEIGHTS, at, json};
+use crate::pbtxt::{PLAIN, configured};
 
 /// How often a publisher that waits for its turn looks again.
 const TURN: Duration = Duration::from_millis(20);
@@ -61,9 +62,15 @@ impl Repository {
                 Err(TryLockError::Error(error)) => return Err(unwritten(Unwritten { path, source: error })),
             }
         }
-        let beside = beside.or(path.parent()).unwrap_or(&path);
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let making = beside.join(format!(".{name}.publishing"));
+        let making = match beside {
+            // Other repositories may have the same staging folder, and be called the same.
+            Some(beside) => {
+                let own = Digest::of(path.as_os_str().as_encoded_bytes()).hex();
+                beside.join(format!(".{}.{name}.publishing", &own[..8]))
+            }
+            None => path.parent().unwrap_or(&path).join(format!(".{name}.publishing")),
+        };
         let fresh = empty(&making).and_then(|()| fs::create_dir_all(&making));
         at(&making, fresh).map_err(unwritten)?;
         Ok(Self { path, making, handle })
@@ -124,7 +131,7 @@ impl Repository {
         if new.folder.join(CARD).exists() {
             bring(new.folder.join(CARD), CARD)?;
         }
-        let config = configured(new, version)?;
+        let config = configured(&told(new.folder)?, new.name, version);
         let manifest = json(&unplaced(&placed(new.manifest, new.name, version)));
         let write =
             |name: &str, content: &[u8]| at(&made.join(name), fs::write(made.join(name), content)).map_err(unwritten);
@@ -144,7 +151,9 @@ impl Repository {
         let inside = whole.join(version.to_string());
         at(&inside, fs::rename(&made, &inside)).map_err(unwritten)?;
         for (name, content) in shown(&inside, new.name, version)? {
-            at(&whole.join(name), fs::write(whole.join(name), content)).map_err(unwritten)?;
+            if let Some(content) = content {
+                at(&whole.join(name), fs::write(whole.join(name), content)).map_err(unwritten)?;
+            }
         }
         let appear = synced(&whole).and_then(|()| fs::rename(&whole, &model)).and_then(|()| self.handle.sync_all());
         at(&model, appear).map_err(unwritten)
@@ -155,7 +164,11 @@ impl Repository {
         let model = self.path.join(name);
         self.keep_promoted(name)?;
         for (file, content) in shown(&model.join(version.to_string()), name, version)? {
-            self.place(&model.join(file), &content)?;
+            let place = model.join(file);
+            match content {
+                Some(content) => self.place(&place, &content)?,
+                None => at(&place, absent(fs::remove_file(&place))).map_err(unwritten)?,
+            }
         }
         at(&model, File::open(&model).and_then(|model| model.sync_all())).map_err(unwritten)
     }
@@ -168,10 +181,10 @@ impl Repository {
         if !folder.is_dir() || folder.join(MANIFEST).exists() {
             return Ok(());
         }
-        for file in [CONFIG, CARD] {
-            if let Ok(content) = fs::read(model.join(file)) {
-                self.place(&folder.join(file), &content)?;
-            }
+        // Of a configuration that names no version Triton serves the newest one, which it is no longer.
+        self.place(&folder.join(CONFIG), configured(&told(&model)?, name, manifest.version).as_bytes())?;
+        if let Ok(content) = fs::read(model.join(CARD)) {
+            self.place(&folder.join(CARD), &content)?;
         }
         self.place(&folder.join(MANIFEST), &json(&unplaced(&manifest)))
     }
@@ -211,39 +224,33 @@ fn at_place(manifest: ModelManifest, place: &dyn Fn(&str) -> String) -> ModelMan
     ModelManifest { file: place(NETWORK), checkpoint, ..manifest }
 }
 
-/// What a model shows of a version: the content of its files, in the order in which they are replaced.
-fn shown(version: &Path, name: &str, number: u32) -> Result<Vec<(&'static str, Vec<u8>)>, TaskError> {
+/// What a model shows of a version: its files in the order in which they are replaced, with their content; none where it shows
+/// no such file.
+fn shown(version: &Path, name: &str, number: u32) -> Result<[(&'static str, Option<Vec<u8>>); 3], TaskError> {
     let manifest = placed(&ModelManifest::of_folder(version)?, name, number);
-    let mut shown = Vec::new();
-    for file in [CONFIG, CARD] {
-        match fs::read(version.join(file)) {
-            Ok(content) => shown.push((file, content)),
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(source) => return Err(unwritten(Unwritten { path: version.join(file), source })),
-        }
-    }
-    shown.push((MANIFEST, json(&manifest)));
-    Ok(shown)
+    let card = match fs::read(version.join(CARD)) {
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        read => Some(at(&version.join(CARD), read).map_err(unwritten)?),
+    };
+    let config = configured(&told(version)?, name, number).into_bytes();
+    Ok([(CONFIG, Some(config)), (CARD, card), (MANIFEST, Some(json(&manifest)))])
 }
 
-/// The configuration of a model folder under another name and version. Triton fills in what it does not say.
-fn configured(new: &Incoming<'_>, version: u32) -> Result<String, Fault> {
-    let path = new.folder.join(CONFIG);
-    let told = match fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => "platform: \"onnxruntime_onnx\"".to_owned(),
-        Err(error) => return Err(no_model(new.folder, &format!("`{CONFIG}`: {error}"))),
-    };
-    let other = |line: &&str| !["name:", "version_policy"].iter().any(|field| line.trim_start().starts_with(field));
-    let kept: Vec<&str> = told.lines().filter(other).collect();
-    Ok(format!("name: \"{}\"\n{}\n{}\n", new.name, kept.join("\n"), policy(version)))
+/// What a model folder tells Triton.
+fn told(folder: &Path) -> Result<String, Fault> {
+    match fs::read_to_string(folder.join(CONFIG)) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(PLAIN.to_owned()),
+        read => read.map_err(|error| no_model(folder, &format!("`{CONFIG}`: {error}"))),
+    }
 }
 
 fn empty(folder: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+    absent(fs::remove_dir_all(folder))
+}
+
+/// What is not there need not be removed.
+fn absent(removed: io::Result<()>) -> io::Result<()> {
+    removed.or_else(|error| if error.kind() == ErrorKind::NotFound { Ok(()) } else { Err(error) })
 }
 
 /// Makes a folder with all it holds durable.

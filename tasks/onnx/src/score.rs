@@ -81,7 +81,17 @@ impl Promote {
             Self::Always => true,
             Self::Never => false,
             Self::Better(name) => match (score(new, name), score(now, name)) {
-                (Some(new), Some(now)) => new > now,
+                (Some(better), Some(than)) => {
+                    let dataset =
+                        |manifest: &ModelManifest| manifest.training.as_ref().map(|training| training.dataset);
+                    if dataset(new) != dataset(now) {
+                        tracing::warn!(
+                            "`{name}` of version {} was measured on another dataset: {better:.4} and {than:.4} may not compare",
+                            now.version
+                        );
+                    }
+                    better > than
+                }
                 // What was never scored is no match for what was.
                 (new, _) => new.is_some(),
             },

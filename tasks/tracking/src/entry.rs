@@ -71,12 +71,42 @@ pub(crate) enum What {
     },
     /// A folder of the spool folder that is to be a version of a registered model.
     Model {
-        name: String,
         folder: String,
-        aliases: Vec<String>,
+        #[serde(flatten)]
+        version: Version,
     },
     State(State),
 }
+
+/// What is told of a version of a registered model, besides its files.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Version {
+    /// The registered model.
+    pub(crate) name: String,
+    /// What it is, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) about: Option<String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) tags: BTreeMap<String, String>,
+    /// Words that point to it.
+    pub(crate) aliases: Vec<String>,
+    /// Since when they do, in milliseconds since 1970, UTC.
+    pub(crate) since: i64,
+    /// What tells it from all other versions of the run. None: its place in the spool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) key: Option<String>,
+}
+
+impl Version {
+    /// Whether an alias stays where it points: whoever got it later, by [`SINCE_TAG`] of that version, keeps it, in whatever
+    /// order what waited arrives.
+    pub(crate) fn comes_late(&self, since: Option<&str>) -> bool {
+        since.and_then(|since| since.parse::<i64>().ok()).is_some_and(|since| since > self.since)
+    }
+}
+
+/// The tag of a version that tells since when its aliases point to it.
+pub(crate) const SINCE_TAG: &str = "swath.since";
 
 /// One value of a run.
 #[derive(Clone, Debug, PartialEq)]

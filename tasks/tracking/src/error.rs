@@ -67,6 +67,11 @@ impl Error {
         }
     }
 
+    /// All of it for a person.
+    pub fn fault(&self) -> Fault {
+        Fault { code: self.code().to_owned().into(), message: self.to_string(), help: Some(self.help().to_owned()) }
+    }
+
     pub(crate) fn spool(path: &Path, source: std::io::Error) -> Self {
         Self::Spool { path: path.display().to_string(), source }
     }

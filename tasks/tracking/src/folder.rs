@@ -8,10 +8,12 @@
 //! EXPERIMENT/RUN/tags/NAME
 //! EXPERIMENT/RUN/artifacts/...
 //! models/NAME/version-1/meta.yaml
+//! models/NAME/version-1/tags/NAME
+//! models/NAME/aliases/NAME        the number of a version
 //! ```
 
-use std::collections::{HashMap, HashSet};
-use std::fs::OpenOptions;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -19,8 +21,9 @@ use serde_json::{Value, json};
 use swath_task::Fault;
 use url::Url;
 
-use crate::entry::{Fact, State};
+use crate::entry::{Fact, SINCE_TAG, State, Version};
 use crate::meta::{self, META};
+use crate::report::UNSENT_RUN;
 use crate::sink::{Run, Sink, Trouble};
 use crate::spool::Head;
 
@@ -134,7 +137,7 @@ impl Folder {
             [("mlflow.runName", head.name.as_str()), ("mlflow.source.name", "swath"), ("mlflow.source.type", "LOCAL")];
         let given = head.tags.iter().map(|(key, value)| (key.as_str(), value.as_str()));
         for (key, value) in own.into_iter().chain(given) {
-            value_file(&path.join("tags").join(key), value)?;
+            self.value_file(&path.join("tags").join(key), value)?;
         }
         write_run(&path, &run, &head.name, State::Running, head.created, None, "active")?;
         Ok(run)
@@ -201,12 +204,12 @@ impl Folder {
                             return Err(Trouble::Refused(Fault::new("K108", message)));
                         }
                         Ok(_) => {}
-                        Err(_) => value_file(&place, value).map_err(|error| unwritten(&place, &error))?,
+                        Err(_) => self.value_file(&place, value).map_err(|error| unwritten(&place, &error))?,
                     }
                 }
                 Fact::Tag { key, value } => {
                     let place = path.join("tags").join(key);
-                    value_file(&place, value).map_err(|error| unwritten(&place, &error))?;
+                    self.value_file(&place, value).map_err(|error| unwritten(&place, &error))?;
                 }
             }
         }
@@ -217,55 +220,99 @@ impl Folder {
         Ok(())
     }
 
-    /// Makes or finds the version of a model that has this source.
-    fn version(&self, run: &Run, name: &str, source: &str, at: i64) -> io::Result<u32> {
-        let model = self.root.join("models").join(name);
+    /// A file that holds one value. It is there whole or not at all: half a parameter would stand in the way of the whole one.
+    fn value_file(&self, path: &Path, value: &str) -> io::Result<()> {
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        let draft = self.root.join(unseen());
+        let written = std::fs::write(&draft, value).and_then(|()| std::fs::rename(&draft, path));
+        written.inspect_err(|_| drop(std::fs::remove_file(&draft)))
+    }
+
+    fn model_path(&self, name: &str) -> PathBuf {
+        self.root.join("models").join(name)
+    }
+
+    /// The versions of a model, and their sources.
+    fn versions(&self, model: &str) -> io::Result<BTreeMap<u32, String>> {
+        let entries = match std::fs::read_dir(self.model_path(model)) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(BTreeMap::new()),
+            Err(error) => return Err(error),
+        };
+        let mut versions = BTreeMap::new();
+        for entry in entries {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if let Some(number) = name.strip_prefix("version-").and_then(|number| number.parse().ok()) {
+                let text = std::fs::read_to_string(entry.path().join(META)).unwrap_or_default();
+                versions.insert(number, meta::field(&text, "source").unwrap_or_default());
+            }
+        }
+        Ok(versions)
+    }
+
+    fn create_version(&self, run: &Run, version: &Version, source: &str) -> io::Result<u32> {
+        let at = jiff::Timestamp::now().as_millisecond();
+        let name = version.name.as_str();
+        let about = || version.about.as_deref().map_or(Value::Null, Value::from);
+        let model = self.model_path(name);
         if !model.join(META).exists() {
             std::fs::create_dir_all(&model)?;
             let times = [("creation_timestamp", at.into()), ("last_updated_timestamp", at.into())];
-            let fields = [("description", Value::Null), ("name", name.into())].into_iter().chain(times);
+            let fields = [("description", about()), ("name", name.into())].into_iter().chain(times);
             meta::write(&model, &fields.collect::<Vec<_>>())?;
         }
-        let mut last = 0;
-        for entry in std::fs::read_dir(&model)? {
-            let entry = entry?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let Some(number) = name.strip_prefix("version-").and_then(|number| number.parse::<u32>().ok()) else {
-                continue;
-            };
-            let text = std::fs::read_to_string(entry.path().join(META)).unwrap_or_default();
-            if meta::field(&text, "source").as_deref() == Some(source) {
-                return Ok(number);
-            }
-            last = last.max(number);
+        let mut number = self.versions(name)?.into_keys().last().unwrap_or(0);
+        // It appears whole, by a rename.
+        let draft = model.join(unseen());
+        std::fs::create_dir_all(&draft)?;
+        for (key, value) in &version.tags {
+            self.value_file(&draft.join("tags").join(key), value)?;
         }
-        let (number, folder) = loop {
-            last += 1;
-            let folder = model.join(format!("version-{last}"));
-            match std::fs::create_dir(&folder) {
-                Ok(()) => break (last, folder),
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(error),
+        loop {
+            number += 1;
+            let fields = [
+                ("aliases", json!([])),
+                ("creation_timestamp", at.into()),
+                ("current_stage", "None".into()),
+                ("description", about()),
+                ("last_updated_timestamp", at.into()),
+                ("name", name.into()),
+                ("run_id", run.id.as_str().into()),
+                ("run_link", Value::Null),
+                ("source", source.into()),
+                ("status", "READY".into()),
+                ("status_message", Value::Null),
+                ("storage_location", source.into()),
+                ("user_id", Value::Null),
+                ("version", number.into()),
+            ];
+            meta::write(&draft, &fields)?;
+            match std::fs::rename(&draft, model.join(format!("version-{number}"))) {
+                Ok(()) => return Ok(number),
+                Err(error) if matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::DirectoryNotEmpty) => {}
+                Err(error) => {
+                    drop(std::fs::remove_dir_all(&draft));
+                    return Err(error);
+                }
             }
-        };
-        let fields = [
-            ("aliases", json!([])),
-            ("creation_timestamp", at.into()),
-            ("current_stage", "None".into()),
-            ("description", Value::Null),
-            ("last_updated_timestamp", at.into()),
-            ("name", name.into()),
-            ("run_id", run.id.as_str().into()),
-            ("run_link", Value::Null),
-            ("source", source.into()),
-            ("status", "READY".into()),
-            ("status_message", Value::Null),
-            ("storage_location", source.into()),
-            ("user_id", Value::Null),
-            ("version", number.into()),
-        ];
-        meta::write(&folder, &fields)?;
-        Ok(number)
+        }
+    }
+
+    fn point_alias(&self, alias: &str, number: u32, version: &Version) -> io::Result<()> {
+        let model = self.model_path(&version.name);
+        let since_of = |number: &str| model.join(format!("version-{number}")).join("tags").join(SINCE_TAG);
+        let place = model.join("aliases").join(alias);
+        let holder = std::fs::read_to_string(&place).ok();
+        let since = holder.and_then(|holder| std::fs::read_to_string(since_of(holder.trim())).ok());
+        if version.comes_late(since.as_deref()) {
+            return Ok(());
+        }
+        let number = number.to_string();
+        self.value_file(&since_of(&number), &version.since.to_string())?;
+        self.value_file(&place, &number)
     }
 }
 
@@ -273,7 +320,8 @@ impl Sink for Folder {
     async fn run(&mut self, head: &Head) -> Result<Run, Trouble> {
         match &head.joined {
             None => self.create_run(head).map_err(|error| unwritten(&self.root, &error)),
-            Some(id) => match self.find_run(id) {
+            // A folder calls a run as its spool does.
+            Some(id) => match self.find_run(id.trim_start_matches(UNSENT_RUN)) {
                 Ok(Some(run)) => Ok(run),
                 Ok(None) => {
                     let message = format!("there is no run `{id}` in `{}`", self.root.display());
@@ -301,22 +349,28 @@ impl Sink for Folder {
             let mut draft = target.clone().into_os_string();
             draft.push(".swath-new");
             std::fs::copy(file, &draft)?;
+            // The copy in the spool folder is removed next.
+            File::open(&draft)?.sync_all()?;
             std::fs::rename(&draft, &target)
         };
         put().map_err(|error| unwritten(&target, &error))
     }
 
-    async fn model(&mut self, run: &Run, name: &str, source: &str, aliases: &[String]) -> Result<u32, Trouble> {
+    async fn find_version(&mut self, run: &Run, model: &str, source: &str) -> Result<Option<u32>, Trouble> {
         let source = uri(&self.existing(run)?.join("artifacts").join(source));
-        let at = jiff::Timestamp::now().as_millisecond();
-        let made = || -> io::Result<u32> {
-            let version = self.version(run, name, &source, at)?;
-            for alias in aliases {
-                value_file(&self.root.join("models").join(name).join("aliases").join(alias), &version.to_string())?;
-            }
-            Ok(version)
-        };
-        made().map_err(|error| unwritten(&self.root.join("models").join(name), &error))
+        let versions = self.versions(model).map_err(|error| unwritten(&self.model_path(model), &error))?;
+        Ok(versions.into_iter().find(|(_, made)| *made == source).map(|(number, _)| number))
+    }
+
+    async fn add_version(&mut self, run: &Run, version: &Version, source: &str) -> Result<u32, Trouble> {
+        let source = uri(&self.existing(run)?.join("artifacts").join(source));
+        let made = self.create_version(run, version, &source);
+        made.map_err(|error| unwritten(&self.model_path(&version.name), &error))
+    }
+
+    async fn point(&mut self, alias: &str, number: u32, version: &Version) -> Result<(), Trouble> {
+        let pointed = self.point_alias(alias, number, version);
+        pointed.map_err(|error| unwritten(&self.model_path(&version.name), &error))
     }
 
     async fn state(&mut self, run: &Run, state: State, at: i64) -> Result<(), Trouble> {
@@ -362,12 +416,9 @@ fn write_run(
     meta::write(path, &fields)
 }
 
-/// A file that holds one value.
-fn value_file(path: &Path, value: &str) -> io::Result<()> {
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent)?;
-    }
-    std::fs::write(path, value)
+/// A name for what is not whole yet, which nobody takes for a value or a version.
+fn unseen() -> String {
+    format!(".swath-{:016x}", rand::random::<u64>())
 }
 
 fn uri(path: &Path) -> String {

@@ -31,6 +31,7 @@
 //! 4. Nothing here fails a training: what cannot be kept or sent is told by a warning and in the [`Report`].
 //! 5. No password and no token is written anywhere.
 
+mod by;
 mod entry;
 mod error;
 mod folder;
@@ -43,9 +44,12 @@ mod settings;
 mod sink;
 mod spool;
 mod tracking;
+mod unsent;
 
+pub use by::{TrackBy, portable};
 pub use entry::State;
 pub use error::Error;
 pub use report::{Registered, Report};
 pub use settings::{Credentials, DEFAULT_FOLDER, Pace, Place, Settings};
-pub use tracking::Tracking;
+pub use tracking::{NewVersion, Tracking};
+pub use unsent::{send_all, spools_beside};

@@ -11,7 +11,8 @@ use swath_access::{Body, Client, Limits, Request};
 use swath_task::{Bytes, Fault, TaskError};
 use url::Url;
 
-use crate::entry::{Fact, State};
+use crate::entry::{Fact, SINCE_TAG, State, Version};
+use crate::report::UNSENT_RUN;
 use crate::settings::{Credentials, Pace};
 use crate::sink::{Run, Sink, Trouble};
 use crate::spool::Head;
@@ -44,6 +45,12 @@ struct Experiment {
     experiment_id: String,
     #[serde(default)]
     lifecycle_stage: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ExperimentsAnswer {
+    experiments: Vec<Experiment>,
 }
 
 #[derive(Deserialize)]
@@ -92,6 +99,21 @@ struct ModelVersion {
     version: String,
     #[serde(default)]
     source: String,
+    #[serde(default)]
+    tags: Vec<Tag>,
+}
+
+#[derive(Deserialize)]
+struct Tag {
+    key: String,
+    #[serde(default)]
+    value: String,
+}
+
+impl ModelVersion {
+    fn since(&self) -> Option<&str> {
+        self.tags.iter().find(|tag| tag.key == SINCE_TAG).map(|tag| tag.value.as_str())
+    }
 }
 
 impl Mlflow {
@@ -167,7 +189,7 @@ impl Mlflow {
         match (answer.status.as_u16(), code, failure) {
             (401 | 403, ..) => Trouble::Blocked(
                 Fault::new("K106", format!("the tracking server `{}` refuses the credentials: {words}", self.base))
-                    .help("give the secret of a user or a token that may write to this experiment"),
+                    .help("set `MLFLOW_TRACKING_USERNAME` and `MLFLOW_TRACKING_PASSWORD`, or `MLFLOW_TRACKING_TOKEN`, of who may write to this experiment"),
             ),
             (_, _, TaskError::Transient { fault, retry_after }) => Trouble::Passing { fault, wait: retry_after },
             // A server that lacks the path knows nothing of runs.
@@ -217,6 +239,28 @@ impl Mlflow {
         Err(Trouble::Blocked(Fault::new("K107", message).help("make it on the page of the server")))
     }
 
+    /// The run of a spool, among the runs of these experiments.
+    async fn of_spool(&self, id: &str, experiments: &[String]) -> Result<Option<Run>, Trouble> {
+        let filter = format!("tags.`{SPOOL_TAG}` = '{id}'");
+        let asked = json!({ "experiment_ids": experiments, "filter": filter, "max_results": 1 });
+        let made: RunsAnswer = self.post("runs/search", &asked).await?;
+        made.runs.into_iter().next().map(|run| self.found(run.info)).transpose()
+    }
+
+    /// The run of another spool, which may not have been sent yet.
+    async fn of_other_spool(&self, id: &str) -> Result<Run, Trouble> {
+        let all: ExperimentsAnswer = self.post("experiments/search", &json!({ "max_results": 10_000 })).await?;
+        let all: Vec<String> = all.experiments.into_iter().map(|experiment| experiment.experiment_id).collect();
+        self.of_spool(id, &all).await?.ok_or_else(|| {
+            let message = format!(
+                "the training whose run has the tag `{SPOOL_TAG}` `{id}` has told nothing to `{}` yet",
+                self.base
+            );
+            let help = "send what waits of it: `swath tracking send FOLDER`";
+            Trouble::Blocked(Fault::new("K111", message).help(help))
+        })
+    }
+
     /// A request for a run was refused: because of the run or because of what it carries?
     async fn refused(&self, run: &Run, fault: Fault) -> Trouble {
         match self
@@ -227,6 +271,11 @@ impl Mlflow {
             Ok(_) => Trouble::Refused(fault),
             Err(trouble) => trouble,
         }
+    }
+
+    fn number(&self, version: &ModelVersion) -> Result<u32, Trouble> {
+        let number = &version.version;
+        number.parse().map_err(|_| Trouble::Blocked(self.stranger(&format!("numbers a model's version `{number}`"))))
     }
 
     /// Where an artifact is put: servers that hand out the addresses of a bucket or a disk take none themselves.
@@ -252,15 +301,15 @@ impl Mlflow {
 impl Sink for Mlflow {
     async fn run(&mut self, head: &Head) -> Result<Run, Trouble> {
         if let Some(id) = &head.joined {
+            if let Some(spool) = id.strip_prefix(UNSENT_RUN) {
+                return self.of_other_spool(spool).await;
+            }
             let answer: RunAnswer = self.get("runs/get", &[("run_id", id)]).await?;
             return self.found(answer.run.info);
         }
         let experiment = self.experiment(&head.experiment).await?;
-        let filter = format!("tags.`{SPOOL_TAG}` = '{}'", head.id);
-        let asked = json!({ "experiment_ids": [experiment], "filter": filter, "max_results": 1 });
-        let made: RunsAnswer = self.post("runs/search", &asked).await?;
-        if let Some(run) = made.runs.into_iter().next() {
-            return self.found(run.info);
+        if let Some(run) = self.of_spool(&head.id, std::slice::from_ref(&experiment)).await? {
+            return Ok(run);
         }
         let own = [("mlflow.source.name", "swath"), ("mlflow.source.type", "LOCAL"), (SPOOL_TAG, head.id.as_str())];
         let given = head.tags.iter().map(|(key, value)| (key.as_str(), value.as_str()));
@@ -311,29 +360,46 @@ impl Sink for Mlflow {
         }
     }
 
-    async fn model(&mut self, run: &Run, name: &str, source: &str, aliases: &[String]) -> Result<u32, Trouble> {
-        match self.post::<Value>("registered-models/create", &json!({ "name": name })).await {
+    async fn find_version(&mut self, run: &Run, model: &str, source: &str) -> Result<Option<u32>, Trouble> {
+        let source = source_of(run, source);
+        let filter = format!("name = '{model}' and run_id = '{}'", run.id);
+        let made: VersionsAnswer =
+            self.get("model-versions/search", &[("filter", &filter), ("max_results", "1000")]).await?;
+        let found = made.model_versions.into_iter().find(|made| made.source == source);
+        found.map(|found| self.number(&found)).transpose()
+    }
+
+    async fn add_version(&mut self, run: &Run, version: &Version, source: &str) -> Result<u32, Trouble> {
+        let Version { name, about, tags, .. } = version;
+        let asked = json!({ "name": name, "description": about });
+        match self.post::<Value>("registered-models/create", &asked).await {
             // One that is there already is what was wanted; whether it is, the next request tells.
             Ok(_) | Err(Trouble::Refused(_)) => {}
             Err(other) => return Err(other),
         }
-        let source = format!("{}/{source}", run.artifacts.trim_end_matches('/'));
-        let filter = format!("name = '{name}' and run_id = '{}'", run.id);
-        let made: VersionsAnswer =
-            self.get("model-versions/search", &[("filter", &filter), ("max_results", "1000")]).await?;
-        let version = match made.model_versions.into_iter().find(|version| version.source == source) {
-            Some(made) => made.version,
-            None => {
-                let asked = json!({ "name": name, "source": source, "run_id": run.id });
-                self.post::<VersionAnswer>("model-versions/create", &asked).await?.model_version.version
-            }
+        let tags: Vec<Value> = tags.iter().map(pair).collect();
+        let source = source_of(run, source);
+        let asked = json!({ "name": name, "source": source, "run_id": run.id, "description": about, "tags": tags });
+        let made: VersionAnswer = self.post("model-versions/create", &asked).await?;
+        self.number(&made.model_version)
+    }
+
+    async fn point(&mut self, alias: &str, number: u32, version: &Version) -> Result<(), Trouble> {
+        let (name, to) = (version.name.as_str(), number.to_string());
+        let holder = match self.get("registered-models/alias", &[("name", name), ("alias", alias)]).await {
+            Ok(VersionAnswer { model_version }) => Some(model_version),
+            // It points to nothing.
+            Err(Trouble::Refused(_)) => None,
+            Err(Trouble::Blocked(fault)) if fault.code == "K107" => None,
+            Err(other) => return Err(other),
         };
-        for alias in aliases {
-            let asked = json!({ "name": name, "alias": alias, "version": version });
-            self.post::<Value>("registered-models/alias", &asked).await?;
+        if holder.is_some_and(|holder| version.comes_late(holder.since())) {
+            return Ok(());
         }
-        let number = version.parse();
-        number.map_err(|_| Trouble::Blocked(self.stranger(&format!("numbers a model's version `{version}`"))))
+        let since = json!({ "name": name, "version": to, "key": SINCE_TAG, "value": version.since.to_string() });
+        self.post::<Value>("model-versions/set-tag", &since).await?;
+        let asked = json!({ "name": name, "alias": alias, "version": to });
+        self.post::<Value>("registered-models/alias", &asked).await.map(drop)
     }
 
     async fn state(&mut self, run: &Run, state: State, at: i64) -> Result<(), Trouble> {
@@ -347,6 +413,11 @@ impl Sink for Mlflow {
             Err(other) => Err(other),
         }
     }
+}
+
+/// The artifacts of a run below a folder, as a URI of MLflow's.
+fn source_of(run: &Run, folder: &str) -> String {
+    format!("{}/{folder}", run.artifacts.trim_end_matches('/'))
 }
 
 /// A number as protobuf writes it in JSON, which has no words for these.

@@ -14,6 +14,10 @@ pub struct Report {
     pub waiting: u64,
     /// How many could not be kept, because the spool folder could not be written or the file was not there.
     pub lost: u64,
+    /// Tells the run from all others: its tag `swath.spool` on a server, its folder's name in a folder.
+    pub id: String,
+    /// Nothing more is told in this spool folder: its run has finished, or was only added to.
+    pub over: bool,
     /// The run for people: a page of the server, or a folder. None while no server has made it yet.
     pub run: Option<String>,
     /// The versions of registered models that came to be.
@@ -24,6 +28,28 @@ pub struct Report {
     pub trouble: Option<Fault>,
     /// The spool folder.
     pub spool: PathBuf,
+}
+
+/// What a reference begins with to a run that no server has made yet.
+pub(crate) const UNSENT_RUN: &str = "spool:";
+
+impl Report {
+    /// What [`crate::Tracking::join`] finds the run by: its page or folder, and while no server has made it `spool:` with
+    /// its tag `swath.spool`.
+    pub fn reference(&self) -> String {
+        self.run.clone().unwrap_or_else(|| format!("{UNSENT_RUN}{}", self.id))
+    }
+
+    /// Removes the spool folder when nobody needs it any more: all has arrived, and nothing more will be told.
+    pub fn tidy(&self) {
+        if self.over
+            && self.waiting == 0
+            && self.lost == 0
+            && let Err(error) = std::fs::remove_dir_all(&self.spool)
+        {
+            tracing::debug!("`{}` stays: {error}", self.spool.display());
+        }
+    }
 }
 
 /// A version of a registered model.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use swath_task::Fault;
 use tokio::sync::watch;
 
-use crate::entry::{Entry, Fact, What};
+use crate::entry::{Entry, Fact, Version, What};
 use crate::folder::Folder;
 use crate::mlflow::Mlflow;
 use crate::report::Registered;
@@ -138,9 +138,13 @@ async fn send<S: Sink>(spool: Arc<Spool>, sink: S, pace: Pace, shared: &Arc<Shar
     let sent = shared.progress().sent.clone();
     let mut sender = Sender { spool, sink, shared: shared.clone(), orders, pace, sent, told: HashSet::new() };
     let stop = async {
-        let until = end.wait_for(|order| order.until.is_some()).await.ok().and_then(|order| order.until);
-        if let Some(until) = until {
-            tokio::time::sleep_until(until.into()).await;
+        // The end may be told again, and earlier.
+        loop {
+            let until = end.borrow_and_update().until;
+            tokio::select! {
+                () = tokio::time::sleep_until(until.unwrap_or_else(Instant::now).into()), if until.is_some() => return,
+                changed = end.changed() => if changed.is_err() { return },
+            }
         }
     };
     tokio::select! {
@@ -217,7 +221,9 @@ impl<S: Sink> Sender<S> {
             }
         };
         let from = self.sent.bytes;
-        let Parcel { entries, end } = self.spool.next(from, written).map_err(|error| Trouble::Passing {
+        // On the disk before it is on its way: what was sent and is no longer known would be told again, at another time.
+        let next = self.spool.sync().and_then(|()| self.spool.next(from, written));
+        let Parcel { entries, end } = next.map_err(|error| Trouble::Passing {
             fault: Fault::new("K102", format!("the spool `{}` cannot be read: {error}", self.spool.folder.display())),
             wait: None,
         })?;
@@ -232,9 +238,10 @@ impl<S: Sink> Sender<S> {
                 }
                 done_with = Some(file.clone());
             }
-            Some(Entry { what: What::Model { name, folder, aliases }, .. }) => {
-                match self.model(&run, name, folder, aliases).await {
-                    Ok(version) => self.sent.models.push(Registered { name: name.clone(), version, at: from }),
+            Some(Entry { what: What::Model { folder, version }, .. }) => {
+                let name = version.name.clone();
+                match self.model(&run, folder, version).await {
+                    Ok(version) => self.sent.models.push(Registered { name, version, at: from }),
                     Err(Trouble::Refused(fault)) => refused.push(told(&format!("model `{name}`"), fault)),
                     Err(other) => return Err(other),
                 }
@@ -297,18 +304,30 @@ impl<S: Sink> Sender<S> {
     }
 
     /// Sends the files of a model and makes a version of them.
-    async fn model(&mut self, run: &Run, name: &str, folder: &str, aliases: &[String]) -> Result<u32, Trouble> {
+    async fn model(&mut self, run: &Run, folder: &str, version: &Version) -> Result<u32, Trouble> {
         let folder = self.spool.folder.join(folder);
         // A place of its own, whoever else registers models of the same run: a version never changes its content.
-        let own = blake3::hash(format!("{}/{}", self.spool.head.id, self.sent.bytes).as_bytes()).to_hex();
-        let source = format!("models/{name}-{}", &own[..8]);
-        let files = files_below(&folder)
-            .map_err(|error| Trouble::Refused(Fault::new("K109", format!("its files cannot be read: {error}"))))?;
-        for file in files {
-            let to = format!("{source}/{}", crate::names::artifact(&file));
-            self.sink.artifact(run, &folder.join(&file), &to).await?;
+        let own = version.key.clone().unwrap_or_else(|| format!("{}/{}", self.spool.head.id, self.sent.bytes));
+        let own = blake3::hash(own.as_bytes()).to_hex();
+        let source = format!("models/{}-{}", version.name, &own[..16]);
+        let number = match self.sink.find_version(run, &version.name, &source).await? {
+            Some(number) => number,
+            None => {
+                let files = files_below(&folder);
+                let files = files.map_err(|error| {
+                    Trouble::Refused(Fault::new("K109", format!("its files cannot be read: {error}")))
+                })?;
+                for file in files {
+                    let to = format!("{source}/{}", crate::names::artifact(&file));
+                    self.sink.artifact(run, &folder.join(&file), &to).await?;
+                }
+                self.sink.add_version(run, version, &source).await?
+            }
+        };
+        for alias in &version.aliases {
+            self.sink.point(alias, number, version).await?;
         }
-        self.sink.model(run, name, &source, aliases).await
+        Ok(number)
     }
 
     fn remember(&mut self) {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use url::Url;
 
 use crate::error::Error;
+use crate::report::UNSENT_RUN;
 
 /// The folder that is told to when no address is given, relative to the working folder.
 pub const DEFAULT_FOLDER: &str = "mlruns";
@@ -88,7 +89,7 @@ impl Settings {
         Ok(Self { place, experiment, credentials, pace: Pace::default() })
     }
 
-    /// These settings with other credentials: those of a secret, for example.
+    /// These settings with other credentials.
     pub fn credentials(self, credentials: Credentials) -> Self {
         Self { credentials, ..self }
     }
@@ -115,8 +116,8 @@ impl Place {
             "http" | "https" => {
                 let mut url = Url::parse(address).map_err(|error| wrong(&error.to_string()))?;
                 let own = match (percent_decoded(url.username()), url.password().map(percent_decoded)) {
-                    (user, Some(password)) => Some(Credentials::User(user, password)),
-                    _ => None,
+                    (user, None) if user.is_empty() => None,
+                    (user, password) => Some(Credentials::User(user, password.unwrap_or_default())),
                 };
                 // Both fail for addresses without a host only, which http has not.
                 let _ = url.set_username("");
@@ -139,6 +140,14 @@ impl Place {
         }
     }
 
+    /// Whether a run may be one of this place, by what [`crate::Report::reference`] told of it, also without the folder.
+    pub fn keeps(&self, reference: &str) -> bool {
+        match self {
+            Self::Server(url) => reference.starts_with(url.as_str()) || reference.starts_with(UNSENT_RUN),
+            Self::Folder(path) => path.join(reference).is_dir(),
+        }
+    }
+
     /// For the head of the spool and for messages. No password is in it.
     pub(crate) fn told(&self) -> String {
         match self {
@@ -152,14 +161,6 @@ impl Credentials {
     /// Those of the variables that MLflow's own client reads.
     pub fn from_env() -> Self {
         Self::of(&|name| std::env::var(name).ok())
-    }
-
-    /// Those of a secret: `USER:PASSWORD`, or a token.
-    pub fn of_secret(secret: &str) -> Self {
-        match secret.trim().split_once(':') {
-            Some((user, password)) => Self::User(user.to_owned(), password.to_owned()),
-            None => Self::Token(secret.trim().to_owned()),
-        }
     }
 
     fn of(variable: &dyn Fn(&str) -> Option<String>) -> Self {
@@ -205,6 +206,16 @@ mod tests {
         assert!(given.credentials == Credentials::User("me".to_owned(), "p@+ss".to_owned()));
         assert!(!format!("{given:?}").contains("p@"), "{given:?}");
 
+        let token = settings(Some("https://token@host"), &[]).unwrap();
+        assert!(token.credentials == Credentials::User("token".to_owned(), String::new()), "{token:?}");
+        // Not even of an address that is none.
+        for address in
+            ["http://me:SECRET@", "http://me:SEC/RET@host", "https://me:SECRET@host:port", "s3://me:SECRET@host"]
+        {
+            let error = settings(Some(address), &[]).unwrap_err();
+            assert!(!format!("{error} {error:?}").contains("SEC"), "{error}");
+        }
+
         let folder = |address| settings(Some(address), &[]).unwrap().place;
         assert_eq!(folder("/data/my runs"), Place::Folder("/data/my runs".into()));
         assert_eq!(folder("file:///data/my%20runs"), Place::Folder("/data/my runs".into()));
@@ -231,7 +242,5 @@ mod tests {
         let nothing = settings(None, &[("MLFLOW_TRACKING_URI", "")]).unwrap();
         assert_eq!(nothing.place, Place::Folder(std::env::current_dir().unwrap().join(DEFAULT_FOLDER)));
         assert!(nothing.credentials == Credentials::None);
-        assert!(Credentials::of_secret("me:word") == Credentials::User("me".to_owned(), "word".to_owned()));
-        assert!(Credentials::of_secret("abc\n") == Credentials::Token("abc".to_owned()));
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use swath_task::Fault;
 
-use crate::entry::{Fact, State};
+use crate::entry::{Fact, State, Version};
 use crate::spool::Head;
 
 /// A run where it is kept.
@@ -51,8 +51,12 @@ pub(crate) trait Sink {
     async fn facts(&mut self, run: &Run, facts: &[Fact]) -> Result<(), Trouble>;
     /// Takes in a file as the artifact `to`.
     async fn artifact(&mut self, run: &Run, file: &Path, to: &str) -> Result<(), Trouble>;
-    /// Makes a version of a registered model of the artifacts below `source`; tells its number.
-    async fn model(&mut self, run: &Run, name: &str, source: &str, aliases: &[String]) -> Result<u32, Trouble>;
+    /// The number of the version of a registered model that was made of the artifacts below `source`, if one was.
+    async fn find_version(&mut self, run: &Run, model: &str, source: &str) -> Result<Option<u32>, Trouble>;
+    /// Makes one, which none was before. All its artifacts are there.
+    async fn add_version(&mut self, run: &Run, version: &Version, source: &str) -> Result<u32, Trouble>;
+    /// Lets an alias point to the version of this number, unless it points to one that got it later.
+    async fn point(&mut self, alias: &str, number: u32, version: &Version) -> Result<(), Trouble>;
     /// Says how the run is since a time in milliseconds.
     async fn state(&mut self, run: &Run, state: State, at: i64) -> Result<(), Trouble>;
 }

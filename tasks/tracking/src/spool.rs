@@ -143,7 +143,8 @@ impl Spool {
             }
             (Some(found), None) => found,
             (None, Some(new)) => {
-                write(&path, &new).map_err(|error| Error::spool(&path, error))?;
+                let written = write(&path, &new).and_then(|()| sync(folder));
+                written.map_err(|error| Error::spool(&path, error))?;
                 new
             }
             (None, None) => return Err(Error::other(folder, format!("there is no `{HEAD}` in it"))),
@@ -174,9 +175,17 @@ impl Spool {
         open().map_err(|error| Error::spool(&path, error))
     }
 
-    /// How far was sent. A file that cannot be read is one that was not written: all is sent again, which changes nothing.
-    pub(crate) fn sent(&self) -> Sent {
-        read(&self.folder.join(SENT)).ok().flatten().unwrap_or_default()
+    /// How far was sent, of entries that are `written` bytes long. A file that cannot be read is one that was not written: all
+    /// is sent again, which changes nothing.
+    pub(crate) fn sent(&self, written: u64) -> Sent {
+        let sent: Sent = read(&self.folder.join(SENT)).ok().flatten().unwrap_or_default();
+        // Where the end of the entries was lost, what comes now must not be taken for what was sent.
+        Sent { bytes: sent.bytes.min(written), ..sent }
+    }
+
+    /// Returns when all entries are on the disk.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        sync(&self.folder.join(ENTRIES))
     }
 
     /// Remembers how far was sent.
@@ -232,7 +241,7 @@ impl Spool {
     pub(crate) fn keep(&self, path: &Path) -> io::Result<String> {
         let name = format!("{:016x}", rand::random::<u64>());
         let target = self.folder.join(FILES).join(&name);
-        let kept = if path.is_dir() { copy_folder(path, &target) } else { std::fs::copy(path, &target).map(drop) };
+        let kept = if path.is_dir() { copy_folder(path, &target) } else { copy_file(path, &target) };
         if let Err(error) = kept {
             // Half a copy is of no use; that it cannot be removed either hurts nobody.
             let _ = if target.is_dir() { std::fs::remove_dir_all(&target) } else { std::fs::remove_file(&target) };
@@ -291,11 +300,6 @@ impl Journal {
         self.known.learn(entry);
         Ok(())
     }
-
-    /// Returns when all entries are on the disk.
-    pub(crate) fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
-    }
 }
 
 /// The files below a folder, as relative paths with slashes, in order.
@@ -326,9 +330,25 @@ fn copy_folder(from: &Path, to: &Path) -> io::Result<()> {
         if let Some(parent) = target.parent() {
             std::fs::create_dir_all(parent)?;
         }
-        std::fs::copy(from.join(&file), target)?;
+        copy_file(&from.join(&file), &target)?;
     }
     Ok(())
+}
+
+/// Copies a file; returns when the copy is on the disk.
+fn copy_file(from: &Path, to: &Path) -> io::Result<()> {
+    std::fs::copy(from, to)?;
+    sync(to)
+}
+
+/// Returns when a file or folder is on the disk.
+fn sync(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// What run the spool in a folder is of; none when there is no spool in it.
+pub(crate) fn head_of(folder: &Path) -> Option<Head> {
+    read(&folder.join(HEAD)).ok().flatten()
 }
 
 /// A JSON file; none when there is none.

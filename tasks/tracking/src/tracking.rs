@@ -6,12 +6,12 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use jiff::Timestamp;
 use swath_task::Fault;
 
-use crate::entry::{Entry, MOST_PARAMS, MOST_VALUES, State, What};
+use crate::entry::{Entry, MOST_PARAMS, MOST_VALUES, State, Version, What};
 use crate::error::Error;
 use crate::folder::Folder;
 use crate::mlflow::Mlflow;
@@ -21,6 +21,29 @@ use crate::sender::{self, Order, Shared};
 use crate::settings::{Credentials, Pace, Place, Settings};
 use crate::sink::Trouble;
 use crate::spool::{self, Head, Journal, Spool};
+
+/// How often somebody who waits looks whether to go on waiting.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// A version of a registered model that is to be.
+#[derive(Clone, Debug)]
+pub struct NewVersion<'a> {
+    /// The registered model, made when there is none of that name.
+    pub name: &'a str,
+    /// The folder with its files, as they are now.
+    pub folder: &'a Path,
+    /// What it is, for people.
+    pub about: Option<&'a str>,
+    /// What else is to be known of it.
+    pub tags: Vec<(&'a str, String)>,
+    /// Words that are to point to it, as `champion` does.
+    pub aliases: &'a [&'a str],
+    /// Since when they do: a version that got one of them later keeps it.
+    pub since: SystemTime,
+    /// What tells it from all other versions of the run: told again with the same key, it is the same version. Without one it
+    /// is another each time.
+    pub key: Option<String>,
+}
 
 /// A training's run on a tracking server or in a folder. Calls may come from several threads. When it is dropped without
 /// [`Tracking::finish`] or [`Tracking::close`], what was not sent stays in the spool folder.
@@ -40,8 +63,24 @@ impl Tracking {
     /// Begins a run, or goes on with the one that was begun in this spool folder: of its own for every training, and on a disk
     /// that outlives the process. The server is not waited for; it need not be there.
     pub fn open(settings: Settings, name: &str, spool: &Path, tags: &[(&str, &str)]) -> Result<Self, Error> {
-        let tags = tags.iter().map(|(key, value)| (names::key(key), names::tag_value(value)));
-        let head = head(&settings, name, tags.collect(), None);
+        let head = head(&settings, name, tags, None);
+        Self::begin_run(settings, spool, head)
+    }
+
+    /// The same for a run that is one for a key, whatever became of the spool folder.
+    pub(crate) fn begin_as(
+        settings: Settings,
+        name: &str,
+        spool: &Path,
+        tags: &[(&str, &str)],
+        key: &str,
+    ) -> Result<Self, Error> {
+        let id = blake3::hash(key.as_bytes()).to_hex()[..32].to_owned();
+        let head = Head { id, ..head(&settings, name, tags, None) };
+        Self::begin_run(settings, spool, head)
+    }
+
+    fn begin_run(settings: Settings, spool: &Path, head: Head) -> Result<Self, Error> {
         let tracking = Self::begin(settings, Spool::open(spool, Some(head))?)?;
         let running = tracking.journal().known.state == Some(State::Running);
         if !running {
@@ -50,20 +89,30 @@ impl Tracking {
         Ok(tracking)
     }
 
-    /// Goes on in a run that another training began, to add to it what came later: `run` is what [`Report::run`] told. Its
-    /// state stays as it is.
+    /// Goes on in a run that another training began, to add to it what came later: `run` is what [`Report::run`] or
+    /// [`Report::reference`] told. Its state stays as it is.
     pub fn join(settings: Settings, run: &str, spool: &Path) -> Result<Self, Error> {
         let id = run.trim_end_matches(['/', '\\']).rsplit(['/', '\\']).next().unwrap_or_default();
-        let head = head(&settings, "", BTreeMap::new(), Some(id.to_owned()));
+        let head = head(&settings, "", &[], Some(id.to_owned()));
         Self::begin(settings, Spool::open(spool, Some(head))?)
     }
 
     /// Sends what waits in a spool folder, for as long as [`Pace::finish`] says.
     pub fn send(spool: &Path, credentials: Credentials, pace: Pace) -> Result<Report, Error> {
+        Self::send_unless(spool, credentials, pace, &|| false)
+    }
+
+    /// The same until `stop` says so.
+    pub(crate) fn send_unless(
+        spool: &Path,
+        credentials: Credentials,
+        pace: Pace,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Report, Error> {
         let spool = Spool::open(spool, None)?;
         let (place, _) = Place::read(&spool.head.address)?;
         let experiment = spool.head.experiment.clone();
-        Ok(Self::begin(Settings { place, experiment, credentials, pace }, spool)?.close())
+        Ok(Self::begin(Settings { place, experiment, credentials, pace }, spool)?.close_unless(stop))
     }
 
     /// Asks the server whether it answers and takes the credentials, or tries to write to the folder: tells what answered.
@@ -96,7 +145,7 @@ impl Tracking {
     fn begin(settings: Settings, spool: Spool) -> Result<Self, Error> {
         let spool = Arc::new(spool);
         let journal = spool.journal()?;
-        let shared = Arc::new(Shared::new(spool.sent(), journal.length()));
+        let shared = Arc::new(Shared::new(spool.sent(journal.length()), journal.length()));
         let Settings { place, credentials, pace, .. } = settings;
         let thread = sender::start(spool.clone(), place, credentials, pace.clone(), shared.clone());
         let thread = thread.map_err(|error| Error::spool(&spool.folder, error))?;
@@ -107,17 +156,17 @@ impl Tracking {
     /// Tells parameters. One that was told before keeps its value.
     pub fn params<K: AsRef<str>, V: AsRef<str>>(&self, params: impl IntoIterator<Item = (K, V)>) {
         let mut new = BTreeMap::new();
+        let mut journal = self.journal();
         for (key, value) in params {
             let (key, value) = (names::key(key.as_ref()), names::param_value(value.as_ref()));
-            let before = self.journal().known.params.get(&key).or_else(|| new.get(&key)).cloned();
-            match before {
+            match journal.known.params.get(&key).or_else(|| new.get(&key)) {
                 None => drop(new.insert(key, value)),
-                Some(before) if before == value => {}
-                Some(before) => self.refuse(&key, &before, &value),
+                Some(before) if *before == value => {}
+                Some(before) => self.refuse(&key, before, &value),
             }
         }
         for part in parts(new, MOST_PARAMS) {
-            self.tell(What::Params(part));
+            self.put(&mut journal, What::Params(part));
         }
     }
 
@@ -126,15 +175,17 @@ impl Tracking {
     pub fn metrics<K: AsRef<str>>(&self, step: u64, values: impl IntoIterator<Item = (K, f64)>) {
         let step = i64::try_from(step).unwrap_or(i64::MAX);
         let mut new = BTreeMap::new();
+        // From looking to telling: another thread may have a value of the same step.
+        let mut journal = self.journal();
         for (key, value) in values {
             let key = names::key(key.as_ref());
-            if !self.journal().known.has(&key, step) {
+            if !journal.known.has(&key, step) {
                 // The first one counts, among those that are told at once, too.
                 new.entry(key).or_insert_with(|| format!("{value:?}"));
             }
         }
         for part in parts(new, MOST_VALUES) {
-            self.tell(What::Metrics { step, values: part });
+            self.put(&mut journal, What::Metrics { step, values: part });
         }
     }
 
@@ -173,6 +224,23 @@ impl Tracking {
     /// [`Pace::finish`] says; none when it waits in the spool folder or was refused, as [`Report`] tells.
     pub fn register_model(&self, name: &str, folder: &Path, aliases: &[&str]) -> Option<u32> {
         let until = Instant::now() + self.pace.finish;
+        let since = SystemTime::now();
+        let version = NewVersion { name, folder, about: None, tags: Vec::new(), aliases, since, key: None };
+        let at = self.version(&version)?;
+        self.shared.orders.send_modify(|order| order.hurry = true);
+        self.shared.wait(until, |progress| progress.sent.bytes > at || progress.blocked || progress.ended);
+        self.shared.orders.send_modify(|order| order.hurry = false);
+        let progress = self.shared.progress();
+        progress.sent.models.iter().find(|model| model.at == at).map(|model| model.version)
+    }
+
+    /// The same for all that may be told of a version, without waiting for it: [`Report::models`] tells what became of it.
+    pub fn register(&self, version: &NewVersion<'_>) {
+        self.version(version);
+    }
+
+    fn version(&self, version: &NewVersion<'_>) -> Option<u64> {
+        let NewVersion { name, folder, about, tags, aliases, since, key } = version;
         let kept = match self.spool.keep(folder) {
             Ok(kept) => kept,
             Err(error) => {
@@ -180,13 +248,15 @@ impl Tracking {
                 return None;
             }
         };
-        let aliases = aliases.iter().map(|alias| (*alias).to_owned()).collect();
-        let at = self.tell(What::Model { name: names::model(name), folder: kept, aliases })?;
-        self.shared.orders.send_modify(|order| order.hurry = true);
-        self.shared.wait(until, |progress| progress.sent.bytes > at || progress.blocked || progress.ended);
-        self.shared.orders.send_modify(|order| order.hurry = false);
-        let progress = self.shared.progress();
-        progress.sent.models.iter().find(|model| model.at == at).map(|model| model.version)
+        let version = Version {
+            name: names::model(name),
+            about: about.map(names::tag_value),
+            tags: tags.iter().map(|(key, value)| (names::key(key), names::tag_value(value))).collect(),
+            aliases: aliases.iter().map(|alias| (*alias).to_owned()).collect(),
+            since: Timestamp::try_from(*since).unwrap_or_default().as_millisecond(),
+            key: key.clone(),
+        };
+        self.tell(What::Model { folder: kept, version })
     }
 
     /// What became of all that was told so far.
@@ -197,7 +267,10 @@ impl Tracking {
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone();
         refused.extend(sent.refused.iter().cloned());
         let waiting = self.spool.count(sent.bytes);
+        let over = self.spool.head.joined.is_some() || self.journal().known.state == Some(State::Finished);
         Report {
+            id: self.spool.head.id.clone(),
+            over,
             sent: sent.count,
             waiting,
             lost: self.lost.load(Ordering::Relaxed),
@@ -212,18 +285,27 @@ impl Tracking {
     /// Says how the run ended and sends what waits, for as long as [`Pace::finish`] says. What is not sent then stays in the
     /// spool folder, for [`Tracking::send`].
     pub fn finish(self, state: State) -> Report {
+        self.finish_unless(state, &|| false)
+    }
+
+    /// The same, and no longer than until `stop` says so.
+    pub fn finish_unless(self, state: State, stop: &dyn Fn() -> bool) -> Report {
         if self.spool.head.joined.is_none() {
             self.tell(What::State(state));
         }
-        self.close()
+        self.close_unless(stop)
     }
 
     /// [`Tracking::finish`] for a run whose state is not ours to tell.
-    pub fn close(mut self) -> Report {
-        if let Err(error) = self.journal().sync() {
+    pub fn close(self) -> Report {
+        self.close_unless(&|| false)
+    }
+
+    fn close_unless(mut self, stop: &dyn Fn() -> bool) -> Report {
+        if let Err(error) = self.spool.sync() {
             tracing::warn!("the spool `{}` is not safe on its disk: {error}", self.spool.folder.display());
         }
-        self.end(Instant::now() + self.pace.finish);
+        self.end(Instant::now() + self.pace.finish, stop);
         let report = self.report();
         if report.waiting > 0 {
             let why = report.trouble.as_ref().map(|fault| format!(": {fault}")).unwrap_or_default();
@@ -235,22 +317,35 @@ impl Tracking {
         report
     }
 
-    fn end(&mut self, until: Instant) {
+    fn end(&mut self, until: Instant, stop: &dyn Fn() -> bool) {
         self.shared.orders.send_modify(|order| order.until = Some(until));
+        loop {
+            let look = Instant::now() + LOOK;
+            self.shared.wait(look, |progress| progress.ended);
+            if self.shared.progress().ended {
+                break;
+            }
+            if stop() {
+                self.shared.orders.send_modify(|order| order.until = Some(Instant::now()));
+                break;
+            }
+        }
         if let Some(thread) = self.thread.take() {
             // It catches nothing: a panic in it has been told, and fails no training.
             drop(thread.join());
         }
     }
 
-    /// Adds an entry and tells the sending thread; where it begins, when it was kept.
     fn tell(&self, what: What) -> Option<u64> {
+        self.put(&mut self.journal(), what)
+    }
+
+    /// Adds an entry and tells the sending thread; where it begins, when it was kept.
+    fn put(&self, journal: &mut Journal, what: What) -> Option<u64> {
         let entry = Entry { at: Timestamp::now().as_millisecond(), what };
-        let mut journal = self.journal();
         let at = journal.length();
         let kept = journal.append(&entry);
         let written = journal.length();
-        drop(journal);
         match kept {
             Ok(()) => {
                 self.shared.orders.send_modify(|order: &mut Order| order.written = order.written.max(written));
@@ -290,12 +385,17 @@ impl Tracking {
 
 impl Drop for Tracking {
     fn drop(&mut self) {
-        self.end(Instant::now());
+        self.end(Instant::now(), &|| false);
     }
 }
 
-fn head(settings: &Settings, name: &str, tags: BTreeMap<String, String>, joined: Option<String>) -> Head {
+fn head(settings: &Settings, name: &str, tags: &[(&str, &str)], joined: Option<String>) -> Head {
     let created = Timestamp::now().as_millisecond();
+    // MLflow's page tells by this one who it was.
+    let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).ok();
+    let user = user.filter(|user| !user.is_empty()).map(|user| ("mlflow.user".to_owned(), names::tag_value(&user)));
+    let given = tags.iter().map(|(key, value)| (names::key(key), names::tag_value(value)));
+    let tags = user.into_iter().chain(given).collect();
     spool::head(settings.place.told(), settings.experiment.clone(), name.to_owned(), tags, joined, created)
 }
 

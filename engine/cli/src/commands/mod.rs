@@ -24,6 +24,7 @@ pub(crate) mod show;
 pub(crate) mod tasks;
 pub(crate) mod test;
 pub(crate) mod token;
+pub(crate) mod tracking;
 pub(crate) mod validate;
 pub(crate) mod workers;
 

@@ -193,6 +193,7 @@ fn every_command_helps_and_speaks_json() {
         "logs",
         "cancel",
         "gc",
+        "tracking",
         "sample",
         "doctor",
         "completions",

@@ -24,6 +24,7 @@ mod reference;
 mod serve;
 mod shared_store;
 mod traces;
+mod tracking;
 mod truth;
 mod web;
 mod webhooks;

@@ -2,4 +2,5 @@
 
 mod export;
 mod publish;
+mod register;
 mod support;

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::support::{Place, bind, block_on, checkpoint, copy, edit, problems, small, told};
 
 /// A model folder as `onnx.export` makes it.
-fn exported() -> &'static Path {
+pub fn exported() -> &'static Path {
     static EXPORTED: LazyLock<(Place, PathBuf)> = LazyLock::new(|| {
         let place = Place::new();
         let folder = place.path("checkpoint");
@@ -26,7 +26,7 @@ fn exported() -> &'static Path {
 }
 
 /// The same model as if another training had ended with this F1.
-fn scored(place: &Place, f1: f64) -> PathBuf {
+pub fn scored(place: &Place, f1: f64) -> PathBuf {
     let folder = place.path(&format!("scored-{f1}"));
     if !folder.exists() {
         copy(exported(), &folder);
@@ -35,11 +35,11 @@ fn scored(place: &Place, f1: f64) -> PathBuf {
     folder
 }
 
-fn repository(place: &Place) -> PathBuf {
+pub fn repository(place: &Place) -> PathBuf {
     place.path("served/models")
 }
 
-fn settings(place: &Place, more: Value) -> Value {
+pub fn settings(place: &Place, more: Value) -> Value {
     let mut settings = json!({ "repository": repository(place) });
     settings.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     settings
@@ -203,6 +203,11 @@ fn a_model_that_a_person_put_there_keeps_what_it_was() {
     let config = fs::read_to_string(repository(&place).join("lakes/config.pbtxt")).unwrap();
     assert!(config.contains("max_batch_size: 3\n") && config.contains("versions: [ 1 ]"), "{config}");
     assert!(config.starts_with("name: \"lakes\"\n"), "{config}");
+    // Its configuration names no version: back on it, Triton must not serve the newest one.
+    let back = place.publish(&by_hand, settings(&place, json!({}))).unwrap();
+    assert_eq!((back.version, back.promoted), (1, true));
+    let config = fs::read_to_string(model.join("config.pbtxt")).unwrap();
+    assert!(config.contains("versions: [ 1 ]") && config.contains("max_batch_size: 3\n"), "{config}");
 }
 
 #[test]
@@ -218,6 +223,59 @@ fn the_shipped_model_is_a_version_as_it_is_published() {
     for file in files(&shipped) {
         assert_eq!(fs::read(published.join(&file)).unwrap(), fs::read(shipped.join(&file)).unwrap(), "{file}");
     }
+}
+
+#[test]
+fn nothing_of_the_version_before_is_shown_beside_the_one_that_is_served() {
+    let place = Place::new();
+    place.publish(exported(), settings(&place, json!({}))).unwrap();
+    let plain = scored(&place, 0.9);
+    fs::remove_file(plain.join("card.md")).unwrap();
+    fs::remove_file(plain.join("config.pbtxt")).unwrap();
+    assert_eq!(place.publish(&plain, settings(&place, json!({}))).unwrap().version, 2);
+    let model = repository(&place).join("pads");
+    assert!(!model.join("card.md").exists(), "it tells of the other version");
+    assert!(fs::read_to_string(model.join("config.pbtxt")).unwrap().contains("versions: [ 2 ]"));
+    assert!(place.publish(exported(), settings(&place, json!({}))).unwrap().promoted);
+    assert!(model.join("card.md").exists());
+}
+
+#[test]
+fn what_was_published_stands_while_it_is_served() {
+    let place = Place::new();
+    let task: Publish = bind(settings(&place, json!({})));
+    let publish = |f1: f64| {
+        let outputs = place.publish(&scored(&place, f1), settings(&place, json!({}))).unwrap();
+        serde_json::to_value(outputs).unwrap()
+    };
+    let first = publish(0.7);
+    assert!(task.stands(&first));
+    let second = publish(0.8);
+    assert!(task.stands(&second) && !task.stands(&first), "to go back is to publish the first one again");
+    assert_eq!(publish(0.7)["promoted"], true);
+    assert!(task.stands(&first) && !task.stands(&second));
+}
+
+#[test]
+fn repositories_of_one_name_share_a_staging_folder() {
+    let place = Place::new();
+    let staging = place.path("staging");
+    let models: Vec<PathBuf> = (0..8).map(|index| scored(&place, 0.5 + f64::from(index) / 100.0)).collect();
+    thread::scope(|scope| {
+        for at in ["here/models", "there/models"] {
+            let (place, models, staging) = (&place, &models, &staging);
+            scope.spawn(move || {
+                for model in models {
+                    let to = json!({ "repository": place.path(at), "staging": staging });
+                    place.publish(model, to).unwrap();
+                }
+            });
+        }
+    });
+    for at in ["here/models", "there/models"] {
+        assert_eq!(look(&place.path(at)), models.len());
+    }
+    assert_eq!(fs::read_dir(&staging).unwrap().count(), 0);
 }
 
 #[test]
@@ -273,6 +331,12 @@ fn parameters_that_publish_nothing_are_told_before_anything_runs() {
         (json!({ "require": { "f1": {} } }), "/require/f1"),
         (json!({ "require": { "f1": { "at_least": 0.9, "at_most": 0.1 } } }), "/require/f1"),
         (json!({ "staging": repository(&place) }), "/staging"),
+        (json!({ "alias": "latest" }), "/alias: `latest` cannot be an alias"),
+        (json!({ "tracking": { "folder": "runs", "address": "sqlite:///mlflow.db" } }), "/tracking/address"),
+        (
+            json!({ "tracking": { "folder": "runs", "address": "https://me:SECRET@host" } }),
+            "/tracking/address: a flow is no",
+        ),
     ] {
         let found = problems::<Publish>(settings(&place, more));
         assert!(found.starts_with(told), "{found}");

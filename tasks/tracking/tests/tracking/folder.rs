@@ -118,6 +118,50 @@ fn what_a_crash_left_half_is_mended() {
 }
 
 #[test]
+fn what_is_told_after_the_end_of_a_spool_was_lost_arrives() {
+    let folder = tempfile::tempdir().unwrap();
+    let (root, spool) = (folder.path().join("mlruns"), folder.path().join("spool"));
+    let place = root.to_str().unwrap();
+    let first = Tracking::open(settings(place, "shorter"), "shorter", &spool, &[]).unwrap();
+    train(&first, 0..100);
+    assert_all_sent(&first.finish(State::Killed));
+    // More was sent than is known: a disk that said too early that it had written.
+    let entries = spool.join("entries.jsonl");
+    let told = std::fs::read_to_string(&entries).unwrap();
+    let kept: String = told.lines().take(60).map(|line| format!("{line}\n")).collect();
+    std::fs::write(&entries, kept).unwrap();
+
+    let second = Tracking::open(settings(place, "shorter"), "shorter", &spool, &[]).unwrap();
+    train(&second, 100..110);
+    second.tag("after", "yes");
+    assert_all_sent(&second.finish(State::Finished));
+    let seen = only_run(place, "shorter");
+    assert_trained(&seen, 110);
+    assert_eq!((seen.tags["after"].as_str(), seen.status.as_str()), ("yes", "FINISHED"));
+}
+
+#[test]
+fn a_value_that_many_threads_tell_at_once_is_told_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("mlruns");
+    let place = root.to_str().unwrap();
+    let tracking = Tracking::open(settings(place, "threads"), "threads", &folder.path().join("s"), &[]).unwrap();
+    let begin = std::sync::Barrier::new(8);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                begin.wait();
+                train(&tracking, 0..300);
+            });
+        }
+    });
+    let report = tracking.finish(State::Finished);
+    assert_all_sent(&report);
+    assert_eq!(report.sent, 302);
+    assert_trained(&only_run(place, "threads"), 300);
+}
+
+#[test]
 fn a_later_step_joins_the_run_of_a_training() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("mlruns");

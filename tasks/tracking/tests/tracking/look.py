@@ -83,7 +83,8 @@ def answer(what, place, name, user):
                 for file in names:
                     path = os.path.join(below, file)
                     inside[os.path.relpath(path, folder)] = hashlib.sha256(open(path, "rb").read()).hexdigest()
-            versions.append({"version": int(version.version), "run": version.run_id, "files": inside})
+            told = {"version": int(version.version), "run": version.run_id, "files": inside}
+            versions.append(told | {"tags": version.tags, "about": version.description})
         versions.sort(key=lambda version: version["version"])
         return {"aliases": {k: int(v) for k, v in model.aliases.items()}, "versions": versions}
     # Not by `get_experiment_by_name`, whose filter cannot tell a quote in a name from its end.

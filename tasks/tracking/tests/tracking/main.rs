@@ -3,5 +3,6 @@
 
 mod folder;
 mod misbehaving;
+mod models;
 mod server;
 mod support;

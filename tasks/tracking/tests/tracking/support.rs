@@ -80,6 +80,8 @@ pub struct SeenVersion {
     pub version: u32,
     pub run: String,
     pub files: BTreeMap<String, String>,
+    pub tags: BTreeMap<String, String>,
+    pub about: Option<String>,
 }
 
 /// What the judge says.
