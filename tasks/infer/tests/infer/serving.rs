@@ -547,6 +547,12 @@ async fn a_gpu_that_is_not_there_is_told() {
         let (fault, _) = fault(&bench, with, "one").await;
         assert!(fault.code == "M128" && fault.message.contains(device), "{fault}");
     }
+    let why = if cfg!(feature = "cuda") { "NVIDIA" } else { "built without CUDA" };
+    for (device, why) in [("cuda:77", why), ("tensorrt:0", "TensorRT is ONNX Runtime's")] {
+        let with = json!({ "model": model, "overlap": 16, "backend": "burn", "device": device });
+        let (fault, _) = fault(&bench, with, "one").await;
+        assert!(fault.code == "M128" && fault.message.contains(device) && fault.message.contains(why), "{fault}");
+    }
     bench.run(json!({ "model": model, "overlap": 16, "backend": "ort", "device": "auto" }), "one").await.unwrap();
 }
 
