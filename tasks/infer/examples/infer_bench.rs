@@ -7,6 +7,9 @@
 //!
 //! Each measurement is a process of its own, bare and whole in turns, one JSON line each; the last line is the median
 //! of the ratios. The bare session runs as many tiles as the raster has, from one buffer, with ONNX Runtime's defaults.
+//!
+//! `infer_bench task FOLDER RASTER THREADS MEMORY PARAMETERS ROUNDS` runs the task alone, ROUNDS times in one process, with more
+//! parameters of it as JSON: what `bench/gpu/whole.py` measures on a GPU.
 
 use std::error::Error;
 use std::path::Path;
@@ -29,7 +32,10 @@ fn main() -> Outcome {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["bare", folder, bands, tiles, threads] => bare(folder, bands.parse()?, tiles.parse()?, threads.parse()?),
-        ["task", folder, raster, threads, memory] => task(folder, raster, threads.parse()?, memory),
+        ["task", folder, raster, threads, memory] => task(folder, raster, threads.parse()?, memory, "{}", 1),
+        ["task", folder, raster, threads, memory, more, rounds] => {
+            task(folder, raster, threads.parse()?, memory, more, rounds.parse()?)
+        }
         [folder] => all(folder, "2", 3),
         [folder, threads] => all(folder, threads, 3),
         [folder, threads, rounds] => all(folder, threads, rounds.parse()?),
@@ -97,15 +103,21 @@ fn bare(folder: &str, bands: usize, tiles: usize, threads: usize) -> Outcome {
     Ok(())
 }
 
-fn task(folder: &str, raster: &str, threads: usize, memory: &str) -> Outcome {
-    let scratch = tempfile::tempdir()?;
-    let host = LocalHost::new(scratch.path())?;
-    let segment: Segment = serde_json::from_value(json!({ "model": folder, "threads": threads, "memory": memory }))?;
-    let inputs = Inputs { raster: host.import(Path::new(raster))?, model: None, stretch: None };
+fn task(folder: &str, raster: &str, threads: usize, memory: &str, more: &str, rounds: usize) -> Outcome {
+    let mut parameters = json!({ "model": folder, "threads": threads, "memory": memory });
+    for (name, value) in serde_json::from_str::<serde_json::Map<String, Value>>(more)? {
+        parameters[name] = value;
+    }
+    let segment: Segment = serde_json::from_value(parameters)?;
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-    let start = Instant::now();
-    let outputs = runtime.block_on(segment.run(inputs, &host.context(threads)))?;
-    report("infer.segment", outputs.tiles as usize, start);
+    for _ in 0..rounds {
+        let scratch = tempfile::tempdir()?;
+        let host = LocalHost::new(scratch.path())?;
+        let inputs = Inputs { raster: host.import(Path::new(raster))?, model: None, stretch: None };
+        let start = Instant::now();
+        let outputs = runtime.block_on(segment.run(inputs, &host.context(threads)))?;
+        report("infer.segment", outputs.tiles as usize, start);
+    }
     Ok(())
 }
 

@@ -62,7 +62,9 @@ impl Opened {
             BackendChoice::Auto if named && !here => Self::served(serving, model, tile, ctx),
             BackendChoice::Triton => Self::served(serving, model, tile, ctx),
             BackendChoice::Auto | BackendChoice::Ort => Self::ort(serving.device, model, tile, threads, ctx),
-            BackendChoice::Burn => Ok(Self::Weights(Box::new(WeightsBackend::open(model, tile, threads)?))),
+            BackendChoice::Burn => {
+                Ok(Self::Weights(Box::new(WeightsBackend::open(model, tile, threads, serving.device, ctx)?)))
+            }
         }
     }
 
@@ -103,8 +105,9 @@ impl Opened {
     /// The number of tiles at once that suits it.
     pub fn usual_batch(&self) -> usize {
         match self {
-            Self::Ort(_, Device::Cpu) | Self::Weights(_) => 1,
-            Self::Ort(..) => GPU_BATCH,
+            Self::Ort(_, Device::Cpu) => 1,
+            Self::Weights(network) if !network.on_gpu() => 1,
+            Self::Ort(..) | Self::Weights(_) => GPU_BATCH,
             Self::Served(served) => served.usual_batch(),
         }
     }

@@ -23,10 +23,10 @@ pub enum BackendChoice {
     Burn,
 }
 
-/// What ONNX Runtime computes on.
+/// What ONNX Runtime and burn compute on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// The GPU that the step holds, where ONNX Runtime can use it, else the CPU.
+    /// The GPU that the step holds, where it can be used, else the CPU.
     #[default]
     Auto,
     /// This one, or it is a failure.

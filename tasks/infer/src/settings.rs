@@ -142,10 +142,10 @@ impl Settings {
         {
             problems.push(Problem::new("/threads", format!("`threads` is {threads}, which is not from 1 to 1024")));
         }
-        if let (DeviceChoice::Named(device), BackendChoice::Triton | BackendChoice::Burn) = (self.device, self.backend)
-        {
-            let message = format!("`device` is `{device}`, but it is not ONNX Runtime that computes here");
-            problems.push(Problem::new("/device", message).help("leave out `device`, or take `backend: ort`"));
+        if let (DeviceChoice::Named(device), BackendChoice::Triton) = (self.device, self.backend) {
+            let message = format!("`device` is `{device}`, but it is a model server that computes");
+            problems
+                .push(Problem::new("/device", message).help("leave out `device`, or take `backend: ort` or `burn`"));
         }
         self.triton.problems(&mut problems);
         if problems.is_empty() { Ok(()) } else { Err(problems) }

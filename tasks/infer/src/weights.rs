@@ -1,4 +1,5 @@
-//! The weights that a network was made from, run by burn in this process: no ONNX, nothing but Rust.
+//! The weights that a network was made from, run by burn in this process: no ONNX, nothing but Rust. On the CPU, or on a GPU
+//! where this program was built with CUDA.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,16 +8,20 @@ use std::sync::{Mutex, PoisonError};
 use burn::tensor::{Device, Tensor, TensorData};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use serde::Deserialize;
-use swath_nets::{Network, Output};
-use swath_task::{Fault, TaskError, panic_fault};
+use swath_nets::{Network, NoGpu, Output};
+use swath_onnxruntime::Device as Named;
+use swath_task::{Context, Fault, TaskError, panic_fault};
 
 use crate::backend::Backend;
 use crate::model::Model;
+use crate::serving::DeviceChoice;
 use crate::tiling::Tile;
 
 /// A network in burn, for tiles of one size.
 pub(crate) struct WeightsBackend {
     network: Mutex<swath_nets::Model>,
+    device: Device,
+    on_gpu: bool,
     threads: ThreadPool,
     place: String,
     channels: usize,
@@ -27,7 +32,8 @@ pub(crate) struct WeightsBackend {
 
 impl WeightsBackend {
     /// Reads the weights of a model folder and checks what they are the weights of against the manifest.
-    pub fn open(model: &Model, tile: Tile, threads: usize) -> Result<Self, Fault> {
+    pub fn open(model: &Model, tile: Tile, threads: usize, choice: DeviceChoice, ctx: &Context) -> Result<Self, Fault> {
+        let gpu = gpu(choice, ctx)?;
         let (path, told) = model.weights()?;
         let wrong = |reason: String| {
             Fault::new("M127", format!("the weights `{}` cannot be run: {reason}", path.display()))
@@ -52,10 +58,14 @@ impl WeightsBackend {
                 network.classes()
             )));
         }
-        let loaded = network.init(&Device::flex()).and_then(|network| network.load(&path));
+        let on_gpu = gpu.is_some();
+        let device = gpu.unwrap_or_else(Device::flex);
+        let loaded = network.init(&device).and_then(|network| network.load(&path));
         let threads = ThreadPoolBuilder::new().num_threads(threads).thread_name(|_| "infer-burn".to_owned()).build();
         Ok(Self {
             network: Mutex::new(loaded.map_err(|error| wrong(error.to_string()))?),
+            device,
+            on_gpu,
             threads: threads.map_err(|error| wrong(error.to_string()))?,
             place: path.display().to_string(),
             channels,
@@ -65,15 +75,47 @@ impl WeightsBackend {
         })
     }
 
+    /// Whether a GPU computes.
+    pub fn on_gpu(&self) -> bool {
+        self.on_gpu
+    }
+
     fn forward(&self, batch: usize, numbers: Vec<f32>) -> Result<TensorData, String> {
         let images = TensorData::new(numbers, [batch, self.channels, self.tile.size, self.tile.size]);
         let network = self.network.lock().unwrap_or_else(PoisonError::into_inner);
-        let logits = network.forward(Tensor::<4>::from_data(images, &Device::flex()));
+        let logits = network.forward(Tensor::<4>::from_data(images, &self.device));
         let (got, expected) = (logits.dims(), [batch, self.classes, self.tile.told(), self.tile.told()]);
         if got == expected {
             Ok(logits.into_data())
         } else {
             Err(format!("its output has shape {got:?}, not {expected:?}"))
+        }
+    }
+}
+
+/// The GPU that is asked for, or that the step holds; none for the CPU.
+fn gpu(choice: DeviceChoice, ctx: &Context) -> Result<Option<Device>, Fault> {
+    let refused = |device: Named, reason: String, help: &str| {
+        Fault::new("M128", format!("`device: {device}` cannot be used by burn: {reason}")).help(help)
+    };
+    match choice {
+        DeviceChoice::Named(Named::Cpu) => Ok(None),
+        DeviceChoice::Named(device @ Named::Cuda(index)) => {
+            let gpu = swath_nets::gpu(index).map_err(|reason| refused(device, reason.to_string(), reason.help()))?;
+            Ok(Some(gpu))
+        }
+        DeviceChoice::Named(device @ Named::TensorRt(_)) => {
+            Err(refused(device, "TensorRT is ONNX Runtime's".to_owned(), "take `cuda:N`, or `backend: ort`"))
+        }
+        DeviceChoice::Auto => {
+            let Some(held) = ctx.gpus().first() else { return Ok(None) };
+            match swath_nets::gpu(*held) {
+                Ok(gpu) => return Ok(Some(gpu)),
+                Err(NoGpu::NotBuilt) => {}
+                // As with ONNX Runtime: slower without the GPU that the step holds, and no less right.
+                Err(reason) => tracing::warn!("computing on the CPU: `cuda:{held}` cannot be used: {reason}"),
+            }
+            Ok(None)
         }
     }
 }

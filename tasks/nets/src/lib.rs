@@ -3,8 +3,8 @@
 //! Knows nothing of rasters, flows or training. Modules in reading order: what a network is asked for (`network`), the
 //! networks themselves, a file each, whose fields are named as in PyTorch so that names of weights need no table
 //! (`unet`, `deeplab`, `dual`, `convnext`, and the encoder of the first three, `resnet`); weights to and from files
-//! (`weights`), made for another number of channels (`inflate`), and where ImageNet's are to be had (`imagenet`); and what
-//! training makes small (`losses`). Convolutions are burn's, and learn on the CPU as `convolve` has it.
+//! (`weights`), made for another number of channels (`inflate`), and where ImageNet's are to be had (`imagenet`); what
+//! training makes small (`losses`); and a GPU to compute on (`gpu`). Convolutions are burn's, and learn on the CPU as `convolve` has it.
 //!
 //! Forward passes are made of what burn-onnx 0.22 exports with a batch of any size. One operation is missing there: the
 //! `Gelu` of ConvNeXt, which [`ConvNext::forward_with`] lets an exporter put something else for.
@@ -29,12 +29,15 @@ mod weights;
 
 mod losses;
 
+mod gpu;
+
 mod error;
 
 pub use convnext::{ConvNext, ConvNextConfig, ConvNextSize};
 pub use deeplab::{DeepLab, DeepLabConfig};
 pub use dual::{DualUnet, DualUnetConfig};
 pub use error::{Error, Misfit, Reshaped};
+pub use gpu::{NoGpu, gpu};
 pub use imagenet::{ImageNet, torch_folders};
 pub use inflate::inflate;
 pub use losses::{Focal, cross_entropy, dice, focal_dice};

@@ -227,6 +227,12 @@ async fn a_gpu_that_is_not_there_is_told() {
         let (fault, _) = fault(&bench, with, "one").await;
         assert!(fault.code == "M128" && fault.message.contains(device), "{fault}");
     }
+    let why = if cfg!(feature = "cuda") { "NVIDIA" } else { "built without CUDA" };
+    for (device, why) in [("cuda:77", why), ("tensorrt:0", "TensorRT is ONNX Runtime's")] {
+        let with = json!({ "model": model, "overlap": 16, "backend": "burn", "device": device });
+        let (fault, _) = fault(&bench, with, "one").await;
+        assert!(fault.code == "M128" && fault.message.contains(device) && fault.message.contains(why), "{fault}");
+    }
     bench.run(json!({ "model": model, "overlap": 16, "backend": "ort", "device": "auto" }), "one").await.unwrap();
 }
 
@@ -238,7 +244,6 @@ fn what_is_no_server_is_found_before_anything_runs() {
         (json!({ "triton": { "request_timeout": 0 } }), "/triton/request_timeout"),
         (json!({ "triton": { "patience": 100_000 } }), "/triton/patience"),
         // It would compute elsewhere than it was told to.
-        (json!({ "backend": "burn", "device": "cuda:0" }), "/device"),
         (json!({ "backend": "triton", "device": "cpu" }), "/device"),
     ] {
         let segment: Segment = serde_json::from_value(with.clone()).unwrap();

@@ -46,35 +46,10 @@ impl Machine {
     }
 }
 
-fn no_gpu(message: String, help: &str) -> TaskError {
-    Fault::new("N106", message).help(help).permanent()
-}
-
-#[cfg(not(feature = "cuda"))]
 fn cuda(index: u32) -> Result<Device, TaskError> {
-    Err(no_gpu(
-        format!("`cuda:{index}` is asked for, and this program was built without CUDA"),
-        "build it with `cargo build --release -p swath --features cuda`, or set `device: cpu`",
-    ))
-}
-
-#[cfg(feature = "cuda")]
-fn cuda(index: u32) -> Result<Device, TaskError> {
-    use burn::tensor::DeviceType;
-
-    // Without a driver the runtime below panics.
-    let found = std::panic::catch_unwind(|| Device::enumerate(DeviceType::Cuda).into_vec().len()).unwrap_or(0);
-    if (index as usize) < found {
-        return Ok(Device::cuda(index as usize));
-    }
-    let there = match found {
-        0 => "there is no NVIDIA GPU with a driver".to_owned(),
-        count => format!("the GPUs here are 0 to {}", count - 1),
-    };
-    Err(no_gpu(
-        format!("`cuda:{index}` is asked for, and {there}"),
-        "look at what `nvidia-smi` shows; in a container pass the GPU on (`--gpus all`); or set `device: cpu`",
-    ))
+    swath_nets::gpu(index).map_err(|reason| {
+        Fault::new("N106", format!("`cuda:{index}` is asked for, and {reason}")).help(reason.help()).permanent()
+    })
 }
 
 #[cfg(test)]
@@ -88,7 +63,9 @@ mod tests {
     #[test]
     fn without_a_gpu_the_cpu_computes_and_nothing_else_is_pretended() {
         assert_eq!(told(DeviceChoice::Auto, Precision::Auto, &[]).unwrap(), "cpu");
-        assert!(told(DeviceChoice::Cuda(77), Precision::Auto, &[]).unwrap_err().contains("`cuda:77` is asked for"));
+        let refused = told(DeviceChoice::Cuda(77), Precision::Auto, &[]).unwrap_err();
+        assert!(refused.contains("`cuda:77` is asked for, and "), "{refused}");
+        assert_eq!(refused.contains("built without CUDA"), !cfg!(feature = "cuda"), "{refused}");
         assert!(told(DeviceChoice::Auto, Precision::Auto, &[77]).unwrap_err().contains("[N106]"));
         assert!(told(DeviceChoice::Cpu, Precision::Bf16, &[]).unwrap_err().contains("[N111]"));
     }
