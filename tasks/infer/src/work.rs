@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use swath_geo::{Grid, Pixel, PixelWindow, Raster};
 use swath_kinds::{Cog, Model as ModelFolder, ModelManifest};
-use swath_task::{Artifact, Context, Fault, TaskError};
+use swath_task::{Artifact, Context, TaskError};
 
 use crate::backend::{Backend, Opened};
 use crate::model::Model;

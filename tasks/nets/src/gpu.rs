@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn a_gpu_that_cannot_be_had_is_told_with_what_is_missing() {
-        let reason = gpu(77).err().expect("no machine has so many");
+        let reason = gpu(77).expect_err("no machine has so many");
         if cfg!(feature = "cuda") {
             assert_ne!(reason, NoGpu::NotBuilt);
         } else {

@@ -161,8 +161,11 @@ impl Card<'_> {
         )?;
         writeln!(to, "| score | test | validation |\n|---|---|---|")?;
         let names: std::collections::BTreeSet<&String> = test.keys().chain(validation.keys()).collect();
-        let told = |scores: &BTreeMap<String, f64>, name| {
-            scores.get(name).map_or(String::new(), |score| format!("{score:.4}"))
+        let told = |scores: &BTreeMap<String, f64>, name: &String| {
+            scores.get(name).map_or(String::new(), |score| match name.as_str() {
+                "sites" | "detections" => format!("{score:.0}"),
+                _ => format!("{score:.4}"),
+            })
         };
         names
             .into_iter()

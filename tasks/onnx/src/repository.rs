@@ -224,9 +224,11 @@ fn at_place(manifest: ModelManifest, place: &dyn Fn(&str) -> String) -> ModelMan
     ModelManifest { file: place(NETWORK), checkpoint, ..manifest }
 }
 
-/// What a model shows of a version: its files in the order in which they are replaced, with their content; none where it shows
-/// no such file.
-fn shown(version: &Path, name: &str, number: u32) -> Result<[(&'static str, Option<Vec<u8>>); 3], TaskError> {
+/// The name of a file, and its content; none where there is no such file.
+type Shown = (&'static str, Option<Vec<u8>>);
+
+/// What a model shows of a version: its files in the order in which they are replaced.
+fn shown(version: &Path, name: &str, number: u32) -> Result<[Shown; 3], TaskError> {
     let manifest = placed(&ModelManifest::of_folder(version)?, name, number);
     let card = match fs::read(version.join(CARD)) {
         Err(error) if error.kind() == ErrorKind::NotFound => None,

@@ -444,14 +444,16 @@ impl Fleet {
         self.0.drives.spawn(async move {
             let mut listed = listed;
             let program = Arc::new(PlannedFlow::new(plan, fleet.0.catalogue.clone(), created));
-            let drive = fleet.0.engine.drive(&lease, program);
-            tokio::pin!(drive);
-            let ended = tokio::select! {
-                biased;
-                ended = &mut drive => ended,
-                () = fleet.is_paused(lease.term()) => {
-                    listed.give_place_back();
-                    drive.await
+            let ended = {
+                let drive = fleet.0.engine.drive(&lease, program);
+                tokio::pin!(drive);
+                tokio::select! {
+                    biased;
+                    ended = &mut drive => ended,
+                    () = fleet.is_paused(lease.term()) => {
+                        listed.give_place_back();
+                        drive.await
+                    }
                 }
             };
             match ended {
