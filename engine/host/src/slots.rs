@@ -344,11 +344,11 @@ mod tests {
         assert_eq!(slots.put_first(&Missing::Cpu), None, "one is first");
         slots.release(held);
         assert_eq!(slots.take(&small), Err(Missing::Turn), "it would fit");
-        let busy = slots.take(&Needs::new(3.0, Bytes(0))).unwrap();
+        let busy = slots.take(&Needs::new(2.0, Bytes(0))).unwrap();
         assert_eq!(slots.take_first(ticket, &large), Err(Missing::Memory));
         slots.release(other);
         assert_eq!(
-            slots.take_first(ticket, &Needs::new(2.0, Bytes::mib(900))),
+            slots.take_first(ticket, &Needs::new(3.0, Bytes::mib(900))),
             Err(Missing::Cpu),
             "now it lacks a core"
         );

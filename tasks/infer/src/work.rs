@@ -164,7 +164,11 @@ impl Work {
         sink.finish()?;
         if done.tiles == 0 {
             let raster = &source.raster.info().name;
-            tracing::warn!(%raster, "no tile of the raster holds enough data: nothing was predicted");
+            let what = match self.settings.scheme {
+                Scheme::Pixels { .. } => "the raster holds no data",
+                Scheme::Tiles { .. } => "no tile of the raster holds enough data",
+            };
+            tracing::warn!(%raster, "{what}: nothing was predicted");
         }
         tracing::debug!(tiles = done.tiles, skipped = done.skipped, threads = self.threads, "predicted");
         ctx.metric("tiles", done.tiles as f64);
