@@ -190,9 +190,10 @@ fn a_model_that_a_person_put_there_keeps_what_it_was() {
     let first = ModelManifest::of_folder(&model.join("1")).unwrap();
     let told = ModelManifest::of_folder(&by_hand).unwrap();
     assert_eq!((first.version, first.digest, first.file.as_str()), (1, told.digest, "model.onnx"));
-    for file in ["card.md", "config.pbtxt"] {
-        assert_eq!(fs::read(model.join("1").join(file)).unwrap(), fs::read(by_hand.join(file)).unwrap(), "{file}");
-    }
+    assert_eq!(fs::read(model.join("1/card.md")).unwrap(), fs::read(by_hand.join("card.md")).unwrap());
+    let config = fs::read_to_string(model.join("1/config.pbtxt")).unwrap();
+    let own = fs::read_to_string(by_hand.join("config.pbtxt")).unwrap();
+    assert!(config.starts_with(&own) && config.contains("versions: [ 1 ]"), "{config}");
     assert_eq!(fs::read(model.join("1/model.onnx")).unwrap(), fs::read(by_hand.join("1/model.onnx")).unwrap());
     let now = ModelManifest::of_folder(&model).unwrap();
     assert_eq!((now.name.as_str(), now.version), ("pads", 2));
