@@ -15,6 +15,15 @@ say() { printf '\033[1mbench\033[0m  %s\n' "$*" >&2; }
 wanted() { [ "${#parts[@]}" -eq 0 ] || [[ " ${parts[*]} " == *" $1 "* ]]; }
 parts=("$@")
 data=target/bench
+for part in "${parts[@]}"; do
+    case "$part" in
+    engine | server | start | composite | inference | serving | serving_memory | train | detect) ;;
+    *)
+        sed -n 's/^#   //p; /^set /q' bench/run.sh >&2
+        exit 2
+        ;;
+    esac
+done
 
 # --- peers ------------------------------------------------------------------------------------------------------------
 peers() {
