@@ -23,16 +23,12 @@ from swath.v1.run_service_pb2_grpc import RunServiceStub
 def main(address: str, flow: Path, results: Path) -> None:
     token = os.environ.get("SWATH_TOKEN")
     metadata = [("authorization", f"Bearer {token}")] if token else None
+    flow_of = {"flow_text": flow.read_text(), "source": str(flow.resolve())}
+    flow_of["parameters"] = {"results": str(results.resolve()), "reach": "P20Y"}
     with grpc.insecure_channel(address) as channel:
         deployments, runs = DeploymentServiceStub(channel), RunServiceStub(channel)
         deployed = deployments.DeployFlow(
-            deployments_pb.DeployFlowRequest(
-                flow_text=flow.read_text(),
-                source=str(flow.resolve()),
-                parameters={"results": str(results.resolve()), "reach": "P20Y"},
-                name="scan-from-python",
-            ),
-            metadata=metadata,
+            deployments_pb.DeployFlowRequest(name="scan-from-python", **flow_of), metadata=metadata
         ).deployment
         print(f"deployed   {deployed.name}, version {deployed.version}")
 
@@ -43,13 +39,7 @@ def main(address: str, flow: Path, results: Path) -> None:
         # A look that is ended soon, and then gone on with. Each look covers the time since the one before: the last cron
         # time, unless told otherwise; an interval of its own makes this one cover the imagery that ships.
         run = runs.StartRun(
-            runs_pb.StartRunRequest(
-                flow_text=flow.read_text(),
-                source=str(flow.resolve()),
-                parameters={"results": str(results.resolve()), "reach": "P20Y"},
-                interval="2017-02-01T00:00:00Z/2017-03-01T00:00:00Z",
-            ),
-            metadata=metadata,
+            runs_pb.StartRunRequest(interval="2017-02-01T00:00:00Z/2017-03-01T00:00:00Z", **flow_of), metadata=metadata
         ).run
         run = runs.CancelRun(runs_pb.CancelRunRequest(id=run.id), metadata=metadata).run
         print(f"cancelled  {ended(runs, run, metadata)}")

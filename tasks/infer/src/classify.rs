@@ -57,7 +57,7 @@ pub struct Classify {
     /// What computes.
     #[serde(default)]
     pub backend: BackendChoice,
-    /// What ONNX Runtime computes on: `auto` (the GPU that the step holds, else the CPU), `cpu`, `cuda:N` or `tensorrt:N`.
+    /// On what: `auto` (the GPU that the step holds, else the CPU), `cpu`, `cuda:N`, or `tensorrt:N` of ONNX Runtime.
     #[serde(default)]
     pub device: DeviceChoice,
     /// The model server: `{ url: grpc://host:8001 }`, see `docs/serving.md`.

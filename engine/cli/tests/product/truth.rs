@@ -1,9 +1,8 @@
 //! From a synthetic catalogue with a known truth to detections: every planted site is found, and nothing else.
 
 use std::path::Path;
-use std::process::Command;
 
-use crate::common::Place;
+use crate::common::{Place, python};
 use serde_json::Value;
 
 const FLOW: &str = r#"
@@ -57,9 +56,7 @@ fn every_planted_site_is_found_and_nothing_else() {
     // The landscape is made up: what is tried is the way there and back, with a network that is right about it.
     let model = place.path().join("index");
     let checkout = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).canonicalize().unwrap();
-    let mut python = Command::new(checkout.join(".tools/py/bin/python"));
-    let script = checkout.join("engine/cli/tests/product/index_model.py");
-    assert!(python.arg(script).arg(&model).status().unwrap().success());
+    python(&checkout.join("engine/cli/tests/product/index_model.py"), &[model.as_os_str()]);
     let model = model.display();
     let (code, ended) = place.json(&["run", "flow.yaml", "-p", &format!("model={model}")]);
     assert_eq!(code, Some(0), "{ended}");
