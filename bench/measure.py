@@ -4,9 +4,11 @@ Each measurement is a process of its own. Of Swath's flows the whole process is 
 the work, without the start of Python and its imports. Medians over the rounds; peak memory is the largest seen. Standard
 library only, so that this process adds nothing to what its children are seen to use.
 """
+import contextlib
 import json
 import os
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
@@ -37,6 +39,7 @@ class Once:
             self.wall = time.perf_counter() - start
             process.returncode = os.waitstatus_to_exitcode(status)
             self.peak = usage.ru_maxrss / 1024
+            self.cpu = usage.ru_utime + usage.ru_stime
             out.seek(0)
             self.lines = [json.loads(line) for line in out.read().decode().splitlines() if line.startswith("{")]
             self.said = self.lines[-1] if self.lines else {}
@@ -54,10 +57,10 @@ def row(name, ours, peer, ratio, goal, met, memory):
     print("| " + " | ".join(measured["rows"][-1]) + " |", flush=True)
 
 
-def swath(flow, *arguments):
+def swath(flow, *arguments, **environment):
     """A flow over a fresh store."""
     with tempfile.TemporaryDirectory(dir=DATA) as home:
-        return Once(SWATH, "run", flow, "--home", f"{home}/store", "--out", f"{home}/out", "--quiet", *arguments)
+        return Once(SWATH, "run", flow, "--home", f"{home}/store", "--out", f"{home}/out", "--quiet", *arguments, **environment)
 
 
 def engine():
@@ -114,6 +117,49 @@ def server():
     watched = Once(TESTS, "bench/server.py", "watch", "1000", "100").said
     row("1,000 live runs watched by 100 clients", f"{watched['cores_watched']} cores ({watched['cores_unwatched']} unwatched)", "", "",
         "1 core", watched["cores_watched"] < 1, f"{watched['pss_mib']} MiB")
+
+
+@contextlib.contextmanager
+def collector():
+    """A collector (rotel) that takes in all that it is told and keeps nothing; its address, and the file that counts it."""
+    script = "import pathlib, rotel; print(pathlib.Path(rotel.__file__).with_name('rotel-agent'))"
+    program = subprocess.check_output([TESTS, "-c", script], text=True).strip()
+    with socket.socket() as free, socket.socket() as other:
+        free.bind(("127.0.0.1", 0)), other.bind(("127.0.0.1", 0))
+        grpc, http = (f"127.0.0.1:{place.getsockname()[1]}" for place in (free, other))
+    with tempfile.TemporaryDirectory() as home, open(f"{home}/out", "w") as out:
+        agent = subprocess.Popen(
+            [program, "start", "--exporter", "blackhole", "--debug-log", "traces", "--otlp-grpc-endpoint", grpc, "--otlp-http-endpoint",
+             http, "--pid-file", f"{home}/pid", "--log-file", f"{home}/log"], stdout=out, stderr=subprocess.DEVNULL)
+        try:
+            while socket.socket().connect_ex((grpc.split(":")[0], int(grpc.split(":")[1]))):
+                time.sleep(0.05)
+            yield f"http://{grpc}", f"{home}/out"
+        finally:
+            agent.kill()
+            agent.wait()
+
+
+def tracing():
+    count, silent, told = 3000, [], []
+    with tempfile.TemporaryDirectory(dir=DATA) as folder, collector() as (address, heard):
+        flow = f"{folder}/many.yaml"
+        with open(flow, "w") as file:
+            file.write("flow: many\nsteps:\n  one:\n    task: run.command\n    needs: { cpu: 0.5 }\n"
+                       f"    each: {list(range(count))}\n    with: {{ command: [/bin/true], purity: effect }}\n")
+        swath(flow)
+        for _ in range(ROUNDS):
+            silent.append(swath(flow))
+            told.append(swath(flow, OTEL_EXPORTER_OTLP_ENDPOINT=address, OTEL_EXPORTER_OTLP_PROTOCOL="grpc"))
+        with open(heard) as file:
+            if "span" not in file.read().lower():
+                sys.exit("the collector heard nothing")
+    walls, cpus = ([median([getattr(once, what) for once in side]) for side in (told, silent)] for what in ("wall", "cpu"))
+    peaks = [max(once.peak for once in side) for side in (told, silent)]
+    row("3,000 steps, a process each, every span told to a collector", f"{count / walls[0]:.0f} steps/s",
+        f"told to nobody {count / walls[1]:.0f} steps/s", f"{walls[1] / walls[0]:.2f} x", "0.9 x", walls[1] / walls[0] >= 0.9,
+        f"{peaks[0]:.0f} / {peaks[1]:.0f} MiB")
+    print(f"processor time a step: {cpus[0] / count * 1e3:.2f} ms told, {cpus[1] / count * 1e3:.2f} ms not", file=sys.stderr)
 
 
 def start():
@@ -239,7 +285,7 @@ def train():
 
 
 def main():
-    parts = {"engine": engine, "server": server, "start": start, "composite": composite, "inference": inference,
+    parts = {"engine": engine, "server": server, "tracing": tracing, "start": start, "composite": composite, "inference": inference,
              "serving": serving, "serving_memory": serving_memory, "train": train, "detect": detect}
     chosen = sys.argv[1:] or [part for part in parts if part != "serving_memory"]
     if unknown := [part for part in chosen if part not in parts]:

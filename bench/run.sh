@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures Swath against peers, in turns within the same run, and prints a table. `make bench` calls it.
 #
-#   bench/run.sh [engine] [server] [start] [composite] [inference] [serving] [serving_memory] [train] [detect]
+#   bench/run.sh [engine] [server] [tracing] [start] [composite] [inference] [serving] [serving_memory] [train] [detect]
 #                                             all when none is named; `serving_memory` is a part of `serving`
 #
 #   SWATH_BENCH_ROUNDS=3   how often each pair is measured; medians are shown
@@ -17,7 +17,7 @@ parts=("$@")
 data=target/bench
 for part in "${parts[@]}"; do
     case "$part" in
-    engine | server | start | composite | inference | serving | serving_memory | train | detect) ;;
+    engine | server | tracing | start | composite | inference | serving | serving_memory | train | detect) ;;
     *)
         sed -n 's/^#   //p; /^set /q' bench/run.sh >&2
         exit 2

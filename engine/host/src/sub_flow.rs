@@ -110,6 +110,7 @@ async fn drive(
         };
         engine.store.create_run(run).await.map_err(store)?;
     }
+    tracing::info!("its steps log to a run of their own: swath logs {child}");
     let instance = if flow.at.instance.is_empty() { String::new() } else { format!("[{}]", flow.at.instance) };
     let prefix = format!("{}{instance}/", flow.at.step);
     let above = Some(Above { run: flow.parent.clone(), paused: flow.paused.clone() });

@@ -79,13 +79,22 @@ impl Card<'_> {
         )?;
         writeln!(
             to,
-            "- It knows its objects at {} m a pixel, in the bands above, normalised as above; `infer.segment` sees to it.",
-            manifest.gsd
+            "- It knows its objects at {} m a pixel, in the bands above, normalised as above; `{}` sees to it.",
+            manifest.gsd,
+            self.task()
         )?;
         list(to, self.limits)?;
         let licence =
             self.licence.unwrap_or("not stated; ask those who trained it and those whose data it learned from");
         writeln!(to, "\n## Licence\n\nLicence: {licence}")
+    }
+
+    /// The task that runs it.
+    fn task(&self) -> &'static str {
+        match self.network.output() {
+            Output::Pixels => "infer.segment",
+            Output::Image => "infer.classify",
+        }
     }
 
     fn network(&self, to: &mut String) -> std::fmt::Result {
@@ -189,7 +198,7 @@ impl Card<'_> {
 
     fn usage(&self, to: &mut String) -> std::fmt::Result {
         let ModelManifest { input, output, tile, classes, .. } = self.manifest;
-        writeln!(to, "## Use\n\n`manifest.json` tells `infer.segment` all it must know.\n")?;
+        writeln!(to, "## Use\n\n`manifest.json` tells `{}` all it must know.\n", self.task())?;
         writeln!(
             to,
             "Input `{}`: `[batch, {}, {size}, {size}]`, the bands below in this order, each {}; no-data becomes {}.\n",

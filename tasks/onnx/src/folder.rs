@@ -17,6 +17,8 @@ pub(crate) const MANIFEST: &str = "manifest.json";
 pub(crate) const CARD: &str = "card.md";
 /// What Triton's configuration is called.
 pub(crate) const CONFIG: &str = "config.pbtxt";
+/// What MLflow's description of a version is called.
+pub(crate) const MLMODEL: &str = "MLmodel";
 
 /// Longest name: file systems end at 255 bytes.
 const LONGEST: usize = 100;

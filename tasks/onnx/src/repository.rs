@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! NAME/manifest.json, config.pbtxt, card.md      of the version that is promoted
-//! NAME/VERSION/model.onnx, weights.safetensors, manifest.json, config.pbtxt, card.md
+//! NAME/VERSION/model.onnx, weights.safetensors, manifest.json, config.pbtxt, card.md, MLmodel
 //! ```
 //!
 //! Invariants:
@@ -21,7 +21,8 @@ use std::time::Duration;
 use swath_kinds::{ModelManifest, WeightsFile};
 use swath_task::{Context, Digest, Fault, TaskError};
 
-use crate::folder::{CARD, CONFIG, MANIFEST, NETWORK, Unwritten, WEIGHTS, at, json};
+use crate::folder::{CARD, CONFIG, MANIFEST, MLMODEL, NETWORK, Unwritten, WEIGHTS, at, json};
+use crate::mlmodel::mlmodel;
 use crate::pbtxt::{PLAIN, configured};
 
 /// How often a publisher that waits for its turn looks again.
@@ -132,11 +133,12 @@ impl Repository {
             bring(new.folder.join(CARD), CARD)?;
         }
         let config = configured(&told(new.folder)?, new.name, version);
-        let manifest = json(&unplaced(&placed(new.manifest, new.name, version)));
+        let manifest = unplaced(&placed(new.manifest, new.name, version));
         let write =
             |name: &str, content: &[u8]| at(&made.join(name), fs::write(made.join(name), content)).map_err(unwritten);
         write(CONFIG, config.as_bytes())?;
-        write(MANIFEST, &manifest)?;
+        write(MLMODEL, mlmodel(&manifest).as_bytes())?;
+        write(MANIFEST, &json(&manifest))?;
         at(&made, synced(&made)).map_err(unwritten)?;
 
         let model = self.path.join(new.name);

@@ -228,7 +228,10 @@ impl Mlflow {
                 Err(Trouble::Blocked(fault)) if fault.code == "K107" => {}
                 Err(other) => return Err(other),
             }
-            match self.post::<CreatedExperiment>("experiments/create", &json!({ "name": name })).await {
+            // Its page opens with charts of trainings, not with traces of language models.
+            let kind = pair(("mlflow.experimentKind", "custom_model_development"));
+            let asked = json!({ "name": name, "tags": [kind] });
+            match self.post::<CreatedExperiment>("experiments/create", &asked).await {
                 Ok(CreatedExperiment { experiment_id }) => return Ok(experiment_id),
                 // Another training was faster: it is there now.
                 Err(Trouble::Refused(_)) => {}

@@ -328,6 +328,7 @@ steps:
     assert!(told("areas[1]/changes").starts_with("ran: parameter `command[2]` was"));
     // A result that is gone is told with the run that had it.
     let run = ended["run"].as_str().unwrap();
+    assert!(place.run(&["logs", run, "areas"]).1.contains(&format!("swath logs {run}.areas.0")));
     std::fs::remove_dir_all(place.home().join("artifacts")).unwrap();
     let (code, out, said) = place.run(&["run", "flow.yaml", "--explain", "-p", "word=two"]);
     assert_eq!(code, Some(0), "{said}");

@@ -61,7 +61,7 @@ fn a_model_appears_with_its_first_version_and_is_published_once() {
     let outputs = place.publish(exported(), settings(&place, json!({ "promote": "never" }))).unwrap();
     assert_eq!((outputs.name.as_str(), outputs.version, outputs.promoted), ("pads", 1, true));
     let model = repository(&place).join("pads");
-    let version = ["card.md", "config.pbtxt", "manifest.json", "model.onnx", "weights.safetensors"];
+    let version = ["MLmodel", "card.md", "config.pbtxt", "manifest.json", "model.onnx", "weights.safetensors"];
     let mut wanted: Vec<String> = version.iter().map(|file| format!("1/{file}")).collect();
     wanted.extend(["card.md", "config.pbtxt", "manifest.json"].map(str::to_owned));
     assert_eq!(files(&model), wanted);
@@ -359,7 +359,7 @@ fn look(repository: &Path) -> usize {
             assert_eq!(Digest::of(&network), own.digest);
         }
         for entry in fs::read_dir(&model).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()) {
-            assert_eq!(files(&entry).len(), 5, "{} is not whole", entry.display());
+            assert_eq!(files(&entry).len(), 6, "{} is not whole", entry.display());
             versions += 1;
         }
     }

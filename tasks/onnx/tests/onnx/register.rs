@@ -10,7 +10,7 @@ use swath_task::LocalPath;
 use swath_testkit::mlflow::{Mlflow, python};
 use swath_tracking::{Credentials, Pace, State, TrackBy, Tracking, portable, send_all};
 
-use crate::publish::{repository, scored, settings};
+use crate::publish::{exported, repository, scored, settings};
 use crate::support::{Place, edit};
 
 /// What the judge of `swath-tracking` finds: `[WHAT, PLACE, NAME, USER]`.
@@ -63,6 +63,7 @@ fn a_published_version_is_registered_in_the_run_that_trained_it() {
     let by = by(&place, Some(&url), 120);
     let run = trained(&by);
     assert!(run.starts_with(&url), "{run}");
+    let manifest: Value = serde_json::from_slice(&fs::read(exported().join("manifest.json")).unwrap()).unwrap();
     let publish = |f1: f64, promote: Value| {
         let outputs = place.publish(&of_run(&place, f1, &run), tracked(&place, &by, promote)).unwrap();
         (outputs.version, outputs.promoted, outputs.registered)
@@ -98,6 +99,12 @@ fn a_published_version_is_registered_in_the_run_that_trained_it() {
         assert_eq!(version["files"], json!(wanted));
     }
     assert_eq!(fs::read_dir(place.path(".runs.unsent")).unwrap().count(), 0, "nothing waits");
+
+    // What MLflow's own client makes of it.
+    let loaded = look("load", &url, "pads@champion");
+    let (channels, size) = (manifest["input"]["channels"].clone(), manifest["tile"]["size"].clone());
+    let inputs = json!([manifest["input"]["name"], "float32", [-1, channels, size, size]]);
+    assert_eq!(loaded, json!({ "inputs": inputs, "difference": 0.0 }));
 }
 
 fn sha256(path: &Path) -> String {

@@ -3,6 +3,7 @@ process answers all of them: a JSON list on each line of its input, `=> JSON` on
 
 ["runs", PLACE, EXPERIMENT, USER]        the runs of an experiment, with all that belongs to them
 ["model", PLACE, NAME, USER]             the versions of a registered model, and its aliases
+["load", PLACE, NAME@ALIAS, USER]        a registered model, loaded by MLflow's client: its schema, and how far it is from ONNX Runtime
 ["delete" | "restore", PLACE, RUN, USER] deletes a run, or takes it back
 ["migrate", FOLDER, DATABASE, USER]      moves a folder into a database, by `mlflow migrate-filestore`
 
@@ -59,6 +60,23 @@ def run(client, found):
     }
 
 
+def load(name):
+    import numpy as np
+    import onnxruntime
+
+    uri = f"models:/{name}"
+    model = mlflow.pyfunc.load_model(uri)
+    (schema,) = model.metadata.signature.inputs
+    size = [2 if side == -1 else side for side in schema.shape]
+    images = np.random.default_rng(1).standard_normal(size).astype(schema.type)
+    path = os.path.join(mlflow.artifacts.download_artifacts(artifact_uri=uri), "model.onnx")
+    (wanted,) = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {schema.name: images})
+    (told,) = model.metadata.signature.outputs
+    found = model.predict({schema.name: images})[told.name]
+    difference = float(np.abs(found - wanted).max()) if found.shape == wanted.shape else None
+    return {"inputs": [schema.name, str(schema.type), list(schema.shape)], "difference": difference}
+
+
 def answer(what, place, name, user):
     for variable, value in zip(["MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"], user or ["", ""]):
         os.environ.pop(variable, None)
@@ -68,6 +86,9 @@ def answer(what, place, name, user):
         command = [sys.executable, "-m", "mlflow", "migrate-filestore", "--source", place, "--target", name]
         done = subprocess.run(command, capture_output=True, text=True)
         return {"code": done.returncode, "said": done.stdout + done.stderr}
+    if what == "load":
+        mlflow.set_tracking_uri(place)
+        return load(name)
     client = MlflowClient(tracking_uri=place, registry_uri=place)
     if what == "delete":
         return client.delete_run(name)
