@@ -38,6 +38,19 @@ pub struct DatasetManifest {
     pub statistics: Vec<BandStatistics>,
 }
 
+impl DatasetManifest {
+    /// Places of the bands that are shown as red, green and blue: natural colours where there are such, else the first ones.
+    pub fn natural_colours(&self) -> [usize; 3] {
+        let find = |name: &str| self.bands.iter().position(|band| band == name);
+        for names in [["B04", "B03", "B02"], ["red", "green", "blue"]] {
+            if let [Some(red), Some(green), Some(blue)] = names.map(find) {
+                return [red, green, blue];
+            }
+        }
+        if self.bands.len() >= 3 { [0, 1, 2] } else { [0; 3] }
+    }
+}
+
 /// A chip set that a dataset draws from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -60,7 +60,7 @@ pub fn write(dataset: &DatasetManifest, sets: &[ChipSet], path: &Path) -> Result
     let (width, height) = (COLUMNS * step + SPACE, rows.len() * step + SPACE);
     let mut pixels = vec![PAPER; width * height];
     let manifest = sets[0].manifest();
-    let bands = colours(&dataset.bands);
+    let bands = dataset.natural_colours();
     let limits = bands.map(|band| limits(dataset, band));
     let mut label = vec![0.0; manifest.label_len()];
     let mut planes = [label.clone(), label.clone(), label.clone()];
@@ -90,17 +90,6 @@ pub fn write(dataset: &DatasetManifest, sets: &[ChipSet], path: &Path) -> Result
 fn some(chips: Vec<&ChipRef>) -> Vec<&ChipRef> {
     let count = chips.len().min(COLUMNS);
     (0..count).map(|place| chips[place * chips.len() / count]).collect()
-}
-
-/// The bands of red, green and blue: natural colours where there are such, else the first ones.
-fn colours(bands: &[String]) -> [usize; 3] {
-    let find = |name: &str| bands.iter().position(|band| band == name);
-    for names in [["B04", "B03", "B02"], ["red", "green", "blue"]] {
-        if let [Some(red), Some(green), Some(blue)] = names.map(find) {
-            return [red, green, blue];
-        }
-    }
-    if bands.len() >= 3 { [0, 1, 2] } else { [0; 3] }
 }
 
 /// The second and second to last percentile of a band over the training side.

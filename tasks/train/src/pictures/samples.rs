@@ -52,7 +52,7 @@ pub(crate) fn samples(job: &Job, model: &Model, ctx: &Context, path: &Path) -> R
     let (wide, tall) = (parts * (CELL + 1) + 2 * SPACE, CELL + CAPTION + SPACE);
     let rows = chips.len().div_ceil(COLUMNS);
     let mut canvas = Canvas::new((COLUMNS * wide) as u32, (rows * tall + SPACE) as u32);
-    let bands = colours(&job.samples.dataset.manifest().bands);
+    let bands = job.samples.dataset.manifest().natural_colours();
     let mut reader = Reader::start(&job.samples, job.reading(chips, None))?;
     let mut place = 0;
     while let Some(mut batch) = reader.next(ctx)? {
@@ -157,17 +157,6 @@ fn picture(canvas: &mut Canvas, left: usize, top: usize, size: usize, colour: &d
             canvas.dot(left + x, top + y, colour(y * size / CELL * size + x * size / CELL));
         }
     }
-}
-
-/// The bands of red, green and blue: natural colours where there are such, else the first ones.
-fn colours(bands: &[String]) -> [usize; 3] {
-    let find = |name: &str| bands.iter().position(|band| band == name);
-    for names in [["B04", "B03", "B02"], ["red", "green", "blue"]] {
-        if let [Some(red), Some(green), Some(blue)] = names.map(find) {
-            return [red, green, blue];
-        }
-    }
-    if bands.len() >= 3 { [0, 1, 2] } else { [0; 3] }
 }
 
 /// A band from black at its second percentile to white at its second to last.
