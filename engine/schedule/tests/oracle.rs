@@ -1,22 +1,17 @@
 //! Cron in every time zone against croniter and zoneinfo, around every change of the clocks in 33 years.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
 use jiff::Timestamp;
 use swath_schedule::{Gap, Overlap, ScheduleSpec};
+use swath_testkit::python;
 
 const EXPRESSIONS: [&str; 5] = ["30 2 * * *", "*/20 * * * *", "0 0 * * 1", "15 1,23 * * 0,6", "59 59 * * * *"];
 const REACH: i64 = 10_000;
 
 fn oracle(arguments: &[&str]) -> String {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let given = std::env::var_os("SWATH_PYTHON").map(PathBuf::from);
-    let python = given.unwrap_or_else(|| here.join("../../.tools/py/bin/python"));
-    assert!(python.exists(), "no Python at `{}`: run `make setup`", python.display());
-    let output = Command::new(python).arg(here.join("tests/oracle.py")).args(arguments).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/oracle.py");
+    python::run(&python::interpreter(), std::iter::once(script.as_os_str()).chain(arguments.iter().map(AsRef::as_ref)))
 }
 
 #[test]

@@ -7,7 +7,7 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -160,8 +160,5 @@ impl Drop for Mlflow {
 /// # Panics
 /// When it is not.
 pub fn python() -> PathBuf {
-    let given = std::env::var_os("SWATH_MLFLOW_PYTHON").map(PathBuf::from);
-    let path = given.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/mlflow/bin/python"));
-    assert!(path.exists(), "no MLflow at `{}`: run `make setup`", path.display());
-    path
+    crate::python::environment("SWATH_MLFLOW_PYTHON", "mlflow")
 }

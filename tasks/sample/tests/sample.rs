@@ -2,26 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use swath_sample::{Catalogue, TASKS};
 use swath_task::local::LocalHost;
 use swath_task::{Context, TaskError};
-
-fn python() -> PathBuf {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
-    let given = std::env::var_os("SWATH_PYTHON").map(PathBuf::from);
-    let python = given.unwrap_or_else(|| workspace.join(".tools/py/bin/python"));
-    assert!(python.exists(), "`{}` is missing: run `make setup`", python.display());
-    python
-}
+use swath_testkit::python;
 
 fn oracle(folder: &Path) -> serde_json::Value {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/oracle.py");
-    let output = Command::new(python()).arg(script).arg(folder).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).unwrap()
+    let told = python::run(&python::interpreter(), [script.as_path(), folder]);
+    serde_json::from_str(&told).unwrap()
 }
 
 fn make(sample: &Catalogue, threads: usize) -> Result<(), TaskError> {

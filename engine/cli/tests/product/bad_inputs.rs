@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use swath_task::Digest;
 use swath_testkit::http::Server;
+use swath_testkit::python;
 
 use crate::common::Place;
 
@@ -49,11 +50,8 @@ fn checkout() -> PathBuf {
 }
 
 fn python(script: &str, arguments: &[&Path]) -> String {
-    let named = std::env::var_os("SWATH_PYTHON").map(PathBuf::from);
-    let python = named.unwrap_or_else(|| checkout().join(".tools/py/bin/python"));
-    let output = Command::new(python).arg(checkout().join(script)).args(arguments).output().unwrap();
-    assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    let script = checkout().join(script);
+    python::run(&python::interpreter(), std::iter::once(script.as_path()).chain(arguments.iter().copied()))
 }
 
 /// Damaged and odd rasters, networks and the rasters they are run over; made once.

@@ -6,6 +6,7 @@ use std::process::{Command, Output, Stdio};
 use serde_json::Value;
 use swath_run::Event;
 use swath_store::{Access, SqliteStore, Store};
+use swath_testkit::python;
 
 /// A temporary folder with a flow and a store.
 pub struct Place {
@@ -72,16 +73,7 @@ impl Place {
 
 /// Runs a Python script with what `make setup` installs and returns what it printed; fails with its error when it fails.
 pub fn python(script: &Path, arguments: &[&std::ffi::OsStr]) -> String {
-    let output =
-        Command::new(interpreter()).arg(script).args(arguments).output().expect("python starts: run `make setup`");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
-}
-
-/// The Python of the tests.
-pub fn interpreter() -> PathBuf {
-    let named = std::env::var_os("SWATH_PYTHON").map(PathBuf::from);
-    named.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/py/bin/python"))
+    python::run(&python::interpreter(), std::iter::once(script.as_os_str()).chain(arguments.iter().copied()))
 }
 
 /// Sends a signal to a child.

@@ -4,8 +4,9 @@ use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
+use swath_testkit::python;
 
-use crate::common::{Place, interpreter};
+use crate::common::Place;
 
 const CHECKOUT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
@@ -25,7 +26,7 @@ fn the_card_tells_what_detect_finds_on_ground_that_was_held_out() {
         assert_eq!(code, Some(0), "{ended}");
     }
     let manifest = checkout.join("model_repository/water_unet/manifest.json");
-    let counted = Command::new(interpreter())
+    let counted = Command::new(python::interpreter())
         .arg(checkout.join("engine/cli/tests/product/held_out.py"))
         .arg(&manifest)
         .args(["made/dataset.json", "made/chips", "found/probability.tif"].map(|name| place.path().join(name)))

@@ -11,11 +11,12 @@ use swath_control::v1::flow_service_client::FlowServiceClient;
 use swath_control::v1::run_service_client::RunServiceClient;
 use swath_control::v1::system_service_client::SystemServiceClient;
 use swath_control::v1::task_service_client::TaskServiceClient;
+use swath_testkit::python;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use crate::common::{Place, interpreter, python, signal};
+use crate::common::{Place, python, signal};
 
 pub const FLOW: &str = "flow: work
 params:
@@ -478,14 +479,14 @@ async fn the_python_of_the_manual_deploys_a_scan_and_follows_it() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let (protos, client) = (root.join("engine/control/proto"), place.path().join("client"));
     std::fs::create_dir(&client).unwrap();
-    let mut generate = Command::new(interpreter());
+    let mut generate = Command::new(python::interpreter());
     generate.args(["-m", "grpc_tools.protoc", "-I"]).arg(&protos);
     generate.arg(format!("--python_out={0}", client.display())).arg(format!("--grpc_python_out={}", client.display()));
     for file in std::fs::read_dir(protos.join("swath/v1")).unwrap() {
         generate.arg(file.unwrap().path());
     }
     assert!(generate.status().unwrap().success());
-    let mut scan = Command::new(interpreter());
+    let mut scan = Command::new(python::interpreter());
     scan.env("PYTHONPATH", &client).arg(root.join("docs/examples/python/scan.py")).arg(&serving.address);
     let told = scan.arg(root.join("flows/scan.yaml")).arg(place.path().join("results")).output().unwrap();
     let (out, errors) = (String::from_utf8_lossy(&told.stdout), String::from_utf8_lossy(&told.stderr));

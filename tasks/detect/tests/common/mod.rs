@@ -1,7 +1,8 @@
 //! Rasters made in the tests themselves, byte by byte: uncompressed GeoTIFFs with any oddity a test needs.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
+
+use swath_testkit::python;
 
 /// A GeoTIFF of 32-bit floats, one strip a row, bands one after the other.
 pub struct Tiff {
@@ -107,20 +108,8 @@ impl Tiff {
     }
 }
 
-/// Python with the libraries that the oracles need.
-pub fn python() -> PathBuf {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let python = std::env::var_os("SWATH_PYTHON").map(PathBuf::from);
-    let python = python.unwrap_or_else(|| workspace.join(".tools/py/bin/python"));
-    assert!(python.exists(), "no Python at `{}`: run `make setup`", python.display());
-    python
-}
-
 /// Runs a script of the tests folder; a failure shows what it said.
 pub fn run_python(script: &str, arguments: &[&std::ffi::OsStr]) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(script);
-    let output = Command::new(python()).arg(path).args(arguments).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-    text
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(script);
+    python::run(&python::interpreter(), std::iter::once(script.as_os_str()).chain(arguments.iter().copied()))
 }

@@ -1,19 +1,12 @@
 //! Python as an independent judge of pixels and files.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::ffi::OsStr;
+use std::path::Path;
 
-/// The interpreter that `make setup` installs, or `SWATH_PYTHON`.
-pub fn python() -> PathBuf {
-    let given = std::env::var_os("SWATH_PYTHON").map(PathBuf::from);
-    let path = given.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/py/bin/python"));
-    assert!(path.exists(), "no Python at `{}`: run `make setup`", path.display());
-    path
-}
+use swath_testkit::python;
 
 /// Runs a script with arguments and returns what it printed; fails with its error when it fails.
 pub fn run_python(script: &str, arguments: &[&Path]) -> String {
-    let output = Command::new(python()).arg("-c").arg(script).args(arguments).output().expect("python starts");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    let script = [OsStr::new("-c"), OsStr::new(script)].into_iter();
+    python::run(&python::interpreter(), script.chain(arguments.iter().map(|path| path.as_os_str())))
 }

@@ -9,16 +9,11 @@ use swath_infer::{Classify, Inputs, Segment};
 use swath_kinds::{Cog, StretchFile};
 use swath_task::local::LocalHost;
 use swath_task::{Artifact, Context, Digest, Fault, Task, TaskError};
+use swath_testkit::python;
 
 pub fn python(script: &str, argument: &Path) -> String {
-    let crate_folder = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let named = std::env::var_os("SWATH_PYTHON").map(PathBuf::from);
-    let python = named.unwrap_or_else(|| crate_folder.join("../../.tools/py/bin/python"));
-    assert!(python.exists(), "no Python at `{}`: run `make setup`", python.display());
-    let script = crate_folder.join("tests").join(script);
-    let output = Command::new(python).arg(script).arg(argument).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(script);
+    python::run(&python::interpreter(), [script.as_path(), argument])
 }
 
 /// Networks and rasters, made once.

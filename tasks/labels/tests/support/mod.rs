@@ -2,28 +2,18 @@
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 use swath_kinds::Cog;
 use swath_task::local::LocalHost;
 use swath_task::{Kind, Task, TaskError};
-
-/// The interpreter that `make setup` installs, or `SWATH_PYTHON`.
-fn python() -> PathBuf {
-    let given = std::env::var_os("SWATH_PYTHON").map(PathBuf::from);
-    let path = given.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/py/bin/python"));
-    assert!(path.exists(), "no Python at `{}`: run `make setup`", path.display());
-    path
-}
+use swath_testkit::python;
 
 /// Runs a script of `tests/oracle` and returns what it printed; fails with its error when it fails.
 pub fn judge<A: AsRef<OsStr>>(script: &str, arguments: &[A]) -> String {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/oracle").join(script);
-    let output = Command::new(python()).arg(script).args(arguments).output().expect("python starts");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    python::run(&python::interpreter(), std::iter::once(script.as_os_str()).chain(arguments.iter().map(AsRef::as_ref)))
 }
 
 /// A folder of files, and a host that runs tasks on them.

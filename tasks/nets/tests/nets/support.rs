@@ -2,21 +2,13 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::LazyLock;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use burn_store::{ModuleStore, SafetensorsStore, bridge};
 use serde::Deserialize;
 use swath_nets::Network;
-
-/// Python with PyTorch, torchvision and segmentation_models_pytorch: `SWATH_TORCH_PYTHON`, else what `make setup` makes.
-pub fn python() -> PathBuf {
-    let given = std::env::var_os("SWATH_TORCH_PYTHON").map(PathBuf::from);
-    let path = given.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/torch/bin/python"));
-    assert!(path.exists(), "no Python with PyTorch at {}: run `make setup`", path.display());
-    path
-}
+use swath_testkit::python;
 
 /// A script of `tests/reference`.
 pub fn script(name: &str) -> PathBuf {
@@ -25,10 +17,8 @@ pub fn script(name: &str) -> PathBuf {
 
 /// Runs a script of `tests/reference` and fails with what it said when it fails.
 pub fn run(name: &str, arguments: &[&Path]) -> String {
-    let output = Command::new(python()).arg(script(name)).args(arguments).output().expect("Python starts");
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{name}: {told}");
-    String::from_utf8(output.stdout).expect("text")
+    let script = script(name);
+    python::run(&python::torch(), std::iter::once(script.as_path()).chain(arguments.iter().copied()))
 }
 
 /// The folder that `make.py` filled: kept between runs, made anew when a script changes.

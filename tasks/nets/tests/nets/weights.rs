@@ -4,10 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::support::{self, device, network, python, reference};
+use crate::support::{self, device, network, reference};
 use burn::tensor::Tensor;
 use serde_json::json;
 use swath_nets::{Error, Misfit, Model, Weights};
+use swath_testkit::python;
 
 /// The network of the case `unet-small`, before training.
 fn small() -> Model {
@@ -39,7 +40,8 @@ fn edited(folder: &Path, name: &str, edit: &str) -> PathBuf {
         "import sys, torch, safetensors.torch\nstate = safetensors.torch.load_file(sys.argv[1])\n{edit}\n\
          torch.save(state, sys.argv[2])"
     );
-    let status = Command::new(python()).arg("-c").arg(program).arg(from).arg(&to).status().expect("Python starts");
+    let status =
+        Command::new(python::torch()).arg("-c").arg(program).arg(from).arg(&to).status().expect("Python starts");
     assert!(status.success());
     to
 }
@@ -136,7 +138,13 @@ fn a_pickle_that_runs_a_program_runs_nothing_here() {
 
         let load = "import sys, torch; torch.load(sys.argv[1], weights_only=False)";
         let load = if name == "plain.pth" { "import sys, pickle; pickle.load(open(sys.argv[1], 'rb'))" } else { load };
-        Command::new(python()).arg("-c").arg(load).arg(&evil).current_dir(&folder).status().expect("Python starts");
+        Command::new(python::torch())
+            .arg("-c")
+            .arg(load)
+            .arg(&evil)
+            .current_dir(&folder)
+            .status()
+            .expect("Python starts");
         assert!(ran.exists(), "{name} harms who unpickles it, else this test proves nothing");
         fs::remove_file(&ran).expect("removed");
     }

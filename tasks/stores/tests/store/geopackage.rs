@@ -7,8 +7,9 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 use swath_stores::{GeoJson, GeoPackageOutputs, Store};
 use swath_task::{Task, TaskError};
+use swath_testkit::python;
 
-use crate::support::{Bench, detection, fault, look, python, script};
+use crate::support::{Bench, detection, fault, look, script};
 
 fn counts(outputs: &GeoPackageOutputs) -> (u64, u64, u64) {
     (outputs.rows_total, outputs.rows_added, outputs.rows_updated)
@@ -116,7 +117,7 @@ async fn what_is_not_a_geopackage_is_left_as_it_is() {
     }
     let path = bench.path("other.gpkg");
     let make = "import sqlite3,sys; db=sqlite3.connect(sys.argv[1]); db.execute('create table t(x)'); db.commit()";
-    assert!(Command::new(python()).args(["-c", make]).arg(&path).status().unwrap().success());
+    assert!(Command::new(python::interpreter()).args(["-c", make]).arg(&path).status().unwrap().success());
     let before = std::fs::read(&path).unwrap();
     let error = bench.store(json!({ "path": path }), bench.inputs(&[])).await.unwrap_err();
     assert_eq!(fault(error).code, "D113");
@@ -178,7 +179,7 @@ async fn a_file_that_another_program_writes_is_a_failure_that_may_pass() {
     let bench = Bench::new();
     let path = bench.path("found.gpkg");
     bench.store(json!({ "path": path }), bench.inputs(&[])).await.unwrap();
-    let mut other = Command::new(python());
+    let mut other = Command::new(python::interpreter());
     let mut other = other.arg(script()).arg("hold").arg(&path).stdout(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
     BufReader::new(other.stdout.take().unwrap()).read_line(&mut line).unwrap();

@@ -11,6 +11,7 @@ use swath_stores::{GeoPackageOutputs, Inputs, PostgisInputs, PostgisOutputs, Sto
 use swath_task::local::LocalHost;
 use swath_task::{Artifact, Fault, Kind, Task, TaskError};
 use swath_testkit::postgres::{Postgres, psql};
+use swath_testkit::python;
 use tokio_util::sync::CancellationToken;
 
 /// The server of all tests that do not hurt it. Its databases have PostGIS from the start: adding it takes most of a
@@ -21,20 +22,12 @@ pub static POSTGRES: LazyLock<Postgres> = LazyLock::new(|| {
     server
 });
 
-pub fn python() -> PathBuf {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let python = std::env::var_os("SWATH_PYTHON").map(PathBuf::from);
-    let python = python.unwrap_or_else(|| workspace.join(".tools/py/bin/python"));
-    assert!(python.exists(), "no Python at `{}`: run `make setup`", python.display());
-    python
-}
-
 pub fn script() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/store/look.py")
 }
 
 pub fn look(path: &Path, layer: &str) -> Value {
-    let output = Command::new(python()).arg(script()).arg(path).arg(layer).output().unwrap();
+    let output = Command::new(python::interpreter()).arg(script()).arg(path).arg(layer).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
 }

@@ -1,24 +1,20 @@
 //! The same network, data and settings give the same training as PyTorch.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Tensor, TensorData};
 use serde_json::{Value, json};
 use swath_nets::Network;
+use swath_testkit::python;
 
 use crate::support::{Bench, Chips, Numbers, checkpoint, read, run};
 
 /// Runs `pytorch.py` and reads what it tells.
 fn pytorch(arguments: &[&Path]) -> Value {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let given = std::env::var_os("SWATH_TORCH_PYTHON").map(PathBuf::from);
-    let python = given.unwrap_or_else(|| root.join("../../.tools/torch/bin/python"));
-    assert!(python.exists(), "no Python with PyTorch at {}: run `make setup`", python.display());
-    let output = Command::new(python).arg(root.join("tests/pytorch.py")).args(arguments).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).unwrap()
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pytorch.py");
+    let told = python::run(&python::torch(), std::iter::once(script.as_path()).chain(arguments.iter().copied()));
+    serde_json::from_str(&told).unwrap()
 }
 
 /// Weights that both begin with.

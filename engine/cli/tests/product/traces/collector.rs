@@ -5,6 +5,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
+use swath_testkit::python;
+
 use super::soon;
 
 /// A span as the collector received it.
@@ -87,13 +89,8 @@ pub fn free_address() -> SocketAddr {
 
 /// The program that the Python package of the collector brings.
 fn program() -> PathBuf {
-    let named = std::env::var_os("SWATH_PYTHON").map(PathBuf::from);
-    let python =
-        named.unwrap_or_else(|| std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/py/bin/python"));
     let script = "import pathlib, rotel; print(pathlib.Path(rotel.__file__).with_name('rotel-agent'))";
-    let output = Command::new(python).args(["-c", script]).output().expect("python starts: run `make setup`");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap().trim().into()
+    python::run(&python::interpreter(), ["-c", script]).into()
 }
 
 /// Reads the spans out of what the collector prints.
