@@ -1,7 +1,6 @@
 //! What tests share: small networks and rasters that Python makes, a task without an engine, and the reference.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::{Arc, LazyLock};
 
 use serde_json::{Value, json};
