@@ -17,7 +17,7 @@ say "formatting"
 cargo fmt --all --check
 
 say "lints"
-cargo clippy --workspace --all-targets --quiet -- -D warnings
+cargo clippy --workspace --all-targets --features swath/cuda --quiet -- -D warnings
 
 say "tests"
 set +e
