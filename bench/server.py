@@ -117,16 +117,21 @@ def queue(home, runs, places):
             waiting = info.GetInfo(system_pb.GetInfoRequest()).waiting_runs
             open(go, "w").close()
             begun = time.perf_counter()
-            while info.GetInfo(system_pb.GetInfoRequest()).waiting_runs or listed(channel, [pb.RUN_STATE_RUNNING]):
+            # One that has its place and has not begun is neither waiting nor running.
+            while open_runs := listed(channel, [pb.RUN_STATE_PENDING, pb.RUN_STATE_RUNNING]):
+                if time.perf_counter() - begun > 600:
+                    sys.exit(f"{len(open_runs)} runs do not end, {open_runs[0].id} among them")
                 time.sleep(0.5)
             ended_s = time.perf_counter() - begun
-            rows = listed(channel, [pb.RUN_STATE_COMPLETED])
+            every = listed(channel, [])
+            rows = [row for row in every if row.state == pb.RUN_STATE_COMPLETED]
         peak = server.memory_mib("VmHWM")
     ms = lambda when: when.seconds * 1e3 + when.nanos / 1e6  # noqa: E731
     starts = sorted(ms(row.started_at) for row in rows if row.flow == "queued")
     ends = sorted(ms(row.ended_at) for row in rows)
     if len(starts) != runs:
-        sys.exit(f"{len(starts)} of {runs} runs completed")
+        others = [(row.id, pb.RunState.Name(row.state)) for row in every if row.state != pb.RUN_STATE_COMPLETED]
+        sys.exit(f"{len(starts)} of {runs} runs completed, of {len(every)}; {others[:5]} did not")
     waits = sorted(began - ended for began, ended in zip(starts, ends))
     return {"runs": runs, "places": places, "waited_at_once": waiting, "started_per_second": round(runs / queued_s),
             "ended_per_second": round(runs / ended_s), "dispatch_ms_median": round(statistics.median(waits), 1),

@@ -22,5 +22,6 @@ fi
 PYTHONPATH="$here/python${PYTHONPATH:+:$PYTHONPATH}" "$python" "$here/peers.py" "$device" "$folder" "$batch" "$steps" "$side" \
     --peers "${SWATH_GPU_PEERS:-eager,channels_last,compile,onnxruntime}" | tee -a "$folder/results.jsonl"
 LD_LIBRARY_PATH="$here/gdal:${LD_LIBRARY_PATH:-}" GDAL_LIBRARY="$(echo "$here"/gdal/libgdal-*.so*)" \
-    GDAL_DATA="$here/gdal/gdal_data" PROJ_DATA="$here/gdal/proj_data" "$python" "$here/whole.py" "$device" "$folder" "$raster" "$batch" | tee -a "$folder/results.jsonl"
+    GDAL_DATA="$here/gdal/gdal_data" PROJ_DATA="$here/gdal/proj_data" \
+    "$python" "$here/whole.py" "$device" "$folder" "$raster" "$batch" | tee -a "$folder/results.jsonl"
 "$python" "$here/table.py" "$folder/results.jsonl"

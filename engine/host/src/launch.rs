@@ -58,8 +58,8 @@ pub fn read_text(path: &Path) -> std::io::Result<Vec<u8>> {
     Ok(text)
 }
 
-/// An id for a new run of a flow: its name and the moment, which people read, and a salt.
-pub fn run_id(flow: &str, now: Timestamp) -> String {
+/// An id for a new run of a flow: its name and the moment, which people read, and a salt. Another may be alike.
+fn run_id(flow: &str, now: Timestamp) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' };
     let plain: String = flow.chars().map(plain).take(40).collect();
     // A server starts many runs in one moment.
@@ -67,6 +67,27 @@ pub fn run_id(flow: &str, now: Timestamp) -> String {
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let salt = Digest::of(format!("{now} {} {count}", std::process::id()).as_bytes()).hex();
     format!("{plain}-{}-{}", now.strftime("%Y%m%d-%H%M%S"), &salt[..6])
+}
+
+/// A lease on a new run of a flow, under an id that no run has.
+pub async fn lease_new(store: &dyn Store, flow: &str, now: Timestamp) -> Result<RunLease, swath_store::Error> {
+    lease_unused(store, || run_id(flow, now)).await
+}
+
+/// A lease on the first of these ids that no run has and nobody is about to give one: two may be alike.
+async fn lease_unused(store: &dyn Store, mut id: impl FnMut() -> String) -> Result<RunLease, swath_store::Error> {
+    loop {
+        let id = id();
+        let lease = match store.lease_run(&id).await {
+            Err(swath_store::Error::RunHeld { .. }) => continue,
+            lease => lease?,
+        };
+        match store.run_row(&id).await {
+            Ok(_) => {}
+            Err(swath_store::Error::NoRun(_)) => return Ok(lease),
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// The id of the run that a request with this key starts, whatever it asks for.
@@ -108,4 +129,38 @@ pub async fn pin(
             created_at: now.as_millisecond(),
         })
         .await
+}
+
+#[cfg(test)]
+mod tests {
+    use swath_store::{Access, SqliteStore};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn of_ids_that_are_alike_each_run_gets_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(folder.path(), Access::Write).await.unwrap();
+        let run = |id: &str| NewRun {
+            id: id.to_owned(),
+            flow: "f".to_owned(),
+            source: String::new(),
+            text: "".into(),
+            text_digest: Digest::of(b""),
+            params: "{}".to_owned(),
+            plan: "".into(),
+            state: RunState::Pending.name().to_owned(),
+            created_at: 0,
+        };
+        let drawn = || ["a", "a", "b", "a", "b", "c"].map(str::to_owned).into_iter();
+        let (mut first, mut second, mut third) = (drawn(), drawn(), drawn());
+        let ended = lease_unused(&store, || first.next().unwrap()).await.unwrap();
+        store.create_run(run(ended.run())).await.unwrap();
+        assert_eq!(ended.run(), "a");
+        drop(ended);
+        // One is there, another is about to be.
+        let held = lease_unused(&store, || second.next().unwrap()).await.unwrap();
+        let last = lease_unused(&store, || third.next().unwrap()).await.unwrap();
+        assert_eq!((held.run(), last.run()), ("b", "c"));
+    }
 }

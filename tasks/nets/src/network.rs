@@ -261,6 +261,11 @@ impl Model {
         self.clone().map(&mut Mix { precision, path: Vec::new() })
     }
 
+    /// The same network for images of 64-bit floats, all of it: how far rounding takes one of 32 bits is seen beside it.
+    pub fn precise(&self) -> Self {
+        self.clone().map(&mut Precise)
+    }
+
     /// The names under which the layers lie that ImageNet teaches, as the first of the names of weights.
     pub const ENCODERS: [&str; 4] = ["encoder", "optical", "sar", "features"];
 
@@ -315,6 +320,15 @@ impl ModuleMapper for Mix {
             return param;
         }
         param.map(|tensor| tensor.cast(self.precision))
+    }
+}
+
+/// Casts all to 64-bit floats.
+struct Precise;
+
+impl ModuleMapper for Precise {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        param.map(|tensor| tensor.cast(FloatDType::F64))
     }
 }
 

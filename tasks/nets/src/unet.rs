@@ -58,9 +58,13 @@ pub(crate) struct DecoderConfig {
 }
 
 impl DecoderConfig {
+    /// Fewest channels of the last two blocks: of two or four, ReLU may leave nothing that rises where an object is.
+    const LEAST: usize = 8;
+
     /// For an encoder of this width; 256, 128, 64, 32, 16 for the 64 of the published ones.
     pub(crate) fn new(width: usize) -> Self {
-        Self { channels: [4 * width, 2 * width, width, width / 2, width / 4] }
+        let last = [2, 4].map(|share| (width / share).max(Self::LEAST));
+        Self { channels: [4 * width, 2 * width, width, last[0], last[1]] }
     }
 
     /// Channels of the decoder's output.

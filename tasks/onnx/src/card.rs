@@ -104,11 +104,14 @@ impl Card<'_> {
         };
         writeln!(to, "## Network\n")?;
         writeln!(to, "{}: {tells}. {} parameters.\n", architecture(self.network), self.parameters)?;
-        let Agreement { difference, largest, batch } = self.agreement;
+        let Agreement { difference, rounding, largest, batch } = self.agreement;
+        let rounding = rounding.map_or(String::new(), |rounding| {
+            format!(" Rounding to 32-bit floats alone moves the trained network's logits by {rounding:.1e}.")
+        });
         writeln!(
             to,
             "ONNX, operator set {}, any number of images at once. ONNX Runtime against the trained network in burn, 1 to \
-             {batch} images at once: logits differ by {difference:.1e} at most, where the largest is {largest:.3}.\n",
+             {batch} images at once: logits differ by {difference:.1e} at most, where the largest is {largest:.3}.{rounding}\n",
             crate::convert::OPSET
         )
     }

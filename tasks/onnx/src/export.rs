@@ -84,7 +84,7 @@ pub struct ExportOutputs {
 
 impl Task for Export {
     const NAME: &'static str = "onnx.export";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const PURITY: Purity = Purity::Pure;
     const NATIVE: bool = true;
     type Inputs = ExportInputs;
@@ -174,8 +174,8 @@ impl Export {
             agreement,
             data: &self.data,
             limits: &self.limits,
-            again: self.again.as_deref().map(str::trim).filter(|again| !again.is_empty()),
-            licence: self.licence.as_deref(),
+            again: told(self.again.as_deref()),
+            licence: told(self.licence.as_deref()),
         };
         let sides = match trained.network.output() {
             Output::Pixels => [tile, tile],
@@ -252,4 +252,9 @@ fn read_dataset(path: &Path, trained: &Trained) -> Result<DatasetManifest, Fault
         return Err(Fault::new("M146", message).help("connect the dataset that went into the training step, or none"));
     }
     serde_json::from_slice(&text).map_err(|error| unreadable(error.to_string()))
+}
+
+/// What is said, if anything is: a flow whose parameter is not given says a blank.
+fn told(text: Option<&str>) -> Option<&str> {
+    text.map(str::trim).filter(|text| !text.is_empty())
 }

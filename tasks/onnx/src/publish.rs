@@ -88,7 +88,7 @@ pub struct PublishOutputs {
 
 impl Task for Publish {
     const NAME: &'static str = "model.publish";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const PURITY: Purity = Purity::Lasting;
     const NATIVE: bool = true;
     type Inputs = PublishInputs;

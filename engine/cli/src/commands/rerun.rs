@@ -44,7 +44,7 @@ pub(crate) fn run(global: &Global, command: Rerun, catalogue: Arc<Catalogue>) ->
         preflight::check(&plan, &catalogue)?;
         let secrets = launch::secrets(&plan)?;
         let now = Timestamp::now();
-        let lease = session.store.lease_run(&launch::run_id(&plan.name, now)).await?;
+        let lease = launch::lease_new(session.store.as_ref(), &plan.name, now).await?;
         launch::pin(session.store.as_ref(), &lease, &plan, &stored.text, now).await?;
         session.drive(global, Ready { lease, plan, secrets }, catalogue, Finish { outputs, explain: false }).await
     })

@@ -58,7 +58,7 @@ pub(crate) fn run(global: &Global, command: Run, catalogue: Arc<Catalogue>) -> R
         let lease = match resumed {
             Some(id) => session.take_up(&id).await?,
             None => {
-                let lease = session.store.lease_run(&launch::run_id(&plan.name, now)).await?;
+                let lease = launch::lease_new(session.store.as_ref(), &plan.name, now).await?;
                 let text = given.flow.source().text();
                 launch::pin(session.store.as_ref(), &lease, &plan, text, now).await?;
                 lease

@@ -158,8 +158,7 @@ impl Fleet {
         let planned = swath_host::aside(move || text.plan(&catalogue, now)).await;
         let planned = planned.map_err(|error| Status::internal(error.to_string()))?;
         let (plan, source) = planned.map_err(|problems| refuse(&problems))?;
-        let (id, keyed) = id_for(key, &plan, now);
-        let beginning = Beginning { id, plan, text: source.text().to_owned(), request, keyed, caller };
+        let beginning = Beginning { id: id_of_key(key), plan, text: source.text().to_owned(), request, caller };
         self.begin(beginning, now).await
     }
 
@@ -168,7 +167,7 @@ impl Fleet {
     pub(crate) async fn start_as(&self, id: String, plan: Plan, text: String, now: Timestamp) -> Result<(), Status> {
         self.admits()?;
         let request = FIRED.to_owned();
-        self.begin(Beginning { id, plan, text, request, keyed: true, caller: None }, now).await.map(drop)
+        self.begin(Beginning { id: Some(id), plan, text, request, caller: None }, now).await.map(drop)
     }
 
     /// Tells the observers how late the run of a schedule was started.
@@ -187,26 +186,34 @@ impl Fleet {
     }
 
     async fn begin(&self, beginning: Beginning, now: Timestamp) -> Result<(RunRow, bool), Status> {
-        let Beginning { id, plan, text, request, keyed, caller } = beginning;
+        let Beginning { id, plan, text, request, caller } = beginning;
         let secrets = self.prepare(&plan).await?;
         // A client that goes away meanwhile must not leave a run that is pinned and driven by nobody.
         let fleet = self.clone();
         let started = tokio::spawn(async move {
-            let lease = match fleet.0.store.lease_run(&id).await {
-                Ok(lease) => lease,
-                // Another request of the same key was faster.
-                Err(Error::RunHeld { .. }) if keyed => {
-                    let started = tokio::time::timeout(PINNING, fleet.appears(&id, &request)).await;
-                    let row = started.map_err(|_| Status::aborted("another request of this key is under way"))??;
-                    return Ok((row, false));
-                }
-                Err(error) => return Err(refused(error)),
+            let lease = match id {
+                None => launch::lease_new(fleet.0.store.as_ref(), &plan.name, now).await.map_err(refused)?,
+                Some(id) => match fleet.0.store.lease_run(&id).await {
+                    Ok(lease) => match fleet.known(&id).await? {
+                        None => lease,
+                        Some(_) => {
+                            drop(lease);
+                            let row = fleet.started_by(&id, &request).await?;
+                            let gone = || Status::aborted("the run of this key is gone");
+                            return row.map(|row| (row, false)).ok_or_else(gone);
+                        }
+                    },
+                    // Another request of the same key was faster.
+                    Err(Error::RunHeld { .. }) => {
+                        let started = tokio::time::timeout(PINNING, fleet.appears(&id, &request)).await;
+                        let row =
+                            started.map_err(|_| Status::aborted("another request of this key is under way"))??;
+                        return Ok((row, false));
+                    }
+                    Err(error) => return Err(refused(error)),
+                },
             };
-            if keyed && fleet.known(&id).await?.is_some() {
-                drop(lease);
-                let row = fleet.started_by(&id, &request).await?;
-                return row.map(|row| (row, false)).ok_or_else(|| Status::aborted("the run of this key is gone"));
-            }
+            let id = lease.run().to_owned();
             // Should this process end now, a mark without a run means nothing.
             fleet.0.store.mark_served(&id, &request).await.map_err(refused)?;
             launch::pin(fleet.0.store.as_ref(), &lease, &plan, &text, now).await.map_err(refused)?;
@@ -391,8 +398,7 @@ impl Fleet {
             AgainError::Problem(problem) => not_now("RERUN_NOT_POSSIBLE", problem.to_string()),
         })?;
         let now = Timestamp::now();
-        let (id, keyed) = id_for(key, &plan, now);
-        self.begin(Beginning { id, plan, text: stored.text, request, keyed, caller }, now).await
+        self.begin(Beginning { id: id_of_key(key), plan, text: stored.text, request, caller }, now).await
     }
 
     /// Asks whoever drives a run to end it soon; one that nobody drives ends at once.
@@ -470,14 +476,13 @@ impl Fleet {
 
 /// What a run begins with.
 struct Beginning {
-    id: String,
+    /// The id that follows from a key: the run may be there already. `None`: one that no run has.
+    id: Option<String>,
     plan: Plan,
     /// The flow's text.
     text: String,
     /// What tells the request from others of its key.
     request: String,
-    /// Whether the id follows from a key: the run may be there already.
-    keyed: bool,
     /// The caller's place in its trace.
     caller: Option<String>,
 }
@@ -505,12 +510,9 @@ impl Drop for Listed {
     }
 }
 
-/// The id of a new run, and whether it follows from a key.
-fn id_for(key: &str, plan: &Plan, now: Timestamp) -> (String, bool) {
-    match key {
-        "" => (launch::run_id(&plan.name, now), false),
-        key => (launch::keyed_id(key), true),
-    }
+/// The id that follows from a key, if there is one.
+fn id_of_key(key: &str) -> Option<String> {
+    (!key.is_empty()).then(|| launch::keyed_id(key))
 }
 
 /// Whether a run is to be driven on without anybody asking for it.

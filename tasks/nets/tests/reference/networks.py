@@ -41,7 +41,7 @@ def encoder(network, in_channels, output_stride=32):
 
 
 def unet_decoder(channels, width):
-    return UnetDecoder(channels, [4 * width, 2 * width, width, width // 2, width // 4])
+    return UnetDecoder(channels, [4 * width, 2 * width, width, max(width // 2, 8), max(width // 4, 8)])
 
 
 class Unet(nn.Module):
@@ -51,7 +51,7 @@ class Unet(nn.Module):
         super().__init__()
         self.encoder, width = encoder(network, network["in_channels"])
         self.decoder = unet_decoder(self.encoder.out_channels, width)
-        self.segmentation_head = SegmentationHead(width // 4, network.get("classes", 1))
+        self.segmentation_head = SegmentationHead(max(width // 4, 8), network.get("classes", 1))
 
     def forward(self, x):
         return self.segmentation_head(self.decoder(self.encoder(x)))
@@ -81,7 +81,7 @@ class DualUnet(nn.Module):
         (self.optical, width), (self.sar, _) = (encoder(network, channels) for channels in self.split)
         channels = [a + b for a, b in zip(self.optical.out_channels, self.sar.out_channels)]
         self.decoder = unet_decoder(channels, width)
-        self.segmentation_head = SegmentationHead(width // 4, network.get("classes", 1))
+        self.segmentation_head = SegmentationHead(max(width // 4, 8), network.get("classes", 1))
 
     def forward(self, x):
         optical, sar = x.split(self.split, dim=1)
