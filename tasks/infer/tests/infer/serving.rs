@@ -149,7 +149,8 @@ const NAMED: &str = "SWATH_INFER_NAMED";
 #[tokio::test]
 async fn a_server_that_the_environment_names_is_taken() {
     if std::env::var_os(NAMED).is_some() {
-        let told = tokio::task::spawn_blocking(model_server).await.unwrap().expect("TRITON_URL is set").unwrap();
+        // As `swath doctor` does it: on a thread without a runtime.
+        let told = std::thread::spawn(model_server).join().unwrap().expect("TRITON_URL is set").unwrap();
         assert!(told.starts_with("triton 2."), "{told}");
         let bench = Bench::new();
         let model = bench.model("identity", |m| m["name"] = json!("named"));
