@@ -18,7 +18,7 @@ use swath_host::{Capacity, Ending, Engine, Missing, PlannedFlow, Unobserved, ask
 use swath_plan::{Catalogue, PlanInput};
 use swath_run::RunState;
 use swath_store::{Access, Artifacts, Home, NewRun, SqliteStore, Store};
-use swath_task::{Bytes, Context, Fault, LocalPath, Needs, NoInputs, Purity, Task, TaskDef, TaskError};
+use swath_task::{Bytes, Context, Digest, Fault, LocalPath, Needs, NoInputs, Purity, Task, TaskDef, TaskError};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::Count;
@@ -65,6 +65,10 @@ impl Task for Work {
     fn needs(&self) -> Needs {
         assert!(!self.panics, "a defect in a task");
         Needs::new(1.0, Bytes(self.gibibytes << 30))
+    }
+
+    fn variables(&self) -> Vec<&'static str> {
+        vec!["PATH", "SWATH_TEST_NOBODY_SETS"]
     }
 
     fn reads(&self) -> Vec<PathBuf> {
@@ -399,6 +403,10 @@ async fn a_result_made_while_what_it_reads_changed_is_not_reused() {
     assert_eq!((read.ran, read.reused), (1, 0));
     let read = bench.drive("fourth", &flow("reads"), "").await;
     assert_eq!((read.ran, read.reused), (0, 1), "nothing changed meanwhile");
+    // Variables that decide the result are in its key, those that are set.
+    let parts = bench.store.results("fourth", None).await.unwrap().remove(0).parts.unwrap();
+    let path = Digest::of(std::env::var("PATH").unwrap().as_bytes());
+    assert_eq!(parts.variables.into_iter().collect::<Vec<_>>(), [("PATH".to_owned(), path)]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
