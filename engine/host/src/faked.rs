@@ -108,6 +108,10 @@ impl ErasedTask for Answer {
         Vec::new()
     }
 
+    fn variables(&self) -> Vec<&'static str> {
+        Vec::new()
+    }
+
     fn stands(&self, _: &Value) -> bool {
         false
     }

@@ -187,6 +187,7 @@ impl Program for PlannedFlow {
             action,
             inputs: Value::Object(self.inputs(step, done, item)),
             needs,
+            gpu_by_flow: planned.needs.gpu.is_some(),
             isolate: planned.isolate,
             native,
             timeout: planned.timeout.map(Duration::from_millis),

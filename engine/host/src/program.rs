@@ -59,6 +59,8 @@ pub struct Bound {
     pub inputs: Value,
     /// Slots.
     pub needs: Needs,
+    /// Whether it is the flow that says how many GPUs it needs, not the task by its parameters.
+    pub gpu_by_flow: bool,
     /// Longest time of an attempt.
     pub timeout: Option<Duration>,
     /// Whether results are reused.

@@ -61,7 +61,12 @@ impl Reuse {
         }
         let files = watched.iter().map(|(path, digest)| (path.to_string_lossy().into_owned(), *digest)).collect();
         let params = canonical_json(&task.params());
-        let parts = KeyParts { task: name.to_owned(), version, params, inputs, files };
+        let variable = |name: &'static str| {
+            let value = std::env::var_os(name).filter(|value| !value.is_empty())?;
+            Some((name.to_owned(), Digest::of(value.as_encoded_bytes())))
+        };
+        let variables = task.variables().into_iter().filter_map(variable).collect();
+        let parts = KeyParts { task: name.to_owned(), version, params, inputs, files, variables };
         let lasting = (task.purity() == Purity::Lasting).then(|| task.clone());
         Some(Self { key: parts.digest(), parts, look_up, not_before, terms, watched, lasting })
     }

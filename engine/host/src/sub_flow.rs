@@ -127,7 +127,8 @@ async fn drive(
             let lasting = failures.iter().any(|failed| failed.class == FaultClass::Permanent);
             let mut above = Fault::new("E314", "the sub-flow failed");
             if let Some(first) = failures.into_iter().next() {
-                above.message = format!("step `{}` failed: {}", first.step, first.fault.message);
+                above.message =
+                    format!("step `{}` failed with {}: {}", first.step, first.fault.code, first.fault.message);
                 above.help = first.fault.help;
                 if !lasting {
                     return Err(AttemptError::Task(above.transient(None)));

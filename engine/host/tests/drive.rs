@@ -18,7 +18,7 @@ use swath_host::{Capacity, Ending, Engine, Missing, PlannedFlow, Unobserved, ask
 use swath_plan::{Catalogue, PlanInput};
 use swath_run::RunState;
 use swath_store::{Access, Artifacts, Home, NewRun, SqliteStore, Store};
-use swath_task::{Bytes, Context, Fault, LocalPath, Needs, NoInputs, Purity, Task, TaskDef, TaskError};
+use swath_task::{Bytes, Context, Digest, Fault, LocalPath, Needs, NoInputs, Purity, Task, TaskDef, TaskError};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::Count;
@@ -30,6 +30,9 @@ struct Work {
     /// Memory it asks for.
     #[serde(default)]
     gibibytes: u64,
+    /// GPUs it asks for.
+    #[serde(default)]
+    gpus: f32,
     /// How long it takes.
     #[serde(default)]
     millis: u64,
@@ -64,7 +67,11 @@ impl Task for Work {
 
     fn needs(&self) -> Needs {
         assert!(!self.panics, "a defect in a task");
-        Needs::new(1.0, Bytes(self.gibibytes << 30))
+        Needs { gpu: self.gpus, ..Needs::new(1.0, Bytes(self.gibibytes << 30)) }
+    }
+
+    fn variables(&self) -> Vec<&'static str> {
+        vec!["PATH", "SWATH_TEST_NOBODY_SETS"]
     }
 
     fn reads(&self) -> Vec<PathBuf> {
@@ -260,7 +267,24 @@ async fn a_panic_where_the_engine_asks_a_task_something_fails_the_step_alone() {
     let text = "flow: above\nsteps:\n  area: { flow: below.yaml }\n";
     let ending = bench.drive("deep", text, &format!("flow: below\nsteps:\n{panics}")).await;
     assert_eq!(ending.state, RunState::Failed);
-    assert!(ending.failures[0].fault.message.contains("a defect in a task"), "{:?}", ending.failures);
+    let fault = &ending.failures[0].fault;
+    assert!(fault.code == "E314" && fault.message.starts_with("step `area/bad` failed with E202: "), "{fault:?}");
+    assert!(fault.message.contains("a defect in a task"), "{fault:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_asks_for_a_gpu_where_there_is_none_is_told_who_asked() {
+    let bench = Bench::new().await;
+    for (id, step, words) in [
+        ("flow", "needs: { gpu: 1 }", "lower its `needs`"),
+        ("parameter", "with: { gpus: 1 }", "a parameter asks for it"),
+    ] {
+        let text = format!("flow: above\nsteps:\n  work: {{ task: toy.work, {step} }}\n");
+        let ending = bench.drive(id, &text, "").await;
+        let fault = &ending.failures[0].fault;
+        let help = fault.help.as_deref().unwrap();
+        assert!(fault.code == "E312" && help.contains(words) && help.contains("--gpus 1"), "{fault:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -399,6 +423,10 @@ async fn a_result_made_while_what_it_reads_changed_is_not_reused() {
     assert_eq!((read.ran, read.reused), (1, 0));
     let read = bench.drive("fourth", &flow("reads"), "").await;
     assert_eq!((read.ran, read.reused), (0, 1), "nothing changed meanwhile");
+    // Variables that decide the result are in its key, those that are set.
+    let parts = bench.store.results("fourth", None).await.unwrap().remove(0).parts.unwrap();
+    let path = Digest::of(std::env::var("PATH").unwrap().as_bytes());
+    assert_eq!(parts.variables.into_iter().collect::<Vec<_>>(), [("PATH".to_owned(), path)]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -20,6 +20,9 @@ pub struct KeyParts {
     pub inputs: BTreeMap<String, Digest>,
     /// Each local file or folder that the parameters name, by its path: digest of its content.
     pub files: BTreeMap<String, Digest>,
+    /// Each variable of the environment that decides the result, where it is set: digest of its value.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub variables: BTreeMap<String, Digest>,
 }
 
 /// One reason why two keys differ.
@@ -54,10 +57,15 @@ pub enum Difference {
         /// The port.
         port: String,
     },
-    /// The content of a file that a parameter names.
+    /// The content of a file or folder that parameters name.
     File {
-        /// The parameter.
-        param: String,
+        /// Where it lies.
+        path: String,
+    },
+    /// A variable of the environment: set, taken away or of another value.
+    Variable {
+        /// Its name.
+        name: String,
     },
 }
 
@@ -73,7 +81,7 @@ impl KeyParts {
         put("task", &self.task);
         put("version", &self.version.to_string());
         put("params", &self.params);
-        for (group, parts) in [("input", &self.inputs), ("file", &self.files)] {
+        for (group, parts) in [("input", &self.inputs), ("file", &self.files), ("variable", &self.variables)] {
             for (name, digest) in parts {
                 put(group, name);
                 put("digest", &digest.hex());
@@ -102,7 +110,14 @@ impl KeyParts {
             names.into_iter().filter(|name| now.get(*name) != old.get(*name)).cloned().collect()
         };
         found.extend(changed(&self.inputs, &before.inputs).into_iter().map(|port| Difference::Input { port }));
-        found.extend(changed(&self.files, &before.files).into_iter().map(|param| Difference::File { param }));
+        let mut files = changed(&self.files, &before.files);
+        if !found.is_empty() {
+            // A parameter that names another file says so itself.
+            files.retain(|path| self.files.contains_key(path) && before.files.contains_key(path));
+        }
+        found.extend(files.into_iter().map(|path| Difference::File { path }));
+        let variables = changed(&self.variables, &before.variables);
+        found.extend(variables.into_iter().map(|name| Difference::Variable { name }));
         found
     }
 }
@@ -119,7 +134,8 @@ impl std::fmt::Display for Difference {
                 (None, None) => write!(f, "parameters changed"),
             },
             Self::Input { port } => write!(f, "input `{port}` changed"),
-            Self::File { param } => write!(f, "the file of parameter `{param}` changed"),
+            Self::File { path } => write!(f, "what lies at `{path}` changed"),
+            Self::Variable { name } => write!(f, "the variable `{name}` of the environment changed"),
         }
     }
 }
@@ -221,12 +237,13 @@ mod tests {
     fn every_part_changes_the_key_and_is_named() {
         let mut before = parts(json!({ "eps": 1.5, "bands": ["B02", "B03"], "old": 1, "area": { "west": 1 } }));
         before.inputs.insert("raster".into(), Digest::of(b"a"));
-        before.files.insert("model".into(), Digest::of(b"m"));
+        before.files.insert("/models/a".into(), Digest::of(b"m"));
+        before.variables.insert("SERVER_URL".into(), Digest::of(b"s"));
         let mut now = parts(json!({ "eps": 2.5, "bands": ["B02", "B08"], "new": [], "area": { "west": 2 } }));
         now.version = 2;
         now.inputs.insert("raster".into(), Digest::of(b"b"));
         now.inputs.insert("mask".into(), Digest::of(b"c"));
-        now.files.insert("model".into(), Digest::of(b"n"));
+        now.files.insert("/models/a".into(), Digest::of(b"n"));
         let said: Vec<String> = now.differences(&before).iter().map(Difference::to_string).collect();
         assert_eq!(
             said,
@@ -239,13 +256,32 @@ mod tests {
                 "parameter `old` is gone, was `1`",
                 "input `mask` changed",
                 "input `raster` changed",
-                "the file of parameter `model` changed",
+                "what lies at `/models/a` changed",
+                "the variable `SERVER_URL` of the environment changed",
             ]
         );
         let mut keys = std::collections::BTreeSet::from([before.digest(), now.digest()]);
         let mut moved = before.clone();
         moved.files = std::mem::take(&mut moved.inputs);
         keys.insert(moved.digest());
-        assert_eq!(keys.len(), 3);
+        let mut elsewhere = before.clone();
+        elsewhere.variables.insert("SERVER_URL".into(), Digest::of(b"t"));
+        keys.insert(elsewhere.digest());
+        assert_eq!(keys.len(), 4);
+    }
+
+    #[test]
+    fn a_parameter_that_names_another_file_is_told_and_not_that_a_file_changed() {
+        let reads = |path: &str, backend: &str| {
+            let mut parts = parts(json!({ "model": path, "backend": backend }));
+            parts.files.insert(path.into(), Digest::of(b"same"));
+            parts
+        };
+        let said = |now: &KeyParts, before: &KeyParts| -> Vec<String> {
+            now.differences(before).iter().map(Difference::to_string).collect()
+        };
+        let before = reads("/a", "ort");
+        assert_eq!(said(&reads("/a", "triton"), &before), ["parameter `backend` was `\"ort\"`, is `\"triton\"`"]);
+        assert_eq!(said(&reads("/b", "ort"), &before), ["parameter `model` was `\"/a\"`, is `\"/b\"`"]);
     }
 }

@@ -72,6 +72,12 @@ pub trait Task: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'stati
         Vec::new()
     }
 
+    /// Variables of the environment that decide the result, such as the address of a server: their values become part of the
+    /// cache key, as digests. One that is not set changes no key.
+    fn variables(&self) -> Vec<&'static str> {
+        Vec::new()
+    }
+
     /// For a lasting effect: whether what it did, as these outputs of an earlier run tell, is still so. May read files.
     fn stands(&self, _outputs: &Value) -> bool {
         false
@@ -102,6 +108,8 @@ pub trait ErasedTask: Send + Sync {
     fn purity(&self) -> Purity;
     /// See [`Task::reads`].
     fn reads(&self) -> Vec<PathBuf>;
+    /// See [`Task::variables`].
+    fn variables(&self) -> Vec<&'static str>;
     /// See [`Task::stands`].
     fn stands(&self, outputs: &Value) -> bool;
     /// The ports of this step.
@@ -211,6 +219,9 @@ impl<T: Task> ErasedTask for Bound<T> {
     }
     fn reads(&self) -> Vec<PathBuf> {
         self.0.reads()
+    }
+    fn variables(&self) -> Vec<&'static str> {
+        self.0.variables()
     }
     fn stands(&self, outputs: &Value) -> bool {
         self.0.stands(outputs)

@@ -103,7 +103,7 @@ impl Classify {
 
 impl Task for Classify {
     const NAME: &'static str = "infer.classify";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const PURITY: Purity = Purity::Pure;
     const NATIVE: bool = true;
     type Inputs = Inputs;
@@ -119,6 +119,10 @@ impl Task for Classify {
 
     fn reads(&self) -> Vec<PathBuf> {
         self.settings().reads()
+    }
+
+    fn variables(&self) -> Vec<&'static str> {
+        self.settings().variables()
     }
 
     async fn run(&self, inputs: Inputs, ctx: &Context) -> Result<ClassifyOutputs, TaskError> {

@@ -99,7 +99,7 @@ impl Segment {
 
 impl Task for Segment {
     const NAME: &'static str = "infer.segment";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const PURITY: Purity = Purity::Pure;
     const NATIVE: bool = true;
     type Inputs = Inputs;
@@ -115,6 +115,10 @@ impl Task for Segment {
 
     fn reads(&self) -> Vec<PathBuf> {
         self.settings().reads()
+    }
+
+    fn variables(&self) -> Vec<&'static str> {
+        self.settings().variables()
     }
 
     async fn run(&self, inputs: Inputs, ctx: &Context) -> Result<SegmentOutputs, TaskError> {

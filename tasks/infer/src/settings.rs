@@ -10,6 +10,7 @@ use swath_task::{Artifact, Bytes, Fault, LocalPath, Needs, Problem};
 
 use crate::serving::{BackendChoice, DeviceChoice, Triton};
 use crate::tiling::{Blend, Edges};
+use crate::triton::URL_VARIABLE;
 
 /// How many tiles the network is given at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -165,6 +166,17 @@ impl Settings {
     /// What a step with these settings reads beside its inputs.
     pub fn reads(&self) -> Vec<PathBuf> {
         self.model.iter().map(|path| path.0.clone()).collect()
+    }
+
+    /// What of the environment decides what a step with these settings tells: which server computes. A server is taken at its word
+    /// for what it runs, so that its results are reused for that server alone.
+    pub fn variables(&self) -> Vec<&'static str> {
+        let server = match self.backend {
+            BackendChoice::Triton => true,
+            BackendChoice::Auto => self.device == DeviceChoice::Auto,
+            BackendChoice::Ort | BackendChoice::Burn => false,
+        };
+        if server && self.triton.url.is_none() { vec![URL_VARIABLE] } else { Vec::new() }
     }
 
     /// Rows and columns of a tile, and how many of them neighbours share, as the model allows.

@@ -35,28 +35,34 @@ impl WeightsBackend {
     pub fn open(model: &Model, tile: Tile, threads: usize, choice: DeviceChoice, ctx: &Context) -> Result<Self, Fault> {
         let gpu = gpu(choice, ctx)?;
         let (path, told) = model.weights()?;
-        let wrong = |reason: String| {
-            Fault::new("M127", format!("the weights `{}` cannot be run: {reason}", path.display()))
-                .help("export the model again with `onnx.export`, or take `backend: ort`")
+        let fault =
+            |reason: String| Fault::new("M127", format!("the weights `{}` cannot be run: {reason}", path.display()));
+        let wrong =
+            |reason: String| fault(reason).help("export the model again with `onnx.export`, or take `backend: ort`");
+        let of_other_task = |what: &str, task: &str| {
+            fault(format!("their network tells of {what}: `{task}` runs it")).help(format!("take `{task}`"))
         };
         let network = Network::deserialize(told).map_err(|error| wrong(format!("`checkpoint.network`: {error}")))?;
         let manifest = &model.manifest;
         let (channels, classes) = (manifest.input.channels as usize, manifest.output.channels as usize);
         match (network.output(), tile.output) {
             (Output::Image, Output::Pixels) => {
-                return Err(wrong("their network tells of whole images: `infer.classify` runs it".to_owned()));
+                return Err(of_other_task("whole images", "infer.classify"));
             }
             (Output::Pixels, Output::Image) => {
-                return Err(wrong("their network tells of every pixel: `infer.segment` runs it".to_owned()));
+                return Err(of_other_task("every pixel", "infer.segment"));
             }
             _ => {}
         }
         if (network.in_channels(), network.classes()) != (channels, classes) {
-            return Err(wrong(format!(
-                "their network has {} channels in and {} out, the manifest {channels} and {classes}",
-                network.in_channels(),
-                network.classes()
-            )));
+            let (of_weights, out) = (network.in_channels(), network.classes());
+            let reason = format!(
+                "their network has {of_weights} channels in and {out} out, the manifest {channels} and {classes}"
+            );
+            // Where it is the manifest's ends that are wrong, they are so for every backend.
+            return Err(fault(reason).help(
+                "correct `input`, `output` and `checkpoint` of the manifest, or export the model again with `onnx.export`",
+            ));
         }
         let on_gpu = gpu.is_some();
         let device = gpu.unwrap_or_else(Device::flex);

@@ -94,14 +94,14 @@ impl TrackBy {
     pub fn send_run(&self, reference: &str, stop: &dyn Fn() -> bool) -> bool {
         let Ok(to) = self.settings() else { return true };
         let Some(spool) = of_run(&self.folder.0, &to.place, reference) else { return true };
-        let sent = Tracking::send_unless(&spool, to.credentials, to.pace, stop);
+        let sent = Tracking::send_unless(&spool, to.credentials, to.pace, stop, &|_| {});
         sent.inspect(Report::tidy).is_ok_and(|report| report.run.is_some())
     }
 
     /// Sends what waits here for the same place, of steps whose server was down, until `stop` says so.
     pub fn send_earlier(&self, stop: &dyn Fn() -> bool) {
         let Ok(Settings { place, credentials, pace, .. }) = self.settings() else { return };
-        for (spool, sent) in send_all(&self.folder.0, Some(&place), &credentials, &pace, stop) {
+        for (spool, sent) in send_all(&self.folder.0, Some(&place), &credentials, &pace, stop, &|_| {}) {
             match sent {
                 Ok(report) => tracing::debug!("{} things wait in `{}`", report.waiting, spool.display()),
                 // One that is in use belongs to a training that goes on beside this one.

@@ -40,14 +40,18 @@ impl Report {
         self.run.clone().unwrap_or_else(|| format!("{UNSENT_RUN}{}", self.id))
     }
 
-    /// Removes the spool folder when nobody needs it any more: all has arrived, and nothing more will be told.
+    /// Removes the spool folder when nobody needs it any more: all has arrived, and nothing more will be told. The folder of all
+    /// spool folders goes with the last one.
     pub fn tidy(&self) {
-        if self.over
-            && self.waiting == 0
-            && self.lost == 0
-            && let Err(error) = std::fs::remove_dir_all(&self.spool)
-        {
-            tracing::debug!("`{}` stays: {error}", self.spool.display());
+        if !self.over || self.waiting > 0 || self.lost > 0 {
+            return;
+        }
+        if let Err(error) = std::fs::remove_dir_all(&self.spool) {
+            return tracing::debug!("`{}` stays: {error}", self.spool.display());
+        }
+        if let Some(all) = self.spool.parent().filter(|all| crate::unsent::is_of_spools(all)) {
+            // It stays while there is anything in it.
+            let _ = std::fs::remove_dir(all);
         }
     }
 }

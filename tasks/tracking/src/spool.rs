@@ -111,7 +111,9 @@ impl Spool {
         if head.is_none() && !path.exists() {
             return Err(Error::other(folder, format!("there is no `{HEAD}` in it")));
         }
-        std::fs::create_dir_all(folder.join(FILES)).map_err(|error| Error::spool(folder, error))?;
+        let make = || std::fs::create_dir_all(folder.join(FILES));
+        // Whoever tidies up at the same time may take away what is still empty.
+        make().or_else(|_| make()).map_err(|error| Error::spool(folder, error))?;
         let place = folder.join(LOCK);
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&place);
         let lock = lock.map_err(|error| Error::spool(&place, error))?;

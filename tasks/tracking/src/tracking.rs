@@ -99,20 +99,29 @@ impl Tracking {
 
     /// Sends what waits in a spool folder, for as long as [`Pace::finish`] says.
     pub fn send(spool: &Path, credentials: Credentials, pace: Pace) -> Result<Report, Error> {
-        Self::send_unless(spool, credentials, pace, &|| false)
+        Self::send_unless(spool, credentials, pace, &|| false, &|_| {})
     }
 
-    /// The same until `stop` says so.
+    /// The same until `stop` says so. `waits` is told, again and again, what trouble is waited out.
     pub(crate) fn send_unless(
         spool: &Path,
         credentials: Credentials,
         pace: Pace,
         stop: &dyn Fn() -> bool,
+        waits: &dyn Fn(&Fault),
     ) -> Result<Report, Error> {
         let spool = Spool::open(spool, None)?;
         let (place, _) = Place::read(&spool.head.address)?;
         let experiment = spool.head.experiment.clone();
-        Ok(Self::begin(Settings { place, experiment, credentials, pace }, spool)?.close_unless(stop))
+        let sending = Self::begin(Settings { place, experiment, credentials, pace }, spool)?;
+        let shared = sending.shared.clone();
+        Ok(sending.close_unless(&|| {
+            let progress = shared.progress();
+            let trouble = progress.trouble.clone().filter(|_| !progress.blocked);
+            drop(progress);
+            trouble.iter().for_each(waits);
+            stop()
+        }))
     }
 
     /// Asks the server whether it answers and takes the credentials, or tries to write to the folder: tells what answered.
@@ -311,7 +320,7 @@ impl Tracking {
             let why = report.trouble.as_ref().map(|fault| format!(": {fault}")).unwrap_or_default();
             let (waiting, spool) = (report.waiting, report.spool.display());
             tracing::warn!(
-                "{waiting} values and files wait in `{spool}` to be sent{why}; docs/tracking.md tells how to send them"
+                "{waiting} values and files wait in `{spool}` to be sent{why}; `swath tracking send {spool}` sends them"
             );
         }
         report

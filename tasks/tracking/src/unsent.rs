@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use swath_task::Fault;
+
 use crate::error::Error;
 use crate::report::{Report, UNSENT_RUN};
 use crate::settings::{Credentials, Pace, Place};
@@ -16,21 +18,29 @@ pub fn spools_beside(folder: &Path) -> PathBuf {
     folder.with_file_name(format!(".{name}.unsent"))
 }
 
+/// Whether a folder is called as those that [`spools_beside`] tells.
+pub(crate) fn is_of_spools(folder: &Path) -> bool {
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    name.starts_with('.') && name.ends_with(".unsent")
+}
+
 /// Sends what waits in a folder: in itself where it is a spool folder, in those in it, and in those beside it in `.NAME.unsent`; with
 /// `only`, what is told to that place. Those that began first come first. All of it together takes no longer than
-/// [`Pace::finish`], and ends when `stop` says so. Spool folders that nobody needs any more are removed.
+/// [`Pace::finish`], and ends when `stop` says so. `waits` is told, again and again, what is waited for. Spool folders that nobody
+/// needs any more are removed.
 pub fn send_all(
     folder: &Path,
     only: Option<&Place>,
     credentials: &Credentials,
     pace: &Pace,
     stop: &dyn Fn() -> bool,
+    waits: &dyn Fn(&Fault),
 ) -> Vec<(PathBuf, Result<Report, Error>)> {
     let until = Instant::now() + pace.finish;
     let here = spools(folder).into_iter().filter(|(_, head)| only.is_none_or(|place| is_told_to(head, place)));
     let send = |(spool, _): (PathBuf, Head)| {
         let pace = Pace { finish: until.saturating_duration_since(Instant::now()), ..pace.clone() };
-        let sent = Tracking::send_unless(&spool, credentials.clone(), pace, stop).inspect(Report::tidy);
+        let sent = Tracking::send_unless(&spool, credentials.clone(), pace, stop, waits).inspect(Report::tidy);
         (spool, sent)
     };
     here.map(send).collect()

@@ -1,22 +1,37 @@
 //! `swath tracking send`: what steps told of trainings and models while the tracking server was down.
 
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use serde_json::json;
-use swath_catalog::tracking::{Credentials, Pace, Report, send_all, spools_beside};
+use swath_catalog::tracking::{Credentials, Pace, Report, send_all};
 use swath_task::Fault;
 
 use crate::arguments::{Global, Tracking, TrackingCommand};
 use crate::failure::Failure;
 use crate::style;
 
+/// Somebody waits for it: a server that comes back is noticed soon.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
 pub(crate) fn run(global: &Global, command: Tracking) -> Result<ExitCode, Failure> {
     let TrackingCommand::Send { folder, patience } = command.command;
     // It may be called `.`, and what waits lies beside it.
     let folder = std::path::absolute(&folder).map_err(|error| Failure::io("find", &folder, &error))?;
-    let pace = Pace { finish: patience, ..Pace::default() };
-    let sent = send_all(&folder, None, &Credentials::from_env(), &pace, &|| false);
-    if !folder.exists() && !spools_beside(&folder).exists() {
+    let pace = Pace { finish: patience, longest_pause: LONGEST_PAUSE, ..Pace::default() };
+    let until = i64::try_from(patience.as_millis()).unwrap_or(i64::MAX);
+    let until = style::time(jiff::Timestamp::now().as_millisecond().saturating_add(until));
+    let told = RefCell::new(HashSet::new());
+    let waits = |fault: &Fault| {
+        if !global.quiet && told.borrow_mut().insert(fault.code.to_string()) {
+            tell!("trying again until {until} (`--patience`): {fault}");
+        }
+    };
+    let sent = send_all(&folder, None, &Credentials::from_env(), &pace, &|| false, &waits);
+    if sent.is_empty() && !folder.exists() && !folder.parent().is_some_and(Path::exists) {
         return Err(Failure::Usage(format!("there is no folder `{}`, and nothing waits beside it", folder.display())));
     }
     let arrived = |report: &Report| report.waiting == 0;

@@ -588,3 +588,13 @@ fn kept_results_are_listed_and_dropped_by_choice() {
     let (_, done) = place.json(&["gc", "--older-than", "0", "--unused-for", "0"]);
     assert_eq!((&done["runs"], &done["cache_entries"]), (&dry["runs"], &dry["cache_entries"]), "{done}");
 }
+
+#[test]
+fn the_doctor_asks_a_model_server_over_either_protocol() {
+    let place = Place::new("flow: none\nsteps: {}\n");
+    for url in ["grpc://127.0.0.1:1", "127.0.0.1:1", "http://127.0.0.1:1"] {
+        let done = place.swath(&["doctor"]).env("TRITON_URL", url).output().unwrap();
+        let (out, said) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+        assert!(out.contains(&format!("the model server at {url} cannot be reached")), "{out}{said}");
+    }
+}

@@ -1,5 +1,6 @@
 //! What trainings told while the tracking server was down, sent by hand.
 
+use std::io::{BufRead, BufReader};
 use std::time::Duration;
 
 use serde_json::json;
@@ -33,10 +34,20 @@ fn what_a_server_that_was_down_has_missed_is_sent_by_hand() {
     let (code, out, said) = place.run(&["tracking", "send", "results/tracking", "--patience", "1s"]);
     assert!(code == Some(1) && out.contains("WAITING") && said.contains("error[S101]"), "{out} {said}");
 
+    // It says at once that it waits, and hears soon that the server is back.
+    let mut sending = place.swath(&["tracking", "send", "results/tracking"]).spawn().unwrap();
+    let mut said = BufReader::new(sending.stderr.take().unwrap());
+    let mut line = String::new();
+    said.read_line(&mut line).unwrap();
+    assert!(
+        line.starts_with("trying again until ") && line.contains("--patience") && line.contains("[S101]"),
+        "{line}"
+    );
     server.up();
-    let (code, out, said) = place.run(&["tracking", "send", "results/tracking"]);
-    let page = format!("{}/#/experiments/1/runs/", server.url());
-    assert!(code == Some(0) && out.contains(&page), "{out} {said}");
+    let done = sending.wait_with_output().unwrap();
+    let (out, page) = (String::from_utf8_lossy(&done.stdout), format!("{}/#/experiments/1/runs/", server.url()));
+    assert!(done.status.success() && out.contains(&page), "{out}");
+    assert!(!place.path().join("results/.tracking.unsent").exists(), "nothing waits any more");
     let (code, told) = place.json(&["tracking", "send", "results/tracking"]);
     assert_eq!((code, told), (Some(0), json!([])), "nothing waits any more");
 }

@@ -259,8 +259,12 @@ impl Driver {
             let message = format!("`{}` needs more {beyond} than there is for all steps together", self.path(step));
             let help = match beyond {
                 Beyond::Limit(name) => format!("lower it in its `needs`, or raise the limit: `--limit {name}=COUNT`"),
-                Beyond::Gpu => {
+                Beyond::Gpu if bound.gpu_by_flow => {
                     "run it where there is a GPU and say so with `--gpus 1`, or lower its `needs`".to_owned()
+                }
+                Beyond::Gpu => {
+                    "a parameter asks for it: take `device: cpu`, or where there is a GPU say so with `--gpus 1`"
+                        .to_owned()
                 }
             };
             return Ok(Err(Fault::new(SCHEDULING_PROBLEM, message, Some(help))));

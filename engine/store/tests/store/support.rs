@@ -47,7 +47,7 @@ pub fn key(params: &str) -> KeyParts {
         version: 3,
         params: params.into(),
         inputs: BTreeMap::from([("raster".to_owned(), Digest::of(b"input"))]),
-        files: BTreeMap::new(),
+        ..KeyParts::default()
     }
 }
 

@@ -58,7 +58,14 @@ impl Grpc {
 
     pub async fn server(&self) -> Result<String, Trouble> {
         let mut client = self.0.clone();
-        let ready = client.server_ready(request(ServerReadyRequest {})).await.map_err(trouble)?;
+        let ready = client.server_ready(request(ServerReadyRequest {})).await.map_err(|status| {
+            let trouble = trouble(status);
+            match trouble.kind {
+                // A server of other calls, or of no gRPC at all.
+                Kind::Unsupported | Kind::Unknown => Trouble { kind: Kind::Foreign, ..trouble },
+                _ => trouble,
+            }
+        })?;
         if !ready.into_inner().ready {
             return Err(Trouble::new(Kind::Away, "it says that it is not ready"));
         }

@@ -33,7 +33,8 @@ use tracing::Instrument;
 use crate::backend::Backend;
 use crate::serving::Triton;
 use crate::tiling::Tile;
-use address::{Address, Tls, TlsFiles, URL_VARIABLE};
+pub(crate) use address::URL_VARIABLE;
+use address::{Address, Tls, TlsFiles};
 use retry::{Kind, Patience, Trouble};
 use served::{FLOAT, Fit};
 use wire::{Answer, Call, Config, Described, Lent, Wire};
@@ -273,11 +274,7 @@ async fn find(
     tls: &Tls,
     patience: Patience,
 ) -> Result<Found, TaskError> {
-    let mut wires: Vec<(Address, Wire)> = Vec::new();
-    for address in addresses {
-        let wire = Wire::new(&address, tls, patience.connect())?;
-        wires.push((address, wire));
-    }
+    let mut wires = wires(addresses, tls, patience)?;
     let patience = patience.at_most(QUESTION);
     let all = wires.iter().map(|(address, _)| address.to_string()).collect::<Vec<_>>().join(", ");
     let trouble = |trouble: Trouble| fault(&format!("the model server at {all}"), &trouble);
@@ -303,6 +300,12 @@ async fn find(
     let (told, config) = asked.await.map_err(|trouble| fault(&place(&name, &version, &address), &trouble))?;
     tracing::debug!(%address, name, version, ?config, "found on the model server");
     Ok(Found { wire, address, name, version, told, config })
+}
+
+/// A connection for each address. Within a runtime, which drives them.
+fn wires(addresses: Vec<Address>, tls: &Tls, patience: Patience) -> Result<Vec<(Address, Wire)>, Fault> {
+    let wire = |address: Address| Ok((address.clone(), Wire::new(&address, tls, patience.connect())?));
+    addresses.into_iter().map(wire).collect()
 }
 
 /// The index of the first server that is ready.
@@ -370,7 +373,7 @@ fn fault(place: &str, trouble: &Trouble) -> TaskError {
     let times = if asked > 1 { format!(" (asked {asked} times)") } else { String::new() };
     match trouble.kind {
         Kind::Away => Fault::new("M120", format!("{place} cannot be reached{times}: {said}"))
-            .help("check that the server runs and is ready; where gRPC is closed, give its HTTP address (`http://host:8000`); `patience` and the step's `retry` cover outages")
+            .help("check that the server runs and is ready, and that protocol and port belong together: `grpc://host:8001`, or its HTTP address `http://host:8000`, also where gRPC is closed; `patience` and the step's `retry` cover outages")
             .transient(None),
         Kind::Late => Fault::new("M124", format!("{place} did not answer in time: {said}"))
             .help("set a longer `request_timeout` or fewer `requests`, or give the server more instances")
@@ -378,6 +381,11 @@ fn fault(place: &str, trouble: &Trouble) -> TaskError {
         Kind::Unknown => Fault::new("M121", format!("{place} is not on the server: {said}"))
             .help("load the model there, or name it with `triton: { model: NAME }`")
             .permanent(),
+        Kind::Foreign => {
+            Fault::new("M126", format!("{place} is none: what answers there does not speak KServe's protocol ({said})"))
+                .help("give the address of a model server: Triton answers HTTP on port 8000 (`http://host:8000`) and gRPC on port 8001 (`grpc://host:8001`)")
+                .permanent()
+        }
         Kind::Stranger => Fault::new("M126", format!("{place} cannot be used: {said}"))
             .help("check `ca`, `certificate` and `key` of `triton`, and the name in the address")
             .permanent(),
@@ -413,7 +421,9 @@ pub(crate) struct TritonBackend {
 impl TritonBackend {
     /// A place for one request at a time.
     pub fn new(served: &Arc<Served>) -> Self {
-        Self { served: served.clone(), place: served.place(), stop: CancellationToken::new() }
+        // It stands between backticks.
+        let place = format!("{} version {} at {}", served.name, served.version, served.address);
+        Self { served: served.clone(), place, stop: CancellationToken::new() }
     }
 
     fn wait<T>(&self, work: impl Future<Output = Result<T, TaskError>>) -> Result<T, TaskError> {
@@ -464,26 +474,26 @@ impl Backend for TritonBackend {
 /// environment names none.
 pub fn model_server() -> Option<Result<String, Fault>> {
     let url = address_of_environment()?;
-    let asked = || -> Result<String, Fault> {
+    let asked = || -> Result<String, TaskError> {
         let addresses = Address::list(&url)?;
         let tls = TlsFiles::default().or_environment().read()?;
         let patience = Patience { deadline: Duration::from_secs(5), away: Duration::ZERO };
-        let wire = |address: Address| Ok((address.clone(), Wire::new(&address, &tls, patience.connect())?));
-        let wires = addresses.into_iter().map(wire).collect::<Result<Vec<_>, Fault>>()?;
         let runtime = runtime()?;
         let told = runtime.block_on(async {
-            let index = ready(&wires, patience).await?;
+            let wires = wires(addresses, &tls, patience)?;
+            let trouble = |trouble: Trouble| fault(&format!("the model server at {url}"), &trouble);
+            let index = ready(&wires, patience).await.map_err(trouble)?;
             let (address, wire) = &wires[index];
-            Ok(format!("{} at {address}", wire.server().await?))
+            Ok::<_, TaskError>(format!("{} at {address}", wire.server().await.map_err(trouble)?))
         });
         // Connections go with the runtime; what they wait for is of no interest any more.
         runtime.shutdown_background();
-        told.map_err(|trouble| match fault(&format!("the model server at {url}"), &trouble) {
-            TaskError::Transient { fault, .. } | TaskError::Permanent(fault) => fault,
-            TaskError::Cancelled => Fault::new("M120", "it was not asked"),
-        })
+        told
     };
-    Some(asked())
+    Some(asked().map_err(|error| match error {
+        TaskError::Transient { fault, .. } | TaskError::Permanent(fault) => fault,
+        TaskError::Cancelled => Fault::new("M120", "it was not asked"),
+    }))
 }
 
 #[cfg(test)]
@@ -567,6 +577,12 @@ mod tests {
             cancel.cancel();
             assert!(matches!(asked.join().unwrap(), Err(TaskError::Cancelled)));
         });
+    }
+
+    #[test]
+    fn the_place_of_a_network_stands_between_backticks_and_has_none() {
+        let place = TritonBackend::new(&gone(16, 1)).place().to_owned();
+        assert!(place.starts_with("gone version 3 at grpc://") && !place.contains('`'), "{place}");
     }
 
     #[test]

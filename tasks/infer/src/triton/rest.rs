@@ -121,14 +121,19 @@ impl Rest {
     }
 
     pub async fn server(&self) -> Result<String, Trouble> {
+        let foreign = |trouble: Trouble| match trouble.kind {
+            Kind::Unknown | Kind::Garbled => Trouble { kind: Kind::Foreign, ..trouble },
+            Kind::Refused if trouble.said.starts_with(['3', '4']) => Trouble { kind: Kind::Foreign, ..trouble },
+            _ => trouble,
+        };
         self.get("/v2/health/ready").await.map_err(|trouble| match trouble.kind {
             // How Triton says it.
             Kind::Refused if trouble.said.starts_with("400") => {
                 Trouble::new(Kind::Away, format!("it says that it is not ready ({})", trouble.said))
             }
-            _ => trouble,
+            _ => foreign(trouble),
         })?;
-        let told: ServerMetadata = read(&self.get("/v2").await?)?;
+        let told = self.get("/v2").await.and_then(|told| read::<ServerMetadata>(&told)).map_err(foreign)?;
         Ok(format!("{} {}", told.name, told.version))
     }
 
@@ -237,7 +242,7 @@ async fn body(mut response: Response, largest: usize) -> Result<Bytes, Trouble> 
     Err(Trouble::new(kind, format!("{status}{}", said(&body))))
 }
 
-/// What a server says of a failure: `{"error": "..."}`, or the beginning of whatever else it is.
+/// What a server says of a failure: `{"error": "..."}`, or the beginning of whatever else it is but a page for browsers.
 fn said(body: &[u8]) -> String {
     #[derive(Deserialize)]
     struct Said {
@@ -247,7 +252,7 @@ fn said(body: &[u8]) -> String {
         Ok(said) => said.error,
         Err(_) => String::from_utf8_lossy(&body[..body.len().min(200)]).trim().to_owned(),
     };
-    if text.is_empty() { text } else { format!(": {text}") }
+    if text.is_empty() || text.starts_with('<') { String::new() } else { format!(": {text}") }
 }
 
 fn read<T: for<'a> Deserialize<'a>>(body: &[u8]) -> Result<T, Trouble> {

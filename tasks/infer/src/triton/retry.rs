@@ -24,6 +24,8 @@ pub(crate) enum Kind {
     Late,
     /// The server has no such model, or no such version of it.
     Unknown,
+    /// What answers is no model server of this protocol.
+    Foreign,
     /// The server does not know the call: Triton's own, on another server.
     Unsupported,
     /// The server, or this client, is not who it must be.
@@ -128,7 +130,9 @@ mod tests {
         assert_eq!(result.unwrap(), 5);
         // 100, 200, 400 and 800 ms, each between a half and the whole.
         assert!((750..=1500).contains(&took.as_millis()), "{took:?}");
-        for kind in [Kind::Late, Kind::Unknown, Kind::Unsupported, Kind::Stranger, Kind::Refused, Kind::Garbled] {
+        for kind in
+            [Kind::Late, Kind::Unknown, Kind::Foreign, Kind::Unsupported, Kind::Stranger, Kind::Refused, Kind::Garbled]
+        {
             let (result, took) = asks(patience(60), &[kind]).await;
             let trouble = result.unwrap_err();
             assert_eq!((trouble.kind, trouble.asked, took), (kind, 1, Duration::ZERO));

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use swath_infer::Segment;
 use swath_task::Task;
 use swath_testkit::triton::Triton;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::servers::{ONE, TRAINED, TRITON, counts, fault, on, served};
 use crate::support::{Bench, input};
@@ -81,7 +82,8 @@ async fn a_server_that_is_not_there_is_waited_for_and_then_told() {
         let (fault, transient) = fault(&bench, on(&url, &model, with), "one").await;
         assert!(fault.code == "M120" && transient, "{fault}");
         assert!(fault.message.contains(&url) && fault.message.contains("asked "), "{fault}");
-        assert!(fault.help.unwrap().contains("HTTP address"));
+        let help = fault.help.unwrap();
+        assert!(help.contains("grpc://host:8001") && help.contains("http://host:8000"), "{help}");
         // The next address is taken where the first is closed.
         let both = format!("{url}, {}", TRITON.http());
         bench.run(on(&both, &model, json!({ "overlap": 16 })), "one").await.unwrap();
@@ -91,6 +93,38 @@ async fn a_server_that_is_not_there_is_waited_for_and_then_told() {
         let with = json!({ "overlap": 16, "triton": { "patience": 0 } });
         let (fault, _) = fault(&bench, on(&url, &model, with), "one").await;
         assert!(fault.code.starts_with("M12") && fault.message.contains(&url), "{fault}");
+        let help = fault.help.unwrap();
+        assert!(help.contains("grpc://host:8001") && help.contains("http://host:8000"), "{help}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_model_server_is_told_without_its_pages() {
+    let bench = Bench::new();
+    let model = bench.model("identity", |_| {});
+    let page = "<!doctype html><title>404 Not Found</title>";
+    for (status, body) in [("404 Not Found", page), ("200 OK", page), ("302 Found", ""), ("405 Method Not Allowed", "")]
+    {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
+        let server = tokio::spawn(async move {
+            loop {
+                let (mut socket, _) = listener.accept().await.unwrap();
+                let (mut asked, mut part) = (Vec::new(), [0; 1024]);
+                while !asked.ends_with(b"\r\n\r\n") {
+                    let read = socket.read(&mut part).await.unwrap();
+                    asked.extend_from_slice(&part[..read]);
+                }
+                socket.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        let (fault, transient) = fault(&bench, on(&url, &model, json!({ "overlap": 16 })), "one").await;
+        server.abort();
+        assert!(fault.code == "M126" && !transient && fault.message.contains("KServe"), "{status}: {fault}");
+        assert!(fault.message.contains(&url) && !fault.message.contains('<'), "{fault}");
+        let help = fault.help.unwrap();
+        assert!(help.contains("port 8000") && help.contains("port 8001"), "{help}");
     }
 }
 
@@ -215,6 +249,9 @@ async fn weights_that_do_not_fit_the_manifest_are_refused() {
     ] {
         let (fault, _) = fault(&bench, json!({ "model": model, "overlap": 16, "backend": "burn" }), "large").await;
         assert!(fault.code == code && fault.message.contains(words), "{fault}");
+        // ONNX Runtime would refuse these, too.
+        let ort_fails = words.contains("in and") || words.contains("whole images");
+        assert!(!ort_fails || !fault.help.as_ref().unwrap().contains("ort"), "{fault:?}");
     }
 }
 

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use swath_infer::{Segment, model_server};
+use swath_infer::{Classify, Segment, model_server};
 use swath_task::{Digest, Task, TaskError};
 use swath_testkit::triton::Triton;
 
@@ -149,7 +149,8 @@ const NAMED: &str = "SWATH_INFER_NAMED";
 #[tokio::test]
 async fn a_server_that_the_environment_names_is_taken() {
     if std::env::var_os(NAMED).is_some() {
-        let told = tokio::task::spawn_blocking(model_server).await.unwrap().expect("TRITON_URL is set").unwrap();
+        // As `swath doctor` does it: on a thread without a runtime.
+        let told = std::thread::spawn(model_server).join().unwrap().expect("TRITON_URL is set").unwrap();
         assert!(told.starts_with("triton 2."), "{told}");
         let bench = Bench::new();
         let model = bench.model("identity", |m| m["name"] = json!("named"));
@@ -177,6 +178,23 @@ fn a_step_that_only_waits_for_a_server_needs_one_core() {
     assert_eq!(needs(json!({ "triton": { "url": "grpc://a" } })).cpu, 1.0);
     assert!(needs(json!({ "backend": "ort" })).cpu > 1.0);
     assert!(needs(json!({ "triton": { "url": "grpc://a" }, "device": "cpu" })).cpu > 1.0);
+}
+
+#[test]
+fn the_server_that_the_environment_names_is_part_of_the_key_where_it_computes() {
+    let variables = |with: Value| serde_json::from_value::<Segment>(with).unwrap().variables();
+    for with in [json!({}), json!({ "backend": "triton" })] {
+        assert_eq!(variables(with.clone()), ["TRITON_URL"], "{with}");
+    }
+    for with in [
+        json!({ "backend": "ort" }),
+        json!({ "backend": "burn" }),
+        json!({ "device": "cpu" }),
+        json!({ "backend": "triton", "triton": { "url": "grpc://a" } }),
+    ] {
+        assert!(variables(with.clone()).is_empty(), "{with}");
+    }
+    assert_eq!(serde_json::from_value::<Classify>(json!({})).unwrap().variables(), ["TRITON_URL"]);
 }
 
 #[tokio::test]
