@@ -2,15 +2,21 @@
 
 use jiff::Timestamp;
 use serde_json::Value;
-use swath_flow::is_remote;
 use swath_task::{PATH_MARK, PERIOD_MARK};
 
 use crate::parameters::schema_at;
-use crate::template::{Template, absolute_period};
+use crate::template::{Template, absolute_path, absolute_period};
 
 fn takes_path(schema: &Value) -> bool {
     schema[PATH_MARK] == true
         || ["anyOf", "oneOf"].iter().any(|key| schema[*key].as_array().into_iter().flatten().any(takes_path))
+}
+
+/// The words that stand beside a path, as `none` does: what an `enum` next to it lists. A word is no path.
+fn words(schema: &Value) -> Vec<String> {
+    let branches = ["anyOf", "oneOf"].iter().flat_map(|key| schema[*key].as_array()).flatten();
+    let listed = branches.flat_map(|branch| branch["enum"].as_array()).flatten();
+    listed.filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
 fn takes_period(schema: &Value) -> bool {
@@ -37,7 +43,9 @@ pub(crate) fn absolute(template: Template, schema: &Value, folder: &str, now: Ti
                 })
                 .collect(),
         ),
-        other if takes_path(schema) => Template::Path { folder: folder.to_owned(), of: Box::new(other) },
+        other if takes_path(schema) => {
+            Template::Path { folder: folder.to_owned(), words: words(schema), of: Box::new(other) }
+        }
         other if takes_period(schema) => Template::Period { now: now.to_string(), of: Box::new(other) },
         other => other,
     }
@@ -45,9 +53,7 @@ pub(crate) fn absolute(template: Template, schema: &Value, folder: &str, now: Ti
 
 fn absolute_value(value: Value, schema: &Value, folder: &str, now: Timestamp) -> Value {
     match value {
-        Value::String(text) if !text.is_empty() && !is_remote(&text) && takes_path(schema) => {
-            Value::String(swath_flow::absolute(&text, folder.as_ref()))
-        }
+        Value::String(text) if takes_path(schema) => absolute_path(text, &words(schema), folder),
         Value::String(_) if takes_period(schema) => absolute_period(value, now),
         Value::Array(items) => {
             let at = |index: usize| schema_at(schema, &format!("/{index}")).unwrap_or(&Value::Null);
@@ -70,5 +76,33 @@ fn absolute_value(value: Value, schema: &Value, folder: &str, now: Timestamp) ->
                 .collect(),
         ),
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use swath_flow::Scope;
+
+    use super::*;
+
+    #[test]
+    fn a_word_beside_a_path_stays_a_word() {
+        let schema = json!({ "anyOf": [{ "enum": ["none"] }, { "type": "string", (PATH_MARK): true }] });
+        let plain = json!({ "type": "string", (PATH_MARK): true });
+        let text = |text: &str| Template::Value(json!(text));
+        let computed = |text: &str| Template::Expression(format!("'{text}'"));
+        for of in [text, computed] {
+            for (schema, given, wanted) in [
+                (&schema, "none", "none"),
+                (&schema, "/any/none", "/any/none"),
+                (&schema, "best.pth", "/flows/best.pth"),
+                (&schema, "https://a/none", "https://a/none"),
+                (&plain, "none", "/flows/none"),
+            ] {
+                let made = absolute(of(given), schema, "/flows", Timestamp::UNIX_EPOCH);
+                assert_eq!(made.evaluate(&Scope::default()).unwrap(), wanted);
+            }
+        }
     }
 }

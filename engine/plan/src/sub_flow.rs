@@ -129,7 +129,8 @@ impl Planner<'_> {
         }
         match spec.of {
             ParameterType::Path | ParameterType::Model | ParameterType::Aoi | ParameterType::Uri => {
-                Template::Path { folder: self.folder.to_string_lossy().into_owned(), of: Box::new(value) }
+                let folder = self.folder.to_string_lossy().into_owned();
+                Template::Path { folder, words: Vec::new(), of: Box::new(value) }
             }
             ParameterType::Period => Template::Period { now: self.shared.input.now.to_string(), of: Box::new(value) },
             _ => value,

@@ -19,6 +19,9 @@ pub enum Template {
     Path {
         /// Absolute folder.
         folder: String,
+        /// What is no path, see `absolute::words`.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        words: Vec<String>,
         /// What yields the path.
         of: Box<Template>,
     },
@@ -108,10 +111,8 @@ impl Template {
                 }
                 Ok(Value::String(text))
             }
-            Self::Path { folder, of } => Ok(match of.evaluate(scope)? {
-                Value::String(path) if !path.is_empty() && !swath_flow::is_remote(&path) => {
-                    Value::String(absolute(&path, folder.as_ref()))
-                }
+            Self::Path { folder, words, of } => Ok(match of.evaluate(scope)? {
+                Value::String(path) => absolute_path(path, words, folder),
                 other => other,
             }),
             Self::Period { now, of } => {
@@ -130,6 +131,12 @@ impl Template {
             }
         }
     }
+}
+
+/// A path, from the root on. What is none of this machine's stays as it is.
+pub(crate) fn absolute_path(path: String, words: &[String], folder: &str) -> Value {
+    let stays = path.is_empty() || swath_flow::is_remote(&path) || words.contains(&path);
+    Value::String(if stays { path } else { absolute(&path, folder.as_ref()) })
 }
 
 /// The two instants of a period. What is none stays as it is, for the task to refuse in its own words.
@@ -162,6 +169,7 @@ mod tests {
                 "path".into(),
                 Template::Path {
                     folder: "/flows".into(),
+                    words: vec!["none".into()],
                     of: Box::new(Template::Expression("'../x-' + string(params.n)".into())),
                 },
             ),

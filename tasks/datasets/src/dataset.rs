@@ -1,5 +1,6 @@
 //! Datasets: which chips train, validate and test, and what was measured on them.
 
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::path::Path;
 
@@ -39,6 +40,34 @@ pub struct DatasetManifest {
 }
 
 impl DatasetManifest {
+    /// What it tells of its sides must be what the chips that it lists are; none of them is listed twice.
+    fn check(&self, sets: &[ChipSet]) -> Result<(), String> {
+        let mut listed = HashSet::new();
+        if let Some(twin) = sets.iter().find(|set| !listed.insert(set.digest())) {
+            return Err(format!("the chip set with the digest {} is listed twice", twin.digest()));
+        }
+        let mut listed = HashSet::new();
+        for name in SideName::ALL {
+            let side = self.sides.get(name);
+            if let Some(twice) = side.chips.iter().find(|chip| !listed.insert((chip.set, chip.chip))) {
+                return Err(format!(
+                    "chip `{}` of the {name} side is listed twice, there or on another side",
+                    twice.id
+                ));
+            }
+            let positives = side.chips.iter().filter(|chip| chip.positive).count();
+            let negatives = side.chips.len() - positives;
+            if (side.positives, side.negatives) != (positives, negatives) {
+                return Err(format!(
+                    "the {name} side lists {positives} positive and {negatives} negative chips, and tells of {} and {}",
+                    side.positives, side.negatives
+                ));
+            }
+            side.check_classes(name, sets)?;
+        }
+        Ok(())
+    }
+
     /// Places of the bands that are shown as red, green and blue: natural colours where there are such, else the first ones.
     pub fn natural_colours(&self) -> [usize; 3] {
         let find = |name: &str| self.bands.iter().position(|band| band == name);
@@ -130,6 +159,27 @@ pub struct Side {
     pub chips: Vec<ChipRef>,
 }
 
+impl Side {
+    /// Pixels of each class must be those of the chips, where all chips tell them: sets of before did not.
+    fn check_classes(&self, name: SideName, sets: &[ChipSet]) -> Result<(), String> {
+        let mut found: BTreeMap<u32, u64> = BTreeMap::new();
+        for chip in &self.chips {
+            let classes = &sets[chip.set].manifest().chips[chip.chip].classes;
+            if classes.is_empty() {
+                return Ok(());
+            }
+            classes.iter().for_each(|class| *found.entry(class.value as u32).or_default() += class.pixels);
+        }
+        let whole = self.labels.iter().filter(|label| label.from.is_none() && label.value.fract() == 0.0);
+        let told: BTreeMap<u32, u64> = whole.map(|label| (label.value as u32, label.pixels)).collect();
+        let Some(class) = found.keys().chain(told.keys()).find(|class| found.get(*class) != told.get(*class)) else {
+            return Ok(());
+        };
+        let [shown, told] = [&found, &told].map(|pixels| pixels.get(class).copied().unwrap_or(0));
+        Err(format!("the chips of the {name} side show {shown} pixels of class {class}, and it tells of {told}"))
+    }
+}
+
 impl Sides {
     /// A side by name.
     pub fn get(&self, name: SideName) -> &Side {
@@ -212,7 +262,8 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// Opens a dataset file and finds its chip sets, by digest, among these folders.
+    /// Opens a dataset file and finds its chip sets, by digest, among these folders. A file that contradicts itself or them is
+    /// refused; whether pixels are those that were written only [`ChipSet::verify`] finds out.
     pub fn open(path: &Path, folders: &[impl AsRef<Path>]) -> Result<Self, Error> {
         let text = std::fs::read(path).map_err(|error| Error::read(path, error))?;
         let manifest: DatasetManifest =
@@ -235,6 +286,7 @@ impl Dataset {
                 return Err(Error::manifest(path, format!("chip `{}` is not in the set that it names", chip.id)));
             }
         }
+        manifest.check(&sets).map_err(|reason| Error::manifest(path, reason))?;
         Ok(Self { manifest, sets })
     }
 

@@ -66,7 +66,9 @@ impl Error {
         match self {
             Self::Read { .. } => "check that the folder is a chip set: `manifest.json` and its shards",
             Self::Write { .. } => "free disk space or choose a folder that can be written",
-            Self::Manifest { .. } => "make the set again with `dataset.chips`; docs/datasets.md tells every field",
+            Self::Manifest { .. } => {
+                "make it again with `dataset.chips` or `dataset.split`; docs/datasets.md tells every field"
+            }
             Self::Shard { .. } => "copy or make the set again; a shard is never changed once it is written",
             Self::MissingSet { .. } => "give every chip set that the split was made of, unchanged",
         }

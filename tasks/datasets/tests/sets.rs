@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use swath_datasets::{ChipSet, ChipSite, ChipWriter, Error, Header, Measures, Place, SiteWindow, Sources};
+use serde_json::{Value, json};
+use swath_datasets::{ChipSet, ChipSite, ChipWriter, Dataset, Error, Header, Measures, Place, SiteWindow, Sources};
 use swath_task::Digest;
 
 const SIDE: usize = 4;
@@ -149,4 +150,59 @@ fn a_damaged_set_is_told_by_its_code() {
 fn a_folder_that_is_no_set_says_so() {
     let folder = tempfile::tempdir().unwrap();
     assert!(matches!(ChipSet::open(folder.path()), Err(Error::Read { .. })));
+}
+
+/// A dataset of the set in a folder: chip 0 and chip 2 train, chip 3 validates, chip 4 tests.
+fn dataset(folder: &Path) -> Value {
+    let set = ChipSet::open(folder).unwrap();
+    let side = |chips: &[usize]| {
+        let told = |chip: &usize| json!({ "set": 0, "chip": chip, "id": set.manifest().chips[*chip].id, "positive": *chip > 0 });
+        let positives = chips.iter().filter(|chip| **chip > 0).count();
+        let labelled: usize = chips.iter().sum();
+        let labels = [(0.0, 15 * chips.len() - labelled), (1.0, labelled)];
+        json!({
+            "positives": positives, "negatives": chips.len() - positives, "blocks": 1,
+            "labels": labels.map(|(value, pixels)| json!({ "value": value, "pixels": pixels })),
+            "chips": chips.iter().map(told).collect::<Vec<_>>(),
+        })
+    };
+    json!({
+        "format": "swath.dataset/1", "size": SIDE, "bands": ["B04", "B08"], "seed": 0, "block_m": 1.0, "gap_m": 0.0,
+        "sets": [{ "digest": set.digest(), "chips": 5 }],
+        "sides": { "train": side(&[0, 2]), "validation": side(&[3]), "test": side(&[4]) },
+        "left_out": { "ambiguous": 0, "border": 0, "negatives": 0 },
+        "leakage": { "overlapping": 0, "within_gap": 0, "equal": 0 }, "statistics": [],
+    })
+}
+
+#[test]
+fn a_dataset_that_was_edited_by_hand_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path());
+    let path = folder.path().join("dataset.json");
+    let open = |edit: &dyn Fn(&mut Value)| {
+        let mut dataset = dataset(folder.path());
+        edit(&mut dataset);
+        std::fs::write(&path, dataset.to_string()).unwrap();
+        Dataset::open(&path, &[folder.path()]).map_err(|error| (error.code(), error.to_string()))
+    };
+    open(&|_| {}).unwrap();
+    let refused = |part: &str, edit: &dyn Fn(&mut Value)| {
+        let (code, message) = open(edit).unwrap_err();
+        assert!(code == "L132" && message.contains(part), "{part}: {message}");
+    };
+    refused("of the test side is listed twice", &|dataset| {
+        let chip = dataset["sides"]["test"]["chips"][0].clone();
+        dataset["sides"]["train"]["chips"].as_array_mut().unwrap().push(chip);
+        dataset["sides"]["train"]["positives"] = json!(2);
+        dataset["sides"]["train"]["labels"] = json!([{ "value": 0.0, "pixels": 39 }, { "value": 1.0, "pixels": 6 }]);
+    });
+    refused("train side lists 0 positive and 1 negative chips, and tells of 1 and 1", &|dataset| {
+        dataset["sides"]["train"]["chips"].as_array_mut().unwrap().pop();
+    });
+    refused("chips of the train side show 15 pixels of class 0, and it tells of 28", &|dataset| {
+        dataset["sides"]["train"]["chips"].as_array_mut().unwrap().pop();
+        dataset["sides"]["train"]["positives"] = json!(0);
+    });
+    refused("is not in the set", &|dataset| dataset["sides"]["test"]["chips"][0]["chip"] = json!(1));
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use swath_datasets::{Dataset, DatasetManifest, SideName};
+use swath_datasets::{ChipSet, Dataset, DatasetManifest, SideName};
 use swath_kinds::{ChipSetFolder, DatasetFile};
 use swath_task::{Artifact, Bytes, Context, Digest, Fault, LocalPath, Needs, Purity, Task, TaskError};
 
@@ -124,7 +124,7 @@ fn is_free(folder: &Path) -> io::Result<bool> {
 /// Takes a dataset and its chip sets from a folder, where `dataset.save` or a person put them.
 ///
 /// The folder holds `dataset.json` and its chip sets, a folder each. Which chip set is which is known by their digests;
-/// others may lie beside them.
+/// others may lie beside them. Every shard of its sets is read and compared with the digest in the manifest.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OpenDataset {
@@ -154,7 +154,7 @@ pub struct OpenOutputs {
 
 impl Task for OpenDataset {
     const NAME: &'static str = "dataset.open";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const PURITY: Purity = Purity::Pure;
     const NATIVE: bool = true;
     type Inputs = OpenInputs;
@@ -206,6 +206,8 @@ impl Opened {
         }
         folders.sort();
         let dataset = Dataset::open(&folder.join(DATASET), &folders).map_err(set_fault)?;
+        // What comes from a step is checked by the artifact store; here a person, a disk or a copy may have changed it.
+        dataset.sets().iter().try_for_each(ChipSet::verify).map_err(set_fault)?;
         let wanted = dataset.manifest().sets.iter().map(|set| set.digest);
         let mut known = Vec::new();
         for path in folders {

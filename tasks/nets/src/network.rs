@@ -294,6 +294,25 @@ impl Model {
         })
     }
 
+    /// What [`Self::transfer`] leaves in a file, by name, besides the last layer of a classifier.
+    pub fn left(&self, path: &Path) -> Result<Vec<String>, Error> {
+        let slots = crate::weights::slots(self);
+        let encoder = |name: &str| match self {
+            Self::ConvNext(_) => Some(name.to_owned()),
+            _ => {
+                let (first, rest) = name.split_once('.')?;
+                Self::ENCODERS.contains(&first).then(|| rest.to_owned())
+            }
+        };
+        let slots = slots.into_iter().filter_map(|(name, shape)| Some((encoder(&name)?, shape))).collect();
+        Weights::open(path)?.beyond(&slots, "fc.")
+    }
+
+    /// Names of its weights, as PyTorch has them.
+    pub fn names(&self) -> Vec<String> {
+        crate::weights::slots(self).into_keys().collect()
+    }
+
     /// Writes the weights as safetensors under PyTorch's names, in place of a file that is there.
     pub fn save(&self, path: &Path) -> Result<(), Error> {
         crate::weights::save(self, path)

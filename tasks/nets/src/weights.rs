@@ -21,6 +21,8 @@ use crate::inflate;
 
 /// Channels of a first layer that is made fit for others.
 const MOST_CHANNELS: usize = 1024;
+/// Batches that a `BatchNorm2d` has seen: PyTorch counts them, and uses the count in no network here.
+const UNUSED: &str = ".num_batches_tracked";
 
 /// A file of weights, opened: its names and shapes are known, its numbers are read when a network takes them.
 pub struct Weights {
@@ -70,11 +72,34 @@ impl Weights {
         self.fill(network, &slots, given)
     }
 
+    /// Names of the tensors that are none of `slots`, nor of a layer whose name begins with `head`.
+    pub(crate) fn beyond(&self, slots: &BTreeMap<String, Shape>, head: &str) -> Result<Vec<String>, Error> {
+        let root = self.root(slots)?;
+        let known = |name: &str| {
+            let slot = name.strip_prefix(root);
+            name.ends_with(UNUSED) || slot.is_some_and(|slot| slots.contains_key(slot) || slot.starts_with(head))
+        };
+        Ok(self.names().filter(|name| !known(name)).map(str::to_owned).collect())
+    }
+
     /// The tensors that are meant for these slots, by the names that they have there.
+    fn given(&self, slots: &BTreeMap<String, Shape>) -> Result<BTreeMap<String, Stored>, Error> {
+        let root = self.root(slots)?;
+        let below = self.tensors.iter().filter_map(|(name, tensor)| Some((name.strip_prefix(root)?, tensor)));
+        let below = below.filter(|(name, _)| !name.ends_with(UNUSED));
+        let named = below.map(|(name, tensor)| {
+            let mut tensor = tensor.clone();
+            name.clone_into(&mut tensor.name);
+            (name.to_owned(), tensor)
+        });
+        Ok(named.collect())
+    }
+
+    /// What the names of the tensors begin with that are meant for these slots.
     ///
     /// A checkpoint often holds the weights below a name of its own (`state_dict.`, `model.`, `module.`), beside the
     /// optimizer's state and more. The weights are below the name that has most of what is looked for.
-    fn given(&self, slots: &BTreeMap<String, Shape>) -> Result<BTreeMap<String, Stored>, Error> {
+    fn root(&self, slots: &BTreeMap<String, Shape>) -> Result<&str, Error> {
         let mut roots: BTreeMap<&str, usize> = BTreeMap::new();
         for (name, slot) in self.names().flat_map(|name| endings(name).map(move |slot| (name, slot))) {
             if slots.contains_key(slot) {
@@ -83,23 +108,14 @@ impl Weights {
         }
         let most = roots.values().copied().max().unwrap_or(0);
         let best: Vec<&str> = roots.into_iter().filter(|(_, count)| *count == most).map(|(root, _)| root).collect();
-        let root = match best[..] {
-            [] => "",
-            [root] => root,
+        match best[..] {
+            [] => Ok(""),
+            [root] => Ok(root),
             _ => {
                 let below = best.into_iter().map(|root| root.trim_end_matches('.').to_owned()).collect();
-                return Err(Error::Several { path: self.path.clone(), below });
+                Err(Error::Several { path: self.path.clone(), below })
             }
-        };
-        let below = self.tensors.iter().filter_map(|(name, tensor)| Some((name.strip_prefix(root)?, tensor)));
-        // Batches that a `BatchNorm2d` has seen: PyTorch counts them, and uses the count in no network here.
-        let below = below.filter(|(name, _)| !name.ends_with(".num_batches_tracked"));
-        let named = below.map(|(name, tensor)| {
-            let mut tensor = tensor.clone();
-            name.clone_into(&mut tensor.name);
-            (name.to_owned(), tensor)
-        });
-        Ok(named.collect())
+        }
     }
 
     fn fill<M: Module>(
@@ -189,7 +205,7 @@ fn compare(slots: &BTreeMap<String, Shape>, given: &BTreeMap<String, Stored>) ->
 }
 
 /// The tensors of a network, by PyTorch's names.
-fn slots<M: Module>(network: &M) -> BTreeMap<String, Shape> {
+pub(crate) fn slots<M: Module>(network: &M) -> BTreeMap<String, Shape> {
     let mut slots = Slots::default();
     network.visit(&mut slots);
     slots.found

@@ -22,7 +22,7 @@ use crate::settings::{DeviceChoice, InitialWeights, Settings};
 use crate::tracking::Tracker;
 
 /// Raised when equal inputs give other outputs; part of what a state of an earlier attempt is known by.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// Trains a network that tells a class for every pixel.
 ///
@@ -100,7 +100,7 @@ macro_rules! task {
             }
 
             fn reads(&self) -> Vec<PathBuf> {
-                weights_file(&self.0).ok().flatten().into_iter().collect()
+                weights_file(&self.0).ok().flatten().map(|(path, _)| path).into_iter().collect()
             }
 
             async fn run(&self, inputs: Inputs, ctx: &Context) -> Result<Outputs, TaskError> {
@@ -120,19 +120,19 @@ fn needs(settings: &Settings) -> Needs {
     Needs { gpu, ..Needs::all_cores(memory) }
 }
 
-/// Where the weights to begin with lie.
-fn weights_file(settings: &Settings) -> Result<Option<PathBuf>, TaskError> {
+/// Where the weights to begin with lie, and the digest that a checkpoint tells of its own.
+fn weights_file(settings: &Settings) -> Result<Option<(PathBuf, Option<Digest>)>, TaskError> {
     match &settings.weights {
         InitialWeights::None => Ok(None),
         InitialWeights::Path(path) if path.is_dir() => {
-            let manifest = CheckpointManifest::of_folder(path)?;
-            Ok(Some(path.join(manifest.weights.file)))
+            let told = CheckpointManifest::of_folder(path)?.weights;
+            Ok(Some((path.join(told.file), Some(told.digest))))
         }
-        InitialWeights::Path(path) => Ok(Some(path.clone())),
+        InitialWeights::Path(path) => Ok(Some((path.clone(), None))),
         InitialWeights::ImageNet => {
             let folders = torch_folders(|name| std::env::var_os(name).map(PathBuf::from));
             let found = settings.network.network.imagenet().and_then(|file| file.find(&folders));
-            found.map(Some).map_err(|error| of_weights(&error))
+            found.map(|file| Some((file, None))).map_err(|error| of_weights(&error))
         }
     }
 }
@@ -234,8 +234,21 @@ fn prepare(
     let weights = weights_file(settings)?;
     let began_with = match &weights {
         None => None,
-        Some(path) => Some(file_digest(path)?),
+        Some((path, told)) => {
+            let digest = file_digest(path)?;
+            if let Some(told) = told.filter(|told| *told != digest) {
+                let message = format!(
+                    "the weights `{}` are not what the manifest tells of: their digest is `{digest}`, not `{told}`",
+                    path.display()
+                );
+                let help =
+                    "restore the checkpoint folder, which a training step writes whole, or give `weights` the file";
+                return Err(Fault::new("M103", message).help(help).permanent());
+            }
+            Some(digest)
+        }
     };
+    let weights = weights.map(|(path, _)| path);
     // Who is told, and where the weights lie, makes no other training.
     let text = serde_json::to_vec(&(
         settings.told(),
@@ -300,7 +313,7 @@ fn work(
     picture: &Path,
     ctx: &Context,
 ) -> Result<Done, TaskError> {
-    let keep = Keep::new(ctx.keep()?)?;
+    let keep = Keep::new(ctx.keep()?);
     let name = format!("{} of {}", job.names.join(", "), &dataset.hex()[..8]);
     let mut tracker = Tracker::open(job.settings.tracking.as_ref(), &name, job.fingerprint);
     tracker.params(&serde_json::to_value(job.settings.told()).unwrap_or_default());

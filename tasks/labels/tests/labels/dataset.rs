@@ -300,6 +300,20 @@ fn a_dataset_that_is_saved_is_opened_as_it_was() {
     }
     Dataset::open(&areas.bench.path(&opened["dataset"]), &sets).unwrap();
 
+    // A byte that a disk, a copy or a person changed is found, and what was saved no longer stands.
+    let shard = folder.join("chips-01/chips-00000.safetensors");
+    let bytes = std::fs::read(&shard).unwrap();
+    let mut flipped = bytes.clone();
+    flipped[bytes.len() / 2] ^= 1;
+    std::fs::write(&shard, flipped).unwrap();
+    let (code, message, _) = told(areas.bench.run::<OpenDataset>(params.clone(), json!({})).unwrap_err());
+    assert!(
+        code == "L133" && message.contains("chips-01/chips-00000") && message.contains("the manifest has"),
+        "{message}"
+    );
+    assert!(!swath_task::Task::stands(&task, &saved));
+    std::fs::write(&shard, bytes).unwrap();
+
     // It is replaced by another as a whole, and what is no dataset is left alone.
     let other = areas.split(json!({ "block": "1 km", "seed": 8 }), &[0]).unwrap();
     let one = json!({ "dataset": other["dataset"], "chips": [areas.sets[0]] });

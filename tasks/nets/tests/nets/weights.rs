@@ -86,6 +86,16 @@ fn weights_of_another_network_do_not_fit() {
     assert_eq!(shape.reshaped[0].name, "encoder.conv1.weight");
     assert!(shape.missing.is_empty() && shape.unexpected.is_empty());
     resnet18(10).transfer(&file).expect("the encoder of a whole network");
+    let left = resnet18(10).left(&file).expect("names");
+    assert!(left.contains(&"segmentation_head.0.bias".to_owned()), "{left:?}");
+    assert!(
+        left.iter().all(|name| !name.starts_with("encoder.") && !name.ends_with("num_batches_tracked")),
+        "{left:?}"
+    );
+    let names = resnet18(10).names();
+    assert_eq!(left.len(), names.iter().filter(|name| !name.starts_with("encoder.")).count());
+    let imagenet = resnet18(3).left(&reference().join("imagenet/resnet18.pth")).expect("names");
+    assert_eq!(imagenet, [] as [String; 0], "a classifier is always left");
 }
 
 #[test]

@@ -2,8 +2,9 @@
 //! computes.
 //!
 //! What a label says: 0 is background; above 0 and up to 0.5, and other fractions, it is ambiguous; 1 and on are classes; NaN
-//! takes no part. A network of one output tells the classes, all alike, from background, and an ambiguous pixel is half of
-//! each. One of several outputs tells each label by its number, background being 0, and an ambiguous pixel takes no part.
+//! takes no part, nor does a pixel of which a band has no data: NaN or infinite. A network of one output tells the classes, all
+//! alike, from background, and an ambiguous pixel is half of each. One of several outputs tells each label by its number,
+//! background being 0, and an ambiguous pixel takes no part.
 
 mod augment;
 mod normalise;
@@ -131,6 +132,11 @@ impl Samples {
         for ((place, chip), ((image, targets), valid)) in chips.iter().enumerate().zip(images.zip(targets).zip(valid)) {
             let read = self.dataset.read(chip, &mut raw.image, &mut raw.label, &mut raw.bytes);
             read.map_err(|error| of_dataset(&error))?;
+            // `dataset.chips` takes the label away there; who writes chips otherwise may have left it.
+            for plane in raw.image.chunks_exact(pixels) {
+                let bare = raw.label.iter_mut().zip(plane).filter(|(_, value)| !value.is_finite());
+                bare.for_each(|(label, _)| *label = f32::NAN);
+            }
             let mut random =
                 vary.map(|vary| random::generator(vary.seed, For::Chip, vary.epoch.into(), (first + place) as u64));
             let turn = match (vary, &mut random) {

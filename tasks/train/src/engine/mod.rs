@@ -27,13 +27,13 @@ use crate::faults::of_weights;
 use crate::metrics::Scores;
 use crate::random::{self, For};
 use crate::record::{Epoch, Keep, Kept, Progress};
-use crate::settings::{Monitor, Settings};
+use crate::settings::{Monitor, Precision, Settings};
 use crate::tracking::Tracker;
 
 /// Networks of one process draw from one stream of numbers: while one does, from its own seed, no other may.
 static DRAWING: Mutex<()> = Mutex::new(());
 
-/// Chips that a message names.
+/// Chips or weights that a message names.
 const NAMED: usize = 16;
 
 /// A training, all of it checked.
@@ -75,11 +75,15 @@ impl Job {
                 tracing::info!("begins with all weights of `{}`", path.display());
                 model
             }
+            Err(error @ swath_nets::Error::Misfit { .. }) if is_whole(&model, &error) => {
+                return Err(of_weights(&error));
+            }
             Err(swath_nets::Error::Misfit { misfit, .. }) => {
                 let differing = |misfit: &swath_nets::Misfit| {
                     misfit.missing.len() + misfit.unexpected.len() + misfit.reshaped.len() + misfit.not_numbers.len()
                 };
                 let whole = differing(&misfit);
+                let left = model.left(path).unwrap_or_default();
                 let model = model.transfer(path).map_err(|error| match error {
                     // Whatever it is nearer to: weights of the whole network, or of its encoder.
                     swath_nets::Error::Misfit { path, misfit: other } if differing(&other) > whole => {
@@ -87,7 +91,11 @@ impl Job {
                     }
                     error => of_weights(&error),
                 })?;
-                tracing::info!("begins with the encoder of `{}`", path.display());
+                let told = format!("begins with the encoder of `{}`", path.display());
+                match left.len() {
+                    0 => tracing::info!("{told}"),
+                    count => tracing::warn!("{told}: {count} others are left out: {}", some(left.iter())),
+                }
                 model
             }
             Err(error) => return Err(of_weights(&error)),
@@ -117,6 +125,26 @@ impl Job {
     }
 }
 
+/// Whether weights that do not fit are meant for the whole network and not for its encoder: they have most of the names of both
+/// its encoder and what is beyond, and some names differ.
+fn is_whole(model: &Model, error: &swath_nets::Error) -> bool {
+    let swath_nets::Error::Misfit { misfit, .. } = error else { return false };
+    let is_encoder = |name: &String| name.split('.').next().is_some_and(|first| Model::ENCODERS.contains(&first));
+    let (encoder, beyond): (Vec<String>, Vec<String>) = model.names().into_iter().partition(is_encoder);
+    let most = |names: &[String]| 2 * names.iter().filter(|name| misfit.missing.contains(name)).count() < names.len();
+    most(&encoder) && most(&beyond) && !(misfit.missing.is_empty() && misfit.unexpected.is_empty())
+}
+
+/// The first ones of what a message names, and how many more there are.
+fn some<T: std::fmt::Display>(all: impl ExactSizeIterator<Item = T>) -> String {
+    let more = all.len().saturating_sub(NAMED);
+    let mut named: Vec<String> = all.take(NAMED).map(|one| format!("`{one}`")).collect();
+    if more > 0 {
+        named.push(format!("and {more} more"));
+    }
+    named.join(", ")
+}
+
 struct Look;
 
 impl ModuleVisitor for Look {
@@ -132,6 +160,17 @@ impl ModuleVisitor for Finite {
         let sum: f32 = param.val().abs().sum().into_scalar();
         self.0 &= sum.is_finite();
     }
+}
+
+/// Where in a training it is.
+#[derive(Clone, Copy)]
+struct Place {
+    epoch: u32,
+    /// From 1, as epochs.
+    batch: usize,
+    batches: usize,
+    /// The learning rate of the step.
+    rate: f64,
 }
 
 /// A training under way.
@@ -197,11 +236,13 @@ impl Training<'_> {
         let mut rate = 0.0;
         for step in 0..steps {
             let group = settings.accumulate.min(batches - step * settings.accumulate);
+            rate = self.progress.rate.at(&settings.schedule, self.progress.step, length);
             let mut gradients = GradientsAccumulator::new();
             let mut seen = Vec::new();
             for _ in 0..group {
                 let Some(mut batch) = reader.next(self.ctx)? else { break };
-                let (value, own) = self.batch(&mut batch, epoch, done, group)?;
+                let at = Place { epoch, batch: done + 1, batches, rate };
+                let (value, own) = self.batch(&mut batch, at, group)?;
                 gradients.accumulate(&self.model, own);
                 loss += value * batch.taking_part();
                 weight += batch.taking_part();
@@ -209,8 +250,7 @@ impl Training<'_> {
                 done += 1;
                 self.ctx.progress(before + done as u64, total, "batches");
             }
-            rate = self.progress.rate.at(&settings.schedule, self.progress.step, length);
-            self.step(gradients.grads(), rate, &seen, epoch)?;
+            self.step(gradients.grads(), &seen, Place { epoch, batch: done, batches, rate })?;
         }
         let waited = reader.waited;
         drop(reader);
@@ -231,18 +271,12 @@ impl Training<'_> {
     }
 
     /// The loss of a batch, and its share of the gradients of a step.
-    fn batch(
-        &self,
-        batch: &mut Batch,
-        epoch: u32,
-        index: usize,
-        group: usize,
-    ) -> Result<(f64, GradientsParams), TaskError> {
+    fn batch(&self, batch: &mut Batch, at: Place, group: usize) -> Result<(f64, GradientsParams), TaskError> {
         let settings = &self.job.settings;
         let [images, targets, valid] = self.job.tensors(batch, &self.device);
         let logits = {
             let _turn = DRAWING.lock().unwrap_or_else(PoisonError::into_inner);
-            self.device.seed(random::seed(settings.seed, For::Forward, epoch.into(), index as u64));
+            self.device.seed(random::seed(settings.seed, For::Forward, at.epoch.into(), at.batch as u64 - 1));
             match self.job.machine.half {
                 Some(half) => self.model.mixed(half).forward(images.cast(half)).cast(FloatDType::F32),
                 None => self.model.forward(images),
@@ -251,32 +285,26 @@ impl Training<'_> {
         let loss = step::objective(settings.loss(), logits, targets, valid);
         let value = f64::from(loss.clone().into_scalar::<f32>());
         if !value.is_finite() {
-            return Err(not_finite("loss", epoch, &batch.chips));
+            return Err(not_finite("loss", at, &batch.chips, settings));
         }
         let gradients = (loss * (self.progress.scale.by / group as f64)).backward();
         Ok((value, GradientsParams::from_grads(gradients, &self.model)))
     }
 
-    fn step(
-        &mut self,
-        mut gradients: GradientsParams,
-        rate: f64,
-        seen: &[ChipRef],
-        epoch: u32,
-    ) -> Result<(), TaskError> {
+    fn step(&mut self, mut gradients: GradientsParams, seen: &[ChipRef], at: Place) -> Result<(), TaskError> {
         let scale = self.progress.scale.by;
         let length = step::length(&self.model, &gradients) / scale;
         if !length.is_finite() {
             if self.job.machine.half == Some(FloatDType::F16) && self.progress.scale.overflowed() {
                 return Ok(());
             }
-            return Err(not_finite("gradient", epoch, seen));
+            return Err(not_finite("gradient", at, seen, &self.job.settings));
         }
         let by = step::clip(length, self.job.settings.clip) / scale;
         if by != 1.0 {
             step::multiply(&self.model, &mut gradients, by);
         }
-        self.model = self.optimiser.step(rate, self.model.clone(), gradients);
+        self.model = self.optimiser.step(at.rate, self.model.clone(), gradients);
         self.progress.step += 1;
         if self.job.machine.half == Some(FloatDType::F16) {
             self.progress.scale.well();
@@ -348,12 +376,20 @@ fn figures(train_loss: f64, rate: f64, scores: &Scores, seconds: f64, waited: f6
     figures
 }
 
-fn not_finite(what: &str, epoch: u32, chips: &[ChipRef]) -> TaskError {
-    let mut named: Vec<String> = chips.iter().take(NAMED).map(|chip| format!("`{}`", chip.id)).collect();
-    if chips.len() > NAMED {
-        named.push(format!("and {} more", chips.len() - NAMED));
+fn not_finite(what: &str, at: Place, chips: &[ChipRef], settings: &Settings) -> TaskError {
+    let Place { epoch, batch, batches, rate } = at;
+    let chips = some(chips.iter().map(|chip| &chip.id));
+    let message = format!(
+        "the {what} is not finite in epoch {epoch}, batch {batch} of {batches}, at a learning rate of {rate}; the chips \
+         are {chips}"
+    );
+    let mut ways = vec!["lower `optimiser.learning_rate`"];
+    if settings.clip.is_none() {
+        ways.push("set `clip`");
     }
-    Fault::new("N104", format!("the {what} in epoch {epoch} is not finite; the chips are {}", named.join(", ")))
-        .help("look at the values of these chips; if they are as all others, lower the learning rate or set `clip`")
-        .permanent()
+    if settings.precision == Precision::F16 {
+        ways.push("take another `precision` than `f16`");
+    }
+    let help = format!("look at the values of these chips; if they are as all others, {}", ways.join(" or "));
+    Fault::new("N104", message).help(help).permanent()
 }

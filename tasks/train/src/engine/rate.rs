@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::settings::{Monitor, Schedule};
+use crate::settings::{self, Monitor, Schedule};
 
 /// How much better, as a share, a score must be for a plateau to end: PyTorch's default.
 const THRESHOLD: f64 = 1e-4;
@@ -32,7 +32,8 @@ impl Rate {
     /// The rate of a step, counted from 0.
     pub fn at(&self, schedule: &Schedule, step: u64, length: Length) -> f64 {
         let Schedule::Cosine { warm_up, least } = *schedule else { return self.now };
-        let rise = u64::from(warm_up.min(length.epochs)) * length.steps_an_epoch;
+        let warm_up = warm_up.unwrap_or_else(|| settings::warm_up(length.epochs)).min(length.epochs);
+        let rise = u64::from(warm_up) * length.steps_an_epoch;
         if step < rise {
             return self.now * (step + 1) as f64 / rise as f64;
         }
@@ -60,5 +61,19 @@ impl Rate {
             }
             self.bad = 0;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_training_has_its_whole_rate_and_falls() {
+        let schedule = Schedule::Cosine { warm_up: None, least: 0.0 };
+        let length = Length { steps_an_epoch: 2, epochs: 3 };
+        let rates: Vec<f64> = (0..6).map(|step| Rate::new(1.0).at(&schedule, step, length)).collect();
+        assert_eq!(rates[..3], [0.5, 1.0, 1.0]);
+        assert!(rates[3] > rates[4] && rates[4] > rates[5] && rates[5] < 0.2, "{rates:?}");
     }
 }

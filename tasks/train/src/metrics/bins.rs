@@ -96,7 +96,8 @@ fn edge(bin: usize) -> f32 {
 
 /// The bin whose edge this threshold is.
 fn place_of(threshold: f64) -> usize {
-    let logit = logit(threshold).clamp(-f64::from(CERTAIN), f64::from(CERTAIN));
+    // The lowest bin begins a little below the lowest logit.
+    let logit = logit(threshold).clamp(f64::from(edge(bin(-CERTAIN))), f64::from(CERTAIN));
     let near = bin(logit as f32);
     let off = |place: &usize| (f64::from(edge(*place)) - logit).abs();
     let candidates = near.saturating_sub(1)..=(near + 1).min(COUNT - 1);
@@ -122,6 +123,23 @@ mod tests {
             assert_eq!(place_of(sigmoid(f64::from(edge(place)))), place, "{}", edge(place));
         }
         assert_eq!(edge(place_of(0.5)), 0.0);
+    }
+
+    #[test]
+    fn a_threshold_that_is_told_finds_what_it_was_chosen_for_however_certain_the_network_is() {
+        let certain = [(-1e3, true), (-1e3, false), (-500.0, false), (-500.0, false)];
+        let sure = [(1e3, true), (1e3, false), (1e3, true), (-1e3, false)];
+        let spread = [(-1e3, false), (-30.0, false), (-29.9, true), (-12.0, true), (35.0, true)];
+        for (given, found) in [(&certain[..], [1, 3, 0]), (&sure[..], [2, 1, 0]), (&spread[..], [3, 0, 0])] {
+            let mut bins = Bins::new();
+            given.iter().for_each(|(logit, positive)| bins.add(*logit, *positive));
+            let threshold = bins.best_threshold().unwrap();
+            let [hits, false_alarms, misses] = found;
+            assert_eq!(bins.counts(threshold), Counts { hits, false_alarms, misses }, "{given:?}: {threshold:e}");
+        }
+        let mut bins = Bins::new();
+        certain.iter().for_each(|(logit, positive)| bins.add(*logit, *positive));
+        assert_eq!(bins.counts(0.0).hits, 1);
     }
 
     #[test]

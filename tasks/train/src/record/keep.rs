@@ -52,10 +52,8 @@ struct Seal {
 }
 
 impl Keep {
-    pub fn new(folder: &Path) -> Result<Self, TaskError> {
-        let best = folder.join("best");
-        fs::create_dir_all(&best).map_err(|error| unwritable(&best, error))?;
-        Ok(Self { folder: folder.to_owned() })
+    pub fn new(folder: &Path) -> Self {
+        Self { folder: folder.to_owned() }
     }
 
     /// The weights of one of the best epochs.
@@ -66,6 +64,7 @@ impl Keep {
     /// Keeps the weights of an epoch.
     pub fn put_best(&self, model: &Model, epoch: u32, score: f64) -> Result<Best, TaskError> {
         let path = self.best(epoch);
+        fs::create_dir_all(self.folder.join("best")).map_err(|error| unwritable(&path, error))?;
         model.save(&path).map_err(|error| unwritable(&path, error))?;
         let synced = sync(&path).and_then(|()| sync(&self.folder.join("best")));
         let digest = synced.and_then(|()| digest(&path)).map_err(|error| unwritable(&path, error))?;
@@ -125,7 +124,7 @@ impl Keep {
         for state in states.iter().skip(STATES) {
             fs::remove_dir_all(state)?;
         }
-        for entry in fs::read_dir(self.folder.join("best"))? {
+        for entry in entries(&self.folder.join("best"))? {
             let path = entry?.path();
             if !wanted.contains(&path) {
                 fs::remove_file(path)?;
@@ -184,7 +183,7 @@ impl Keep {
     /// Whole states, newest first.
     fn states(&self) -> io::Result<Vec<PathBuf>> {
         let mut states = Vec::new();
-        for entry in fs::read_dir(&self.folder)? {
+        for entry in entries(&self.folder)? {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
             if name.starts_with("state-") && !name.ends_with(".part") {
@@ -198,6 +197,14 @@ impl Keep {
     /// The weights of the best epoch, as a network without gradients.
     pub fn load_best(&self, network: Model, best: &Best) -> Result<Model, TaskError> {
         network.load(&self.best(best.epoch)).map_err(|error| of_weights(&error))
+    }
+}
+
+/// What is in a folder, which is made when there is something to keep.
+fn entries(folder: &Path) -> io::Result<impl Iterator<Item = io::Result<fs::DirEntry>>> {
+    match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None.into_iter().flatten()),
+        found => Ok(Some(found?).into_iter().flatten()),
     }
 }
 

@@ -16,6 +16,9 @@ use swath_task::Problem;
 
 use crate::tracking::TrackBy;
 
+/// A higher learning rate only destroys a network.
+const MOST_RATE: f64 = 10.0;
+
 /// The parameters of both tasks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -27,7 +30,7 @@ pub struct Settings {
     pub classes: Vec<String>,
     /// What the network begins with: `none` (random weights), `imagenet` (torchvision's file, where PyTorch keeps it), or the
     /// path of a safetensors or PyTorch file or of a checkpoint folder. What does not fit (the first layer's channels, the last
-    /// layer's classes) is adapted or stays random.
+    /// layer's classes) is adapted or stays random; other names are refused.
     #[serde(default)]
     pub weights: InitialWeights,
     /// How band values become network input; kept in the checkpoint.
@@ -166,6 +169,16 @@ impl Settings {
             let message = format!("it is {factor}, which must be above 0 and below 1");
             problems.push(Problem::new("/schedule/factor", message).help("0.5 halves the learning rate"));
         }
+        if self.optimiser.learning_rate > MOST_RATE && self.optimiser.learning_rate.is_finite() {
+            let message = format!("it is {:e}, which must be {MOST_RATE} or less", self.optimiser.learning_rate);
+            problems.push(Problem::new("/optimiser/learning_rate", message).help("0.001 is usual with AdamW"));
+        }
+        if let Schedule::Cosine { warm_up: Some(warm_up), .. } = self.schedule
+            && warm_up >= self.epochs
+        {
+            let message = format!("it is {warm_up}, and there are {} epochs: the rate would never fall", self.epochs);
+            problems.push(Problem::new("/schedule/warm_up", message).help("leave it out, or choose fewer"));
+        }
         if let NormaliseBy::Stretch { low, high } = self.normalisation
             && low.partial_cmp(&high) != Some(Ordering::Less)
         {
@@ -187,7 +200,8 @@ impl Settings {
         problems
     }
 
-    /// As it is told to others, to whom this machine's paths and who else is told are nothing: of a file only the name.
+    /// As it is told to others, to whom this machine's paths and who else is told are nothing: of a file only the name, and what
+    /// followed from the epochs.
     pub(crate) fn told(&self) -> Self {
         let weights = match &self.weights {
             InitialWeights::Path(path) => {
@@ -195,7 +209,13 @@ impl Settings {
             }
             word => word.clone(),
         };
-        Self { tracking: None, weights, ..self.clone() }
+        let schedule = match self.schedule {
+            Schedule::Cosine { warm_up: None, least } => {
+                Schedule::Cosine { warm_up: Some(warm_up(self.epochs)), least }
+            }
+            told => told,
+        };
+        Self { tracking: None, weights, schedule, ..self.clone() }
     }
 
     /// What is made small.
@@ -285,7 +305,7 @@ fn smoothing() -> f64 {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Optimiser {
-    /// The learning rate that the schedule begins with or rises to.
+    /// The learning rate that the schedule begins with or rises to; 10 at the most.
     pub learning_rate: f64,
     /// How much of each weight a step takes away, times the learning rate.
     pub weight_decay: f64,
@@ -317,9 +337,9 @@ pub enum Schedule {
     },
     /// Up in a line during the first epochs, then down in half a cosine until the last one.
     Cosine {
-        /// Epochs that it rises.
-        #[serde(default = "five")]
-        warm_up: u32,
+        /// Epochs that it rises, fewer than there are. Unless told 5; a third of them where there are 5 or fewer.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        warm_up: Option<u32>,
         /// Rate at the end.
         #[serde(default)]
         #[schemars(range(min = 0.0))]
@@ -333,6 +353,11 @@ impl Default for Schedule {
     fn default() -> Self {
         Self::Plateau { patience: five(), factor: half(), least: 0.0 }
     }
+}
+
+/// Epochs that a rate rises of which nothing is told.
+pub(crate) fn warm_up(epochs: u32) -> u32 {
+    if epochs > five() { five() } else { epochs / 3 }
 }
 
 fn five() -> u32 {
@@ -490,6 +515,30 @@ mod tests {
         let first = ["/network", "/classes", "/classes", "/loss", "/optimiser/learning_rate", "/clip"];
         assert_eq!(at[..6], first, "{problems:?}");
         assert_eq!(at[6..], ["/schedule/factor", "/normalisation", "/batch", "/recall_at/1"], "{problems:?}");
+    }
+
+    #[test]
+    fn a_rate_that_destroys_and_a_warm_up_that_never_ends_are_refused() {
+        let at = |optimiser: Value, schedule: Value| -> Vec<String> {
+            let network = json!({"architecture": "unet"});
+            let given = json!({"network": network, "epochs": 5, "optimiser": optimiser, "schedule": schedule});
+            settings(given).unwrap().check(Output::Pixels).into_iter().map(|problem| problem.at).collect()
+        };
+        let (usual, cosine) = (json!({}), json!({"kind": "cosine"}));
+        assert_eq!(at(json!({"learning_rate": 1e40}), cosine.clone()), ["/optimiser/learning_rate"]);
+        assert!(at(json!({"learning_rate": 10.0}), cosine).is_empty());
+        assert_eq!(at(usual.clone(), json!({"kind": "cosine", "warm_up": 5})), ["/schedule/warm_up"]);
+        assert!(at(usual, json!({"kind": "cosine", "warm_up": 4})).is_empty());
+    }
+
+    #[test]
+    fn a_warm_up_of_which_nothing_is_told_leaves_epochs_to_fall_in() {
+        for (epochs, wanted) in [(1, 0), (2, 0), (3, 1), (5, 1), (6, 5), (15, 5), (50, 5)] {
+            let network = json!({"architecture": "unet"});
+            let given = json!({"network": network, "epochs": epochs, "schedule": {"kind": "cosine"}});
+            let told = settings(given).unwrap().told();
+            assert_eq!(told.schedule, Schedule::Cosine { warm_up: Some(wanted), least: 0.0 }, "{epochs}");
+        }
     }
 
     #[test]

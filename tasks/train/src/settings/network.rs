@@ -99,9 +99,7 @@ impl Serialize for InitialWeights {
 impl<'de> Deserialize<'de> for InitialWeights {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        // A planned flow has absolute paths; a word that it made one is still the word.
-        let bare = text.rsplit('/').next().unwrap_or_default();
-        Ok(match bare {
+        Ok(match text.as_str() {
             "none" => Self::None,
             "imagenet" => Self::ImageNet,
             _ => Self::Path(text.into()),
@@ -117,7 +115,11 @@ impl JsonSchema for InitialWeights {
         true
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "minLength": 1, (PATH_MARK): true })
+        // A planned flow has absolute paths; the words stay words.
+        json_schema!({ "anyOf": [
+            { "enum": ["none", "imagenet"] },
+            { "type": "string", "minLength": 1, (PATH_MARK): true },
+        ] })
     }
 }
 
@@ -137,10 +139,12 @@ mod tests {
     }
 
     #[test]
-    fn words_are_words_also_after_planning() {
+    fn only_a_bare_word_is_a_word() {
         for (text, wanted) in [
             ("none", InitialWeights::None),
-            ("/flows/imagenet", InitialWeights::ImageNet),
+            ("imagenet", InitialWeights::ImageNet),
+            ("/flows/imagenet", InitialWeights::Path("/flows/imagenet".into())),
+            ("/any/path/none", InitialWeights::Path("/any/path/none".into())),
             ("/flows/best.pth", InitialWeights::Path("/flows/best.pth".into())),
         ] {
             assert_eq!(serde_json::from_value::<InitialWeights>(json!(text)).unwrap(), wanted);

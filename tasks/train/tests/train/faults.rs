@@ -100,9 +100,13 @@ fn a_loss_that_is_not_finite_stops_the_training_and_names_the_chips() {
     let bench = Bench::new(&chips);
     let mut settings = with("normalisation", json!({"method": "none"}));
     settings["batch"] = json!(1);
-    let fault = bench.train(settings).unwrap_err();
-    told(&fault, "N104", &["epoch 1 is not finite", &bench.chips[2]]);
+    let fault = bench.train(settings.clone()).unwrap_err();
+    told(&fault, "N104", &["is not finite in epoch 1, batch ", " of 4, at a learning rate of 0.001", &bench.chips[2]]);
     assert!(!fault.message.contains(&bench.chips[1]), "{fault}");
+    assert!(!fault.help.unwrap().contains("clip"), "it is set");
+    settings["clip"] = json!(null);
+    assert!(bench.train(settings).unwrap_err().help.unwrap().contains("or set `clip`"));
+    assert!(!bench.folder.path().join("host/keep/best").exists(), "there is nothing to keep");
 }
 
 #[test]
@@ -145,6 +149,57 @@ fn weights_that_are_not_finite_are_refused() {
     let path = bench.folder.path().join("nan.safetensors");
     std::fs::write(&path, bytes).unwrap();
     told(&bench.train(with("weights", json!(path))).unwrap_err(), "N105", &["not finite"]);
+}
+
+#[test]
+fn weights_of_a_checkpoint_that_are_not_its_own_are_refused() {
+    let bench = Bench::new(&Chips::usual(4));
+    let outputs = bench.train(small(1)).unwrap();
+    let (from, folder) = (checkpoint(&bench.host, &outputs), bench.folder.path().join("given"));
+    std::fs::create_dir(&folder).unwrap();
+    for name in ["checkpoint.json", "weights.safetensors"] {
+        std::fs::copy(from.join(name), folder.join(name)).unwrap();
+    }
+    let weights = folder.join("weights.safetensors");
+    let mut bytes = std::fs::read(&weights).unwrap();
+    let end = bytes.len();
+    bytes[end - 4] ^= 1;
+    std::fs::write(&weights, bytes).unwrap();
+    let fault = bench.train(with("weights", json!(folder))).unwrap_err();
+    told(&fault, "M103", &["given/weights.safetensors", "their digest is `blake3:", "not `blake3:"]);
+    // As a file of its own it is what it is.
+    bench.train(with("weights", json!(weights))).unwrap();
+}
+
+#[test]
+fn weights_of_the_whole_network_with_other_names_are_refused() {
+    let bench = Bench::new(&Chips::usual(4));
+    let outputs = bench.train(small(1)).unwrap();
+    let bytes = std::fs::read(checkpoint(&bench.host, &outputs).join("weights.safetensors")).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let write = |name: &str, rename: &dyn Fn(&str) -> Option<String>, more: &[&str]| {
+        let zeros = [0u8; 16];
+        let extra = || safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![4], &zeros).unwrap();
+        let mut all: Vec<_> = tensors.tensors().into_iter().filter_map(|(n, view)| Some((rename(&n)?, view))).collect();
+        all.extend(more.iter().map(|name| ((*name).to_owned(), extra())));
+        let path = bench.folder.path().join(name);
+        std::fs::write(&path, safetensors::serialize(all, None).unwrap()).unwrap();
+        path
+    };
+    let misnamed =
+        |name: &str| Some(if name == "decoder.blocks.0.conv1.0.weight" { format!("{name}x") } else { name.to_owned() });
+    let fault = bench.train(with("weights", json!(write("misnamed.safetensors", &misnamed, &[])))).unwrap_err();
+    let parts = ["1 missing (`decoder.blocks.0.conv1.0.weight`)", "1 unexpected (`decoder.blocks.0.conv1.0.weightx`)"];
+    told(&fault, "N105", &parts);
+    let keep = |name: &str| Some(name.to_owned());
+    let path = write("more.safetensors", &keep, &["encoder.bogus", "extra.weight"]);
+    let fault = bench.train(with("weights", json!(path))).unwrap_err();
+    told(&fault, "N105", &["2 unexpected (`encoder.bogus`, `extra.weight`)"]);
+    // An encoder alone, and one in another network, are what was meant.
+    let encoder = |name: &str| name.starts_with("encoder.").then(|| name.to_owned());
+    bench.train(with("weights", json!(write("encoder.safetensors", &encoder, &[])))).unwrap();
+    let other = |name: &str| Some(name.replace("decoder.", "other."));
+    bench.train(with("weights", json!(write("other.safetensors", &other, &[])))).unwrap();
 }
 
 #[test]

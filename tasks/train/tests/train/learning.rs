@@ -5,7 +5,7 @@ use swath_datasets::{ChipSite, SiteWindow};
 use swath_kinds::{CheckpointManifest, Normalisation, OutputActivation};
 use swath_nets::Network;
 
-use crate::support::{Bench, Chips, SIDE, checkpoint, curves, ground, read, run, small};
+use crate::support::{Bench, Chips, SIDE, checkpoint, curves, files, ground, read, run, small};
 
 #[test]
 fn a_network_learns_to_find_objects_and_says_how_well() {
@@ -72,6 +72,20 @@ fn a_site_that_several_chips_show_is_one_site() {
     let sites = vec![site("a", 6..7), site("b", 8..11), site("c", 12..15), site("d", 16..17), site("unseen", 13..14)];
     let outputs = Bench::with_sites(&Chips::usual(6), sites).train(small(1)).unwrap();
     assert_eq!((&outputs["validation"]["sites"], &outputs["test"]["sites"]), (&json!(2.0), &json!(2.0)), "{outputs}");
+}
+
+#[test]
+fn an_infinite_pixel_is_no_data_and_its_label_takes_no_part() {
+    let trained = |value: f32, label: f32| {
+        let mut chips = Chips::usual(4);
+        chips.train[0].0[SIDE * SIDE + 40] = value;
+        (chips.train[0].1[40], chips.train[0].1[41]) = (label, 1.0);
+        files(&Bench::new(&chips).train(small(1)).unwrap())["weights.safetensors"]
+    };
+    let wanted = trained(f32::NAN, f32::NAN);
+    assert_eq!(trained(f32::INFINITY, 1.0), wanted);
+    assert_eq!(trained(f32::NEG_INFINITY, 0.0), wanted);
+    assert_ne!(trained(0.5, 1.0), wanted);
 }
 
 #[test]
