@@ -89,7 +89,7 @@ fn a_set_from_before_sites_were_told_is_read() {
     let folder = tempfile::tempdir().unwrap();
     write(folder.path());
     let path = folder.path().join("manifest.json");
-    let mut manifest: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let mut manifest: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     manifest.as_object_mut().unwrap().remove("sites");
     for chip in manifest["chips"].as_array_mut().unwrap() {
         chip.as_object_mut().unwrap().retain(|field, _| !["sites", "classes", "area_km2"].contains(&field.as_str()));
