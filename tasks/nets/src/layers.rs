@@ -116,7 +116,8 @@ impl BatchNorm {
         let pixels = (batch * height * width) as f64;
         // One value has no variance: PyTorch refuses it, dividing by it would drive the running one to nothing.
         if pixels < 2.0 || !(x.device().is_autodiff() && self.training.is_enabled()) {
-            let (mean, variance) = (self.running_mean.value(), self.running_var.value());
+            let [mean, variance] =
+                [&self.running_mean, &self.running_var].map(|state| state.value().cast(weight.dtype()));
             return batch_norm(x, weight, bias, mean, variance, Self::EPSILON);
         }
         let normal = batch_norm_train(x, weight, bias, Self::EPSILON);

@@ -263,7 +263,7 @@ impl Model {
 
     /// The same network for images of 64-bit floats, all of it: how far rounding takes one of 32 bits is seen beside it.
     pub fn precise(&self) -> Self {
-        self.clone().map(&mut Precise)
+        self.clone().map(&mut Precise::default())
     }
 
     /// The names under which the layers lie that ImageNet teaches, as the first of the names of weights.
@@ -342,11 +342,21 @@ impl ModuleMapper for Mix {
     }
 }
 
-/// Casts all to 64-bit floats.
-struct Precise;
+/// Casts all to 64-bit floats but running statistics, which clones of a network share: `BatchNorm` casts those when it reads them.
+#[derive(Default)]
+struct Precise {
+    field: String,
+}
 
 impl ModuleMapper for Precise {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        name.clone_into(&mut self.field);
+    }
+
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        if self.field.starts_with("running_") {
+            return param;
+        }
         param.map(|tensor| tensor.cast(FloatDType::F64))
     }
 }

@@ -291,7 +291,7 @@ fn mixed_precision_is_near_to_full() {
     let apart: Vec<f32> = found.iter().flatten().zip(wanted.iter().flatten()).map(|(a, b)| a - b).collect();
     let size = norm(&wanted.concat());
     // PyTorch's own autocast to bf16, on a CPU, for this network and these images: half precision costs that much.
-    const AUTOCAST: f64 = 0.1638;
+    const AUTOCAST: f64 = 0.2926;
     assert!(norm(&apart) < 1.05 * AUTOCAST * size, "{} of {size}", norm(&apart));
 }
 

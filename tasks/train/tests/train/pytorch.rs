@@ -21,7 +21,8 @@ fn pytorch(arguments: &[&Path]) -> Value {
 fn first_weights(network: &Value, path: &Path) {
     let device = burn::tensor::Device::flex();
     let network: Network = serde_json::from_value(network.clone()).unwrap();
-    network.init(&device).unwrap().map(&mut Draw(Numbers(7))).save(path).unwrap();
+    // From here rounding stays small for sixteen steps. There are beginnings from which four steps make a thousandfold of it.
+    network.init(&device).unwrap().map(&mut Draw(Numbers(11))).save(path).unwrap();
 }
 
 /// He's weights, the same every time: burn's own numbers are shared by all threads of the process.
@@ -71,7 +72,7 @@ fn agrees(name: &str, changed: &Value) {
         let rates = (number(&ours["learning_rate"]), number(&theirs["learning_rate"]));
         assert!((rates.0 - rates.1).abs() <= 1e-12, "{name}: learning rates {rates:?} in {ours}");
         let losses = (number(&ours["train_loss"]), number(&theirs["train_loss"]));
-        assert!((losses.0 - losses.1).abs() <= 2e-3 * losses.1, "{name}: losses {losses:?} in {ours}");
+        assert!((losses.0 - losses.1).abs() <= 1e-3 * losses.1, "{name}: losses {losses:?} in {ours}");
         let validation = (number(&ours["validation"]["figures"]["loss"]), number(&theirs["validation_loss"]));
         assert!((validation.0 - validation.1).abs() <= 5e-3 * validation.1, "{name}: losses {validation:?} in {ours}");
     }
