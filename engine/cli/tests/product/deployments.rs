@@ -486,7 +486,8 @@ fn a_deployment_that_is_slow_to_start_keeps_no_other_and_its_runs_begin_in_order
         until("the other, meanwhile", || lines(&place, "others").len() == count);
     }
     assert_eq!(states(&place, "scan"), ["started", "due", "due"], "one after the other");
-    let writes = "while test -p key; do echo k > key; done";
+    // Between two of them there is nobody who writes: the reader sees the end.
+    let writes = "while test -p key; do echo k > key; sleep 0.2; done";
     let mut writing = Command::new("sh").args(["-c", writes]).current_dir(place.path()).spawn().unwrap();
     until("all three", || states(&place, "scan") == ["completed"; 3]);
     writing.kill().unwrap();
