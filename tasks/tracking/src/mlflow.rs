@@ -228,7 +228,7 @@ impl Mlflow {
                 Err(Trouble::Blocked(fault)) if fault.code == "K107" => {}
                 Err(other) => return Err(other),
             }
-            // Its page opens with charts of trainings, not with traces of language models.
+            // What MLflow calls an experiment of trainings, not of language models.
             let kind = pair(("mlflow.experimentKind", "custom_model_development"));
             let asked = json!({ "name": name, "tags": [kind] });
             match self.post::<CreatedExperiment>("experiments/create", &asked).await {
