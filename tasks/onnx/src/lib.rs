@@ -3,8 +3,9 @@
 //! Modules in reading order. What training left (`checkpoint`); the network as ONNX (`convert`, by burn-onnx, with `gelu`
 //! for the one operation it lacks); whether that is right: by ONNX's rules (`rules`) and by its numbers (`agree`); the model
 //! folder around it (`folder`, with its `card`); the task `export`. Then the model repository with its versions
-//! (`repository`, with Triton's configuration in `pbtxt` and MLflow's description in `mlmodel`), which score decides about them (`score`), how they are registered in
-//! MLflow (`register`), and the task `publish`. Last, `describe` reads what all of them wrote.
+//! (`repository`, with Triton's configuration in `pbtxt` and MLflow's description in `mlmodel`), which score decides about
+//! them (`score`), how they are registered in MLflow (`register`), and the task `publish`. Last, `describe` reads what all of
+//! them wrote.
 //!
 //! Invariants:
 //! 1. No model folder leaves `onnx.export` whose network breaks a rule of ONNX or computes anything else than the network
