@@ -60,14 +60,25 @@ impl LocalHost {
     pub fn import<K: Kind>(&self, path: &Path) -> std::io::Result<Artifact<K>> {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let record = describe(path, &name, K::NAME)?;
-        let target = self.path(&record);
-        if !target.exists() {
-            if let Some(parent) = target.parent() {
-                std::fs::create_dir_all(parent)?;
-            }
-            copy(path, &target, &|_| Ok(()))?;
+        if !self.path(&record).exists() {
+            let staging = tempfile::tempdir_in(&self.folder)?;
+            let staged = staging.path().join("artifact");
+            copy(path, &staged, &|_| Ok(()))?;
+            self.place(&staged, &record)?;
         }
         Artifact::typed(record).ok_or_else(|| std::io::Error::other("kind"))
+    }
+
+    /// Moves what is staged to where the artifact lies, whole at once: several may import the same, and each finds all of it.
+    fn place(&self, staged: &Path, record: &ArtifactRecord) -> std::io::Result<()> {
+        let target = self.path(record);
+        if let Some(parent) = target.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        match std::fs::rename(staged, &target) {
+            Err(_) if target.exists() => Ok(()),
+            moved => moved,
+        }
     }
 
     /// The metrics reported so far, in order.
@@ -95,13 +106,7 @@ impl Host for LocalHost {
     async fn commit(&self, staged: Staged) -> Result<ArtifactRecord, TaskError> {
         let store = || -> std::io::Result<ArtifactRecord> {
             let record = describe(&staged.path, &staged.name, staged.kind)?;
-            let target = self.path(&record);
-            if !target.exists() {
-                if let Some(parent) = target.parent() {
-                    std::fs::create_dir_all(parent)?;
-                }
-                std::fs::rename(&staged.path, &target)?;
-            }
+            self.place(&staged.path, &record)?;
             Ok(record)
         };
         store().map_err(|error| Fault::new("E207", format!("cannot store `{}`: {error}", staged.name)).permanent())
@@ -112,5 +117,39 @@ impl Host for LocalHost {
     }
     fn secret(&self, name: &str) -> Option<String> {
         self.secrets.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    enum Parts {}
+
+    impl Kind for Parts {
+        const NAME: &'static str = "parts";
+        const ABOUT: &'static str = "A folder of parts";
+    }
+
+    #[test]
+    fn whoever_imports_what_another_imports_finds_it_whole() {
+        let place = tempfile::tempdir().unwrap();
+        let host = LocalHost::new(place.path().join("host")).unwrap();
+        let folder = place.path().join("folder");
+        std::fs::create_dir(&folder).unwrap();
+        for part in 0..50_u8 {
+            std::fs::write(folder.join(part.to_string()), vec![part; 100_000]).unwrap();
+        }
+        let wanted = describe(&folder, "folder", Parts::NAME).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let artifact = host.import::<Parts>(&folder).unwrap();
+                    let found = describe(&host.path(artifact.record()), "folder", Parts::NAME).unwrap();
+                    assert_eq!(found.digest, wanted.digest);
+                });
+            }
+        });
+        assert_eq!(std::fs::read_dir(place.path().join("host")).unwrap().count(), 3, "nothing staged is left");
     }
 }
