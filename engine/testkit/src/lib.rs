@@ -1,5 +1,6 @@
 //! Fixtures shared by tests.
 
+pub mod closed;
 pub mod http;
 pub mod mlflow;
 pub mod postgres;

@@ -16,7 +16,9 @@ const KEEPER: &str = r#"trap '' HUP INT TERM; cat >/dev/null
 [ -s "$1/group" ] && kill -s KILL -- "-$(cat "$1/group")" 2>/dev/null; rm -rf "$1""#;
 
 /// When a server that has not come up is given up. Python reads a great many files first.
-const PATIENCE: Duration = Duration::from_secs(180);
+const PATIENCE: Duration = Duration::from_secs(900);
+/// How often another port is tried when somebody took the one that was free.
+const PORTS_TRIED: usize = 5;
 
 /// The user of a guarded server, and the password.
 pub const USER: (&str, &str) = ("keeper", "a password of twelve or more");
@@ -36,9 +38,7 @@ impl Mlflow {
     /// # Panics
     /// When MLflow is not installed or does not come up, with what it said.
     pub fn start() -> Self {
-        let mut server = Self::down();
-        server.up();
-        server
+        Self::start_as(false)
     }
 
     /// A server that is up and lets [`USER`] in.
@@ -46,10 +46,21 @@ impl Mlflow {
     /// # Panics
     /// As [`Mlflow::start`].
     pub fn start_guarded() -> Self {
-        let mut server = Self::down();
-        server.guarded = true;
-        server.up();
-        server
+        Self::start_as(true)
+    }
+
+    fn start_as(guarded: bool) -> Self {
+        let mut said = String::new();
+        for _ in 0..PORTS_TRIED {
+            let mut server = Self::down();
+            server.guarded = guarded;
+            match server.launch() {
+                Ok(()) => return server,
+                Err(log) if log.contains("in use") => said = log,
+                Err(log) => panic!("MLflow does not come up {log}"),
+            }
+        }
+        panic!("MLflow finds no port {said}");
     }
 
     /// The address of a server that is not up yet.
@@ -72,6 +83,11 @@ impl Mlflow {
     /// # Panics
     /// As [`Mlflow::start`].
     pub fn up(&mut self) {
+        self.launch().unwrap_or_else(|log| panic!("MLflow does not come up {log}"));
+    }
+
+    /// Starts it; what it said where it does not answer.
+    fn launch(&mut self) -> Result<(), String> {
         let port = self.port.to_string();
         let mut command = Command::new(python());
         command.args(["-m", "mlflow", "server", "--host", "127.0.0.1", "--port", &port, "--workers", "1"]);
@@ -103,11 +119,12 @@ impl Mlflow {
             let ended = server.try_wait().expect("a child");
             if ended.is_some() || begun.elapsed() > PATIENCE {
                 let said = std::fs::read_to_string(self.folder.join("server.log")).unwrap_or_default();
-                panic!("MLflow does not come up ({ended:?}): {said}");
+                return Err(format!("({ended:?}): {said}"));
             }
             std::thread::sleep(Duration::from_millis(50));
         }
         self.server = Some(server);
+        Ok(())
     }
 
     /// Ends it as a crash does: all its processes are killed at once.

@@ -122,7 +122,7 @@ impl Postgres {
     fn control(&self, verb: &str) -> Result<(), String> {
         let log = self.folder.join("server.log");
         let mut command = self.command("pg_ctl");
-        command.args([verb, "--wait", "--timeout=60", "--silent", "--mode=immediate", "--log"]).arg(&log);
+        command.args([verb, "--wait", "--timeout=600", "--silent", "--mode=immediate", "--log"]).arg(&log);
         // The server inherits these: a pipe would keep the caller waiting for the server's end.
         let status = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
         if status.expect("`pg_ctl` starts").success() {

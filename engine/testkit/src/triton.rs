@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 /// How often other ports are tried when somebody took those that were free.
 const PORTS_TRIED: usize = 5;
 /// A safety net: loading Python and ONNX Runtime for every model takes seconds where other tests run beside.
-const READY: Duration = Duration::from_secs(180);
+const READY: Duration = Duration::from_secs(900);
 
 /// Starts what follows `$4`, logging to `$1/server.log`; ends it when its standard input does. `$2` is how its shared memory
 /// is called. The folder `$1` goes too, unless it was told to keep it.
@@ -115,6 +115,8 @@ impl Triton {
 
     /// Whether it came up.
     fn launch(&mut self) -> bool {
+        // What an earlier start said of the ports that it did not get.
+        let earlier = self.log().len();
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let memory = format!("swath-{}-{}-", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let mut options = self.options.clone();
@@ -137,7 +139,9 @@ impl Triton {
             if self.ask("GET", "/v2/health/ready", "").is_ok_and(|(status, _)| status.contains(" 200 ")) {
                 return true;
             }
-            if self.log().contains("error: creating server") || self.log().contains("failed to start") {
+            let log = self.log();
+            let said = log.get(earlier..).unwrap_or_default();
+            if said.contains("error: creating server") || said.contains("failed to start") {
                 return false;
             }
             std::thread::sleep(Duration::from_millis(50));
@@ -183,7 +187,7 @@ fn free_ports() -> u16 {
 
 fn ask(port: u16, method: &str, path: &str, body: &str) -> std::io::Result<(String, String)> {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
-    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+    stream.set_read_timeout(Some(Duration::from_secs(600)))?;
     let length = body.len();
     // All at once: it does not put a head together that comes in pieces.
     let head =

@@ -4,6 +4,7 @@
 mod tiles;
 
 use std::sync::atomic::AtomicUsize;
+use std::sync::{Barrier, Once};
 
 use super::*;
 use crate::prepare::Window;
@@ -461,9 +462,12 @@ fn nobody_runs_far_ahead_of_a_network_that_takes_its_time() {
     struct Late<'a> {
         ahead: &'a AtomicUsize,
         most: AtomicUsize,
+        begun: &'a Barrier,
+        first: Once,
     }
     impl Backend for Late<'_> {
         fn run(&self, _: usize, _: &mut Vec<f32>, output: &mut [f32]) -> Result<(), TaskError> {
+            self.first.call_once(|| drop(self.begun.wait()));
             let before = self.ahead.load(Ordering::Relaxed);
             std::thread::sleep(Duration::from_millis(100));
             self.most.fetch_max(self.ahead.load(Ordering::Relaxed) - before, Ordering::Relaxed);
@@ -479,8 +483,14 @@ fn nobody_runs_far_ahead_of_a_network_that_takes_its_time() {
     let plan = Plan { output_queue: 3, ..Plan::of(&sizes, 1, 64) };
     let rules = as_is(1);
     let job = plain_job(&sizes, &plan, &rules, &names);
-    let fast = Network { tile: 16, bands: 1, classes: 1, function: positional(16), runs: AtomicUsize::new(0) };
-    let late = Late { ahead: &fast.runs, most: AtomicUsize::new(0) };
+    // The fast one begins when the other has a tile, too.
+    let (begun, first, run_over) = (Barrier::new(2), Once::new(), positional(16));
+    let function = |input: &[f32], output: &mut [f32]| {
+        first.call_once(|| drop(begun.wait()));
+        run_over(input, output);
+    };
+    let fast = Network { tile: 16, bands: 1, classes: 1, function, runs: AtomicUsize::new(0) };
+    let late = Late { ahead: &fast.runs, most: AtomicUsize::new(0), begun: &begun, first: Once::new() };
     let mut rows = Rows { next: 0, values: vec![Vec::new()] };
     let mut array = Array::new(400, 400, 1, pattern);
     let watch = Quiet { stop_after: Some(60), ..Quiet::default() };

@@ -4,6 +4,7 @@
 mod stack;
 mod support;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -161,7 +162,7 @@ fn what_a_server_once_mixed_up_is_asked_for_again() {
     for (case, wrong) in cases {
         eprintln!("{case}");
         // Each later part of a file comes wrong the first time. The pixels are not compressed: all bytes are pixels.
-        let asked = std::sync::Mutex::new(std::collections::BTreeSet::new());
+        let asked = std::sync::Mutex::new(BTreeSet::new());
         let remote = Remote::new("raw", move |request, file| {
             let part = (request.target.clone(), first(request));
             let early = first(request) == 0 || !request.path().starts_with("/0_");
@@ -190,12 +191,14 @@ fn what_will_not_pass_is_told_at_once() {
         ("S118", |_, _| Reply::status(206).header("Content-Range", "bytes 0-0/0")),
     ];
     for (code, wrong) in cases {
+        let remote = Remote::new("fmask", wrong);
         let started = Instant::now();
-        let error = Remote::new("fmask", wrong).fails();
+        let error = remote.fails();
         assert!(matches!(error, TaskError::Permanent(_)), "{error:?}");
         let (told, text) = message(&error);
         assert!(told == code && text.contains(".tif"), "{code}: {error:?}");
-        assert!(started.elapsed() < Duration::from_secs(5), "{code}: {:?}", started.elapsed());
+        // Who tries again pauses for more than 20 seconds in all.
+        assert!(started.elapsed() < Duration::from_secs(15), "{code}: {:?}", started.elapsed());
     }
 }
 
@@ -208,7 +211,8 @@ fn a_silent_server_does_not_hold_up_a_step_that_is_told_to_stop() {
     let started = Instant::now();
     let stopped = remote.stack.run_for(Duration::from_secs(1), remote.params());
     assert!(matches!(stopped, Err(TaskError::Cancelled)), "{stopped:?}");
-    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    // Whoever waits for the server waits for half a minute at least.
+    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
 }
 
 #[test]
@@ -220,7 +224,17 @@ fn a_file_that_is_replaced_while_it_is_read_never_becomes_pixels() {
         Reply::ranged(request, file).header("ETag", if first { "\"first\"" } else { "\"second\"" })
     });
     remote.stack.run(remote.params()).unwrap();
-    let needed = remote.server.requests().len();
+    // Which parts of 64 KiB were sent: what is asked for twice, and what together, depends on who else reads meanwhile.
+    let parts = |requests: &[Request]| -> BTreeSet<(String, usize)> {
+        let of = |request: &Request| {
+            let last = request.header("range").and_then(|range| range.split('-').next_back()?.parse::<usize>().ok());
+            let target = request.target.clone();
+            ((first(request) >> 16)..=(last.expect("a range") >> 16)).map(move |part| (target.clone(), part))
+        };
+        requests.iter().flat_map(of).collect()
+    };
+    let first_run = remote.server.requests();
+    let needed = first_run.len();
     // Replaced after it was opened and before all of it was read.
     after.store(needed + needed * 2 / 3, Ordering::Relaxed);
     let error = remote.fails();
@@ -231,5 +245,6 @@ fn a_file_that_is_replaced_while_it_is_read_never_becomes_pixels() {
     // The next attempt reads the new files from the server, whatever this process had kept of the old ones.
     let before = remote.server.requests().len();
     remote.stack.run(remote.params()).unwrap();
-    assert!(remote.server.requests().len() - before >= needed * 9 / 10);
+    let (needed, again) = (parts(&first_run), parts(&remote.server.requests()[before..]));
+    assert!(needed.intersection(&again).count() * 10 >= needed.len() * 9, "{needed:?}, and then {again:?}");
 }

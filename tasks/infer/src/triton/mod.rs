@@ -501,6 +501,7 @@ mod tests {
     use swath_nets::Output;
     use swath_task::Digest;
     use swath_task::local::LocalHost;
+    use swath_testkit::closed::Closed;
 
     use super::wire::End;
     use super::*;
@@ -533,15 +534,14 @@ mod tests {
     }
 
     /// A model on a server that has gone away since it was found.
-    fn gone(size: usize, channels: u32) -> Arc<Served> {
+    fn gone(closed: &Closed, size: usize, channels: u32) -> Arc<Served> {
         let manifest = serde_json::json!({
             "name": "gone", "version": 3, "about": "", "file": "3/model.onnx", "digest": Digest::of(b""),
             "bands": [{ "name": "P" }], "normalisation": { "method": "none", "fill": 0.0 },
             "input": { "name": "image", "channels": 1 }, "output": { "name": "logits", "channels": channels },
             "activation": "logits", "tile": { "size": size, "multiple_of": 1 }, "classes": ["a"], "gsd": 1.0
         });
-        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let address = Address::list(&format!("grpc://{closed}")).unwrap().remove(0);
+        let address = Address::list(&format!("grpc://{}", closed.address())).unwrap().remove(0);
         let patience = Patience { deadline: Duration::from_secs(1), away: Duration::from_secs(3600) };
         let runtime = runtime().unwrap();
         let wire = {
@@ -569,7 +569,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let cancel = CancellationToken::new();
         let ctx = LocalHost::new(folder.path()).unwrap().cancellable(1, cancel.clone());
-        let network = TritonBackend::new(&gone(16, 1));
+        let closed = Closed::take();
+        let network = TritonBackend::new(&gone(&closed, 16, 1));
         std::thread::scope(|scope| {
             let asked = scope.spawn(|| network.confirm(&ctx));
             std::thread::sleep(Duration::from_millis(300));
@@ -581,16 +582,17 @@ mod tests {
 
     #[test]
     fn the_place_of_a_network_stands_between_backticks_and_has_none() {
-        let place = TritonBackend::new(&gone(16, 1)).place().to_owned();
+        let place = TritonBackend::new(&gone(&Closed::take(), 16, 1)).place().to_owned();
         assert!(place.starts_with("gone version 3 at grpc://") && !place.contains('`'), "{place}");
     }
 
     #[test]
     fn a_request_and_its_answer_end_at_what_a_message_may_hold() {
-        assert!(gone(8192, 1).check_batch(7).is_ok());
-        assert_eq!(gone(8192, 1).check_batch(8).unwrap_err().code, "M115");
+        let closed = Closed::take();
+        assert!(gone(&closed, 8192, 1).check_batch(7).is_ok());
+        assert_eq!(gone(&closed, 8192, 1).check_batch(8).unwrap_err().code, "M115");
         // One band in, four classes out.
-        assert_eq!(gone(8192, 4).check_batch(2).unwrap_err().code, "M115");
-        assert_eq!(gone(8192, 1).check_batch(usize::MAX).unwrap_err().code, "M115");
+        assert_eq!(gone(&closed, 8192, 4).check_batch(2).unwrap_err().code, "M115");
+        assert_eq!(gone(&closed, 8192, 1).check_batch(usize::MAX).unwrap_err().code, "M115");
     }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use swath_infer::Segment;
 use swath_task::Task;
+use swath_testkit::closed::Closed;
 use swath_testkit::triton::Triton;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -56,14 +57,14 @@ async fn what_is_served_is_held_against_the_manifest_before_any_tile() {
 #[tokio::test]
 async fn a_wrong_answer_a_failure_and_a_late_answer_are_told_apart() {
     let bench = Bench::new();
-    for (served, code, words, may_pass) in [
-        ("half", "M123", "`logits` has shape [1, 1, 32, 64], not [1, 1, 64, 64]", false),
-        ("breaks", "M125", "out of memory, so to say", false),
-        ("slow", "M124", "no answer within 1 s", true),
+    for (served, patience, code, words, may_pass) in [
+        ("half", 60, "M123", "`logits` has shape [1, 1, 32, 64], not [1, 1, 64, 64]", false),
+        ("breaks", 60, "M125", "out of memory, so to say", false),
+        ("slow", 5, "M124", "no answer within 5 s", true),
     ] {
         let model = bench.model("identity", |m| m["name"] = json!(served));
         for url in [TRITON.grpc(), TRITON.http()] {
-            let with = json!({ "overlap": 16, "batch": 1, "triton": { "request_timeout": 1, "requests": 2 } });
+            let with = json!({ "overlap": 16, "batch": 1, "triton": { "request_timeout": patience, "requests": 2 } });
             let (fault, transient) = fault(&bench, on(&url, &model, with), "one").await;
             assert!(fault.code == code && fault.message.contains(words), "{served}: {fault}");
             assert_eq!(transient, may_pass, "{fault}");
@@ -75,9 +76,9 @@ async fn a_wrong_answer_a_failure_and_a_late_answer_are_told_apart() {
 async fn a_server_that_is_not_there_is_waited_for_and_then_told() {
     let bench = Bench::new();
     let model = bench.model("identity", |_| {});
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let closed = Closed::take();
     for scheme in ["grpc", "http"] {
-        let url = format!("{scheme}://{closed}");
+        let url = format!("{scheme}://{}", closed.address());
         let with = json!({ "overlap": 16, "triton": { "patience": 1 } });
         let (fault, transient) = fault(&bench, on(&url, &model, with), "one").await;
         assert!(fault.code == "M120" && transient, "{fault}");
@@ -184,8 +185,9 @@ async fn a_server_that_says_that_it_is_not_ready_is_waited_for() {
 async fn a_model_that_is_exchanged_or_taken_away_meanwhile_is_noticed() {
     let bench = Bench::new();
     let (folder, network) = (tempfile::tempdir().unwrap(), input("identity.onnx"));
-    let config = "max_batch_size: 4\nparameters { key: \"delay_ms\" value { string_value: \"10\" } }";
-    served("identity", &network, ONE, &config.replace("10", "50")).write(folder.path());
+    // It takes minutes in all, so that what happens meanwhile is not too late.
+    let config = "max_batch_size: 4\nparameters { key: \"delay_ms\" value { string_value: \"1000\" } }";
+    served("identity", &network, ONE, config).write(folder.path());
     let triton = Triton::start(folder.path(), &["--model-control-mode=explicit", "--load-model=identity"]);
     let model = bench.model("identity", |_| {});
     let with = on(&triton.grpc(), &model, json!({ "overlap": 56, "triton": { "requests": 2, "patience": 5 } }));
@@ -197,7 +199,7 @@ async fn a_model_that_is_exchanged_or_taken_away_meanwhile_is_noticed() {
         });
         json!({ "parameters": { "config": config.to_string() } })
     };
-    let first = load(json!({ "delay_ms": { "string_value": "50" } }));
+    let first = load(json!({ "delay_ms": { "string_value": "1000" } }));
     let other = load(json!({ "delay_ms": { "string_value": "1" }, "digest": { "string_value": "blake3:11" } }));
     for (path, body, codes) in [
         ("load", other, ["M123", "M123"]),

@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
+use std::time::{Duration, Instant};
 
 use burn::tensor::{Device, Tensor};
 use burn_onnx::export::{AxisSpec, InputSpec, OnnxExporter};
@@ -144,7 +145,7 @@ pub static TRITON: LazyLock<Triton> = LazyLock::new(|| {
     let delayed = |milliseconds: u32, config: &str| {
         format!("{config}\nparameters {{ key: \"delay_ms\" value {{ string_value: \"{milliseconds}\" }} }}")
     };
-    let (gathered, slow) = (delayed(20, gathers), delayed(30_000, "max_batch_size: 4"));
+    let (gathered, slow) = (delayed(300, gathers), delayed(30_000, "max_batch_size: 4"));
     let whole = [
         r#"name: "image" data_type: TYPE_FP32 dims: [4, 3, 64, 64]"#,
         r#"name: "logits" data_type: TYPE_FP32 dims: [4, 2, 64, 64]"#,
@@ -194,6 +195,18 @@ pub fn on(url: &str, model: &Path, with: Value) -> Value {
 /// Why a step fails, and whether it may pass.
 pub async fn fault(bench: &Bench, with: Value, raster: &str) -> (Fault, bool) {
     bench.failure(bench.run(with, raster).await)
+}
+
+/// [`counts`] once a server has counted so many tiles: it answers before it counts.
+pub async fn counts_when(triton: &Triton, model: &str, tiles: u64) -> (u64, u64) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let counts = counts(triton, model);
+        if counts.0 >= tiles || Instant::now() > deadline {
+            return counts;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 /// How often a served model was asked and how often its network ran.

@@ -11,7 +11,7 @@ use swath_task::{Digest, Task, TaskError};
 use swath_testkit::triton::Triton;
 
 use crate::relay::{Cut, Relay};
-use crate::servers::{THREE, TRAINED, TRITON, counts, on, served};
+use crate::servers::{THREE, TRAINED, TRITON, counts, counts_when, on, served};
 use crate::support::{Bench, case, input};
 
 #[tokio::test]
@@ -77,9 +77,10 @@ async fn onnx_runtime_triton_and_burn_give_the_same_raster() {
 async fn several_requests_in_flight_fill_the_servers_batches() {
     let bench = Bench::new();
     let model = bench.model("identity", |m| m["name"] = json!("gathered"));
-    let (asked, ran) = counts(&TRITON, "gathered");
+    let before = counts(&TRITON, "gathered");
     let (_, tiles) = bench.run(on(&TRITON.grpc(), &model, json!({ "overlap": 32 })), "constant").await.unwrap();
-    let (asked, ran) = (counts(&TRITON, "gathered").0 - asked, counts(&TRITON, "gathered").1 - ran);
+    let after = counts_when(&TRITON, "gathered", before.0 + tiles).await;
+    let (asked, ran) = (after.0 - before.0, after.1 - before.1);
     assert_eq!(asked, tiles);
     assert!(ran * 2 <= asked, "{asked} tiles in {ran} runs: they were not gathered");
 }
@@ -93,7 +94,7 @@ async fn a_server_that_is_killed_and_comes_back_costs_nothing() {
     let mut triton = Triton::start(folder.path(), &[]);
     let model = bench.model("wide", |_| {});
     let with =
-        |url: &str| on(url, &model, json!({ "overlap": 48, "batch": 1, "triton": { "patience": 120, "requests": 3 } }));
+        |url: &str| on(url, &model, json!({ "overlap": 48, "batch": 1, "triton": { "patience": 900, "requests": 3 } }));
     for url in [triton.grpc(), triton.http()] {
         let (whole, tiles) = bench.run(with(&url), "large").await.unwrap();
         let before = counts(&triton, "wide").0;
@@ -139,7 +140,7 @@ async fn a_wish_to_stop_is_heard_while_the_server_says_nothing() {
         let (result, stopped) = tokio::join!(bench.run_in(with, "one", None, &ctx), stopping);
         assert!(matches!(result, Err(TaskError::Cancelled)), "{result:?}");
         // The server takes 30 s a run.
-        assert!(stopped.elapsed() < Duration::from_secs(5), "{:?}", stopped.elapsed());
+        assert!(stopped.elapsed() < Duration::from_secs(20), "{:?}", stopped.elapsed());
     }
 }
 
@@ -167,7 +168,8 @@ async fn a_server_that_the_environment_names_is_taken() {
         let said = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
         let tiles = said.lines().find_map(|line| line.strip_prefix("tiles ")?.parse::<u64>().ok()).unwrap();
-        assert_eq!(counts(&TRITON, "named").0, before + tiles, "the server was asked");
+        let after = counts_when(&TRITON, "named", before + tiles).await.0;
+        assert_eq!(after, before + tiles, "the server was asked");
     }
 }
 
@@ -212,7 +214,8 @@ async fn answers_that_are_cut_off_in_the_middle_are_asked_for_again() {
             bench.run(with(&format!("{scheme}://127.0.0.1:{}", relay.port())), "large").await.unwrap();
         assert_eq!((relay.cut(), tiles_again), (4, tiles));
         // What was on its way was computed twice.
-        assert!(counts(&TRITON, "wide").0 - before > tiles, "{url}: nothing was cut off");
+        let asked = counts_when(&TRITON, "wide", before + tiles + 1).await.0 - before;
+        assert!(asked > tiles, "{url}: nothing was cut off");
         let digest = |path: &Path| Digest::of(&std::fs::read(path).unwrap());
         assert_eq!(digest(&whole), digest(&again), "{url}");
     }

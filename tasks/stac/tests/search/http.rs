@@ -1,7 +1,7 @@
 //! Searches of servers that answer well, badly or not at all.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -39,16 +39,20 @@ fn scene(id: &str) -> Value {
     item
 }
 
-/// The error of a search for anything on a server that answers so.
-async fn failed(answer: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> TaskError {
+/// The error of a search for anything on a server that answers so, where each answer may take `patience` seconds.
+async fn failed_within(patience: u32, answer: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> TaskError {
     let server = api(answer);
     let started = Instant::now();
-    let error = match try_search(json!({"catalog": server.url("/stac"), "request_timeout": 1})).await {
+    let error = match try_search(json!({"catalog": server.url("/stac"), "request_timeout": patience})).await {
         Err(error) => error,
         Ok(found) => panic!("found {} scenes", found.scenes.len()),
     };
-    assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(50), "{:?}", started.elapsed());
     error
+}
+
+async fn failed(answer: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> TaskError {
+    failed_within(60, answer).await
 }
 
 async fn failed_for_good(answer: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Fault {
@@ -248,22 +252,31 @@ async fn a_shape_is_asked_for_as_a_shape_and_checked_again() {
 #[tokio::test]
 async fn a_page_of_thousands_of_items_is_read_off_the_loop() {
     let server = api(|_| Reply::json(&page((0..5000).map(|i| scene(&format!("{i:04}"))).collect(), None)));
-    let ticks = Arc::new(AtomicUsize::new(0));
-    let ticking = tokio::spawn({
-        let ticks = ticks.clone();
-        async move {
-            loop {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-                ticks.fetch_add(1, Ordering::Relaxed);
+    // What ticks on the loop is held up by it and by the machine, a thread by the machine alone.
+    let (ticks, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (over, ticking) = (Arc::new(AtomicBool::new(false)), ticks.clone());
+    let ticking = tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            ticking.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    let thread = std::thread::spawn({
+        let (most, over) = (most.clone(), over.clone());
+        move || {
+            while !over.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(1));
+                most.fetch_add(1, Ordering::Relaxed);
             }
         }
     });
-    let started = Instant::now();
     let found = search(json!({"catalog": server.url("/stac"), "limit": 5000})).await;
+    let share = ticks.load(Ordering::Relaxed) as f64 / most.load(Ordering::Relaxed) as f64;
     ticking.abort();
+    over.store(true, Ordering::Relaxed);
+    thread.join().unwrap();
     assert_eq!((found.scenes.len(), found.scenes[4999].id.as_str()), (5000, "4999"));
     // A loop that was held up would have ticked a few times only.
-    let share = ticks.load(Ordering::Relaxed) as f64 / started.elapsed().as_millis() as f64;
     assert!(share > 0.1, "{share}");
 }
 
@@ -350,14 +363,14 @@ async fn answers_that_are_no_items_are_told_by_their_fault() {
         (Reply::gzip_bomb(), "S109", false),
     ] {
         let shown = format!("{reply:?}").chars().take(100).collect::<String>();
-        match failed(move |_| reply.clone()).await {
+        let patience = if code == "S102" { 1 } else { 60 };
+        match failed_within(patience, move |_| reply.clone()).await {
             TaskError::Transient { fault, retry_after } => {
                 assert_eq!((fault.code.as_ref(), true), (code, transient), "{shown}: {fault}");
                 let pause = (code == "S103").then_some(Duration::from_secs(5));
                 assert_eq!(retry_after, pause);
             }
             TaskError::Permanent(fault) => {
-                // The bomb is stopped by its size or by the clock, whichever is first on a slow machine.
                 assert_eq!((fault.code.as_ref(), false), (code, transient), "{shown}: {fault}");
             }
             TaskError::Cancelled => panic!("{shown}"),
@@ -509,5 +522,5 @@ async fn a_search_that_hangs_is_cancelled_at_once() {
     let started = Instant::now();
     cancel.cancel();
     assert!(matches!(running.await.unwrap(), Err(TaskError::Cancelled)));
-    assert!(started.elapsed() < Duration::from_secs(1));
+    assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
 }

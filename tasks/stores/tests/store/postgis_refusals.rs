@@ -49,7 +49,8 @@ async fn a_secret_that_is_missing_or_no_address_is_told_without_repeating_it() {
 
 #[tokio::test]
 async fn a_server_that_is_down_may_come_up() {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let closed = swath_testkit::closed::Closed::take();
+    let port = closed.address().port();
     let told = transient(refusal(&format!("postgres://u:{PASSWORD}@127.0.0.1:{port}/d")).await);
     assert!(told.code == "D122" && told.message.contains(&format!("127.0.0.1:{port}/d")), "{told}");
     // What listens there is no PostgreSQL.
@@ -72,7 +73,8 @@ async fn a_server_that_never_answers_does_not_keep_a_cancelled_step() {
         cancel.cancel();
     });
     assert!(matches!(stored, Err(TaskError::Cancelled)), "{stored:?}");
-    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    // Whoever waits for the server gives it up after 15 seconds.
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
 }
 
 #[tokio::test]

@@ -84,7 +84,7 @@ fn whatever_a_server_in_trouble_answers_is_lived_through() {
         }
     });
     let folder = tempfile::tempdir().unwrap();
-    let pace = Pace { answer: Duration::from_secs(2), longest_pause: Duration::from_millis(80), ..pace() };
+    let pace = Pace { answer: Duration::from_secs(10), longest_pause: Duration::from_millis(80), ..pace() };
     let told = settings(&front.url(""), "trouble").pace(pace.clone());
     let tracking = Tracking::open(told, "trouble", folder.path(), &[]).unwrap();
     train(&tracking, 0..300);
@@ -129,6 +129,8 @@ fn trouble_is_told_once_and_so_is_its_end() {
     let log = folder.path().join("log");
     let listener = tracing_subscriber::fmt().with_writer(Arc::new(std::fs::File::create(&log).unwrap())).finish();
     let pace = Pace { longest_pause: Duration::from_millis(30), ..pace() };
+    // While one listener lives alone, a message that a thread without one tells first is told to nobody from then on.
+    let _another = tracing::Dispatch::new(tracing_subscriber::registry());
     // What the sending thread tells goes where the training's thread tells.
     tracing::subscriber::with_default(listener, || {
         let told = settings(&front.url(""), "told once").pace(pace);

@@ -112,6 +112,9 @@ fn a_server_that_comes_later_and_one_that_is_killed_get_every_value_once() {
     let early = Tracking::open(settings(&server.url(), "early").pace(hasty()), "early", &spool, &[]).unwrap();
     train(&early, 0..50);
     early.artifact(&folder.path().join("notes.txt"), "notes.txt");
+    while early.report().trouble.is_none() {
+        std::thread::sleep(Duration::from_millis(10));
+    }
     let report = early.finish(State::Finished);
     assert_eq!((report.sent, report.waiting, report.lost, &report.run), (0, 53, 0, &None), "{report:#?}");
     assert_eq!(report.trouble.unwrap().code, "S101");
