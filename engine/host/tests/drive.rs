@@ -389,13 +389,14 @@ async fn equal_work_is_done_once_and_again_only_where_it_failed() {
     assert!(completed(&one) && completed(&other));
     assert_eq!((one.ran + other.ran, one.reused + other.reused), (1, 1));
     // What waits for equal work keeps nobody behind it: the other members run meanwhile.
+    // The equal ones end when the others have.
     let text = format!(
-        "flow: above\nsteps:\n  many: {{ each: \"${{[300, 300, 300, 20, 30, 300]}}\", task: toy.work, {free}, \
-         with: {{ millis: \"${{item}}\" }} }}\n"
+        "flow: above\nsteps:\n  many: {{ each: \"${{['a', 'a', 'a', 'b', 'c', 'a']}}\", task: toy.mark, {free}, \
+         with: {{ folder: ., name: \"${{item}}\", after: \"${{item == 'a' ? 'c' : item + '_begun'}}\" }} }}\n"
     );
-    let started = Instant::now();
-    let ending = bench.drive_in(engine.clone(), "many", &text, "").await;
-    assert!(completed(&ending) && started.elapsed() < Duration::from_millis(1_100), "{:?}", started.elapsed());
+    let ending = tokio::time::timeout(Duration::from_secs(60), bench.drive_in(engine.clone(), "many", &text, "")).await;
+    let ending = ending.expect("nobody waits for who waits");
+    assert!(completed(&ending));
     assert_eq!((ending.ran, ending.reused), (3, 3));
     // The one that waited for what failed does it itself.
     let text = format!("flow: above\nsteps:\n  asks: {{ task: toy.work, {free}, with: {{ down_until: mark }} }}\n");
@@ -535,9 +536,11 @@ async fn only_pure_steps_of_a_run_that_was_never_cut_off_start_before_their_clai
     assert_eq!(names, ["pure", "pure_too"]);
 
     let cut_off = text("cut_off");
-    let stop = bench.stop.clone();
+    let (stop, begun) = (bench.stop.clone(), bench.path("cut_off").join("waited_begun"));
     tokio::spawn(async move {
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        while !begun.exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         stop.cancel();
     });
     assert_eq!(bench.drive("cut_off", &cut_off, "").await.state, RunState::Running);

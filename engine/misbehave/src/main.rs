@@ -50,7 +50,7 @@ enum Does {
     Breed,
     /// Sleeps for half a second.
     Pause,
-    /// Waits until it is told to stop.
+    /// Waits until it is told to stop, and leaves a mark then.
     Wait,
     /// Prints as native code does, and logs.
     Print,
@@ -90,6 +90,8 @@ impl Task for Harm {
         let (does, ledger) = (self.does, self.ledger.clone());
         if does == Does::Wait {
             ctx.cancelled().await;
+            std::fs::write(ledger.0.with_extension("told"), "")
+                .map_err(|error| Fault::new("T101", error.to_string()))?;
             return Err(TaskError::Cancelled);
         }
         ctx.blocking(move |_| {

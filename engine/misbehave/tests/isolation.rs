@@ -55,12 +55,12 @@ impl Place {
 }
 
 fn until<T>(what: &str, found: impl Fn() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(300);
     loop {
         if let Some(found) = found() {
             return found;
         }
-        assert!(Instant::now() < deadline, "{what}: not within 30 s");
+        assert!(Instant::now() < deadline, "{what}: not within five minutes");
         std::thread::sleep(Duration::from_millis(10));
     }
 }
@@ -145,7 +145,7 @@ fn a_step_that_nothing_can_stop_is_killed_after_its_timeout_with_all_it_started(
     let place = Place::new(&steps(&[("spin", ", timeout: 500ms"), ("breed", ", timeout: 500ms")]));
     let started = Instant::now();
     let (_, document) = place.flow(&["--isolate", "native"]);
-    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
     for step in ["spin", "breed"] {
         assert_eq!(fault_of(&document, step)["code"], "E316");
         gone(place.ledger(step)[0]);
@@ -190,7 +190,7 @@ fn a_list_half_of_whose_processes_are_killed_is_done_once_and_whole() {
     let items: Vec<usize> = (0..ITEMS).collect();
     let flow = format!(
         "flow: many\nsteps:\n  all: {{ each: {items:?}, task: harm.do, \
-         with: {{ does: pause, times: 1, ledger: \"${{'item' + string(item)}}\" }} }}\noutputs: {{ processes: all.process }}\n"
+         with: {{ does: \"${{item % 2 == 0 ? 'wait' : 'pause'}}\", times: 1, ledger: \"${{'item' + string(item)}}\" }} }}\noutputs: {{ processes: all.process }}\n"
     );
     let place = Place::new(&flow);
     let child = place.swath(&["run", "flow.yaml", "--isolate", "native", "--json", "-q"]).spawn().unwrap();
@@ -225,7 +225,8 @@ fn a_step_that_waits_is_told_to_stop_and_one_that_is_deaf_is_killed() {
         let (code, told) = place.run(&["cancel", run]);
         assert_eq!(code, Some(0), "{told}");
         assert_eq!(child.wait().unwrap().code(), Some(1));
-        assert!(asked.elapsed() < Duration::from_secs(if does == "wait" { 5 } else { 20 }), "{:?}", asked.elapsed());
+        assert!(asked.elapsed() < Duration::from_secs(60), "{:?}", asked.elapsed());
+        assert_eq!(place.path(&format!("{does}.told")).exists(), does == "wait");
         gone(process);
         assert_eq!(place.ledger(does).len(), 1, "it was never lost");
     }

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -114,11 +115,27 @@ impl Term {
     pub fn lose(&self) {
         self.0.lost.cancel();
     }
+
+    fn hear(&self, wish: &Wish) {
+        if wish.cancel {
+            self.0.cancel.cancel();
+        }
+        if wish.pause.is_some() {
+            self.0.pause.send_if_modified(|pause| std::mem::replace(pause, wish.pause) != *pause);
+        }
+    }
 }
 
 /// The leases that this process has of one store: for those who implement [`crate::Store`].
 #[derive(Debug, Default)]
-pub struct Terms(Mutex<HashMap<String, Term>>);
+pub struct Terms(Mutex<HashMap<String, Live>>);
+
+#[derive(Debug)]
+struct Live {
+    term: Term,
+    /// When it was last told directly what is asked of the run.
+    told: Option<Instant>,
+}
 
 impl Terms {
     /// Begins a lease; `give_back` is called when it is dropped.
@@ -136,37 +153,63 @@ impl Terms {
             lost: CancellationToken::new(),
         };
         let term = Term(Arc::new(inner));
-        self.lock().insert(run.to_owned(), term.clone());
+        self.lock().insert(run.to_owned(), Live { term: term.clone(), told: None });
         RunLease { term, terms: self.clone(), give_back: Some(Box::new(give_back)) }
     }
 
     fn end(&self, term: &Term) {
         let mut terms = self.lock();
-        if terms.get(term.run()).is_some_and(|live| live.epoch() == term.epoch()) {
+        if terms.get(term.run()).is_some_and(|live| live.term.epoch() == term.epoch()) {
             terms.remove(term.run());
         }
     }
 
     /// The leases that are live.
     pub fn live(&self) -> Vec<Term> {
-        self.lock().values().filter(|term| !term.is_lost()).cloned().collect()
+        self.lock().values().map(|live| &live.term).filter(|term| !term.is_lost()).cloned().collect()
     }
 
-    /// Tells who drives these runs, if it is this process, what is asked of them.
-    pub fn tell(&self, wishes: &[Wish]) {
+    /// Tells who drives this run, if it is this process, what has just been asked of it.
+    pub fn tell(&self, wish: &Wish) {
+        let mut terms = self.lock();
+        let Some(live) = terms.get_mut(&wish.run) else { return };
+        live.told = Some(Instant::now());
+        live.term.hear(wish);
+    }
+
+    /// Tells who drives these runs, if it is this process, what somebody read whose reading began at `since`. Who was told
+    /// directly meanwhile may know better.
+    pub fn tell_read(&self, since: Instant, wishes: &[Wish]) {
         let terms = self.lock();
         for wish in wishes {
-            let Some(Term(told)) = terms.get(&wish.run) else { continue };
-            if wish.cancel {
-                told.cancel.cancel();
-            }
-            if wish.pause.is_some() {
-                told.pause.send_if_modified(|pause| std::mem::replace(pause, wish.pause) != *pause);
+            if let Some(live) = terms.get(&wish.run).filter(|live| live.told.is_none_or(|told| told < since)) {
+                live.term.hear(wish);
             }
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Term>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Live>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_read_before_a_wish_was_told_does_not_take_it_back() {
+        let terms = Arc::new(Terms::default());
+        let lease = terms.begin("r", 1, || {});
+        let asked = lease.term().pause_asked();
+        let wish = |pause| Wish { run: "r".to_owned(), cancel: false, pause: Some(pause) };
+        terms.tell_read(Instant::now(), &[wish(true)]);
+        assert_eq!(*asked.borrow(), Some(true));
+        let reading = Instant::now();
+        terms.tell(&wish(false));
+        terms.tell_read(reading, &[wish(true)]);
+        assert_eq!(*asked.borrow(), Some(false));
+        terms.tell_read(Instant::now() + std::time::Duration::from_millis(1), &[wish(true)]);
+        assert_eq!(*asked.borrow(), Some(true), "a wish of another process");
     }
 }

@@ -467,7 +467,7 @@ fn nobody_runs_far_ahead_of_a_network_that_takes_its_time() {
     }
     impl Backend for Late<'_> {
         fn run(&self, _: usize, _: &mut Vec<f32>, output: &mut [f32]) -> Result<(), TaskError> {
-            self.first.call_once(|| drop(self.begun.wait()));
+            self.first.call_once(|| _ = self.begun.wait());
             let before = self.ahead.load(Ordering::Relaxed);
             std::thread::sleep(Duration::from_millis(100));
             self.most.fetch_max(self.ahead.load(Ordering::Relaxed) - before, Ordering::Relaxed);
@@ -486,7 +486,7 @@ fn nobody_runs_far_ahead_of_a_network_that_takes_its_time() {
     // The fast one begins when the other has a tile, too.
     let (begun, first, run_over) = (Barrier::new(2), Once::new(), positional(16));
     let function = |input: &[f32], output: &mut [f32]| {
-        first.call_once(|| drop(begun.wait()));
+        first.call_once(|| _ = begun.wait());
         run_over(input, output);
     };
     let fast = Network { tile: 16, bands: 1, classes: 1, function, runs: AtomicUsize::new(0) };

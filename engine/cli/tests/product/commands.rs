@@ -409,11 +409,11 @@ fn only_a_run_that_was_cut_off_and_not_made_up_for_is_recalled() {
     assert!(!noted(&["run", "flow.yaml"]));
     assert!(!noted(&["run", "flow.yaml"]), "the run before failed, and said so");
     let place = slow();
-    let child = place.swath(&["run", "flow.yaml", "-p", "seconds=3"]).spawn().unwrap();
+    let child = place.swath(&["run", "flow.yaml", "-p", "seconds=8"]).spawn().unwrap();
     wait_for_slow(&place);
     signal(&child, "INT");
     assert_eq!(child.wait_with_output().unwrap().status.code(), Some(130));
-    let noted = || place.run(&["run", "flow.yaml", "-p", "seconds=3"]).2.contains("did not finish");
+    let noted = || place.run(&["run", "flow.yaml", "-p", "seconds=8"]).2.contains("did not finish");
     assert!(noted());
     assert!(!noted(), "the run before completed");
 }

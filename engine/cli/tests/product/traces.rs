@@ -298,7 +298,7 @@ steps:
 
 /// Waits for something that comes soon.
 pub fn soon<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let until = std::time::Instant::now() + Duration::from_secs(30);
+    let until = std::time::Instant::now() + Duration::from_secs(300);
     loop {
         if let Some(found) = look() {
             return found;

@@ -188,7 +188,7 @@ impl Connection {
                     }
                 }
                 lost.iter().for_each(|run| self.lose(world, run));
-                self.terms.tell(&world.model.wishes());
+                self.terms.tell_read(std::time::Instant::now(), &world.model.wishes());
             }
             let world = &mut *self.world();
             if let Proof::Clock(lease) = world.model.proof {
@@ -312,7 +312,7 @@ impl Store for Connection {
             Ok(())
         };
         self.alter(asked).await?;
-        self.terms.tell(&[Wish { run: run.to_owned(), cancel: true, pause: None }]);
+        self.terms.tell(&Wish { run: run.to_owned(), cancel: true, pause: None });
         Ok(())
     }
 
@@ -323,7 +323,7 @@ impl Store for Connection {
             Ok(())
         };
         self.alter(asked).await?;
-        self.terms.tell(&[Wish { run: run.to_owned(), cancel: false, pause: Some(pause) }]);
+        self.terms.tell(&Wish { run: run.to_owned(), cancel: false, pause: Some(pause) });
         Ok(())
     }
 

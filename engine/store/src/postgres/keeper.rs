@@ -169,14 +169,15 @@ impl Keeper {
         );
         let query = query.bind(runs).bind(epochs).bind(&self.owner).bind(self.lease.as_millis() as i64);
         let wishes = self.wishes(query.fetch_all(&self.pool)).await?;
-        self.terms.tell(&wishes);
+        self.terms.tell_read(asked, &wishes);
         Ok(Some((asked, wishes.into_iter().map(|wish| wish.run).collect())))
     }
 
     /// Hears what is asked of the runs: one question for all of them.
     async fn look(&self) -> Result<Option<(Instant, Vec<String>)>, Error> {
+        let asked = Instant::now();
         let query = sqlx::query("SELECT run, cancel, pause FROM claim WHERE cancel = 1 OR pause IS NOT NULL");
-        self.terms.tell(&self.wishes(query.fetch_all(&self.pool)).await?);
+        self.terms.tell_read(asked, &self.wishes(query.fetch_all(&self.pool)).await?);
         Ok(None)
     }
 

@@ -295,7 +295,7 @@ impl Store for PostgresStore {
         crate::locks::check_id(run)?;
         let text = "INSERT INTO claim (run, cancel) VALUES ($1, 1) ON CONFLICT (run) DO UPDATE SET cancel = 1";
         self.write(text, &[run.into()]).await?;
-        self.terms.tell(&[Wish { run: run.to_owned(), cancel: true, pause: None }]);
+        self.terms.tell(&Wish { run: run.to_owned(), cancel: true, pause: None });
         Ok(())
     }
 
@@ -304,7 +304,7 @@ impl Store for PostgresStore {
         let text =
             "INSERT INTO claim (run, pause) VALUES ($1, $2) ON CONFLICT (run) DO UPDATE SET pause = excluded.pause";
         self.write(text, &[run.into(), i64::from(pause).into()]).await?;
-        self.terms.tell(&[Wish { run: run.to_owned(), cancel: false, pause: Some(pause) }]);
+        self.terms.tell(&Wish { run: run.to_owned(), cancel: false, pause: Some(pause) });
         Ok(())
     }
 

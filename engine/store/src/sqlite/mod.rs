@@ -16,6 +16,7 @@ use std::collections::{HashMap, HashSet};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use sqlx::sqlite::SqliteRow;
@@ -151,8 +152,9 @@ async fn hear_wishes(reads: Reads, terms: Weak<Terms>) {
         if terms.live().is_empty() {
             continue;
         }
+        let asked = Instant::now();
         match read::wishes(&reads).await {
-            Ok(wishes) => terms.tell(&wishes),
+            Ok(wishes) => terms.tell_read(asked, &wishes),
             Err(Error::Closed) => return,
             Err(error) => tracing::warn!("what is asked of runs is not known: {error}"),
         }
@@ -192,13 +194,13 @@ impl Store for SqliteStore {
 
     async fn ask_to_cancel(&self, run: &str) -> Result<(), Error> {
         self.mark(run, Mark::Cancel).await?;
-        self.terms.tell(&[Wish { run: run.to_owned(), cancel: true, pause: None }]);
+        self.terms.tell(&Wish { run: run.to_owned(), cancel: true, pause: None });
         Ok(())
     }
 
     async fn ask_to_pause(&self, run: &str, pause: bool) -> Result<(), Error> {
         self.mark(run, Mark::Pause(pause)).await?;
-        self.terms.tell(&[Wish { run: run.to_owned(), cancel: false, pause: Some(pause) }]);
+        self.terms.tell(&Wish { run: run.to_owned(), cancel: false, pause: Some(pause) });
         Ok(())
     }
 

@@ -163,7 +163,8 @@ async fn what_the_server_says_is_wrong_has_its_own_error_and_what_passes_is_wait
         assert_eq!(error.code(), code, "{state}: {error:?}");
         assert_eq!(error.is_transient(), ["E111", "E113", "E121"].contains(&code), "{state}");
     }
-    let passing = store.append(append("r", 0, 3));
+    let patient = PostgresStore::open(&url, Access::Write, Duration::from_secs(15)).await.unwrap();
+    let passing = patient.append(append("r", 0, 3));
     let passed = async {
         tokio::time::sleep(Duration::from_millis(500)).await;
         psql(&url, "DROP TRIGGER fail ON swath.event");
@@ -309,7 +310,7 @@ impl Gate {
 async fn a_process_that_is_cut_off_for_long_gives_its_runs_up_and_for_short_goes_on() {
     let direct = POSTGRES.create_database();
     let gate = Gate::to(&direct).await;
-    let lease = Duration::from_millis(1500);
+    let lease = Duration::from_secs(6);
     let cut_off = Arc::new(PostgresStore::open(&gate.url, Access::Write, lease).await.unwrap());
     let other = PostgresStore::open(&direct, Access::Write, lease).await.unwrap();
     let stop = Arc::new(AtomicBool::new(false));
@@ -326,13 +327,11 @@ async fn a_process_that_is_cut_off_for_long_gives_its_runs_up_and_for_short_goes
     }
     let held = cut_off.lease_run("run-0").await.unwrap();
     gate.open.send_replace(false);
-    let cut = Instant::now();
     let seq = other.run_row("run-0").await.unwrap().seq;
     let late = {
         let (store, epoch) = (cut_off.clone(), held.epoch());
         tokio::spawn(async move { store.append(Append { epoch, ..append("run-0", seq, 1) }).await })
     };
-    tokio::time::timeout(lease + Duration::from_secs(1), held.term().lost()).await.expect("it is given up");
     let taken = loop {
         match other.lease_run("run-0").await {
             Ok(lease) => break lease,
@@ -340,7 +339,8 @@ async fn a_process_that_is_cut_off_for_long_gives_its_runs_up_and_for_short_goes
             Err(error) => panic!("{error:?}"),
         }
     };
-    assert!(cut.elapsed() < lease + Duration::from_secs(2), "{:?}", cut.elapsed());
+    // By its own count of time, which hears of nobody.
+    tokio::time::timeout(Duration::from_secs(60), held.term().lost()).await.expect("it is given up");
     let error = late.await.unwrap().unwrap_err();
     assert!(matches!(&error, Error::Unreachable { .. }), "{error:?}");
     gate.open.send_replace(true);

@@ -25,7 +25,8 @@ fn first_weights(network: &Value, path: &Path) {
     network.init(&device).unwrap().map(&mut Draw(Numbers(11))).save(path).unwrap();
 }
 
-/// He's weights, the same every time: burn's own numbers are shared by all threads of the process.
+/// He's weights, the same every time. Burn's own, which are drawn when they are looked at, are never: their numbers are shared by all
+/// threads of the process, and a training of another test may be drawing.
 struct Draw(Numbers);
 
 impl ModuleMapper for Draw {
@@ -33,12 +34,11 @@ impl ModuleMapper for Draw {
         if D < 2 {
             return param;
         }
-        param.map(|tensor| {
-            let shape = tensor.dims();
-            let bound = (6.0 / shape[1..].iter().product::<usize>() as f32).sqrt();
-            let values = (0..shape.iter().product()).map(|_| (2.0 * self.0.next() - 1.0) * bound);
-            Tensor::from_data(TensorData::new(values.collect::<Vec<f32>>(), shape), &tensor.device())
-        })
+        let (id, shape, device) = (param.id, param.lazy_shape().dims::<D>(), param.lazy_device());
+        let bound = (6.0 / shape[1..].iter().product::<usize>() as f32).sqrt();
+        let values = (0..shape.iter().product()).map(|_| (2.0 * self.0.next() - 1.0) * bound);
+        let values = TensorData::new(values.collect::<Vec<f32>>(), shape);
+        param.transform_for_load(Tensor::from_data(values, &device), id)
     }
 }
 
