@@ -17,7 +17,7 @@ use swath_testkit::python;
 
 use crate::common::Place;
 
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(300);
 const AT_ONCE: usize = 6;
 const SECRET: &str = "SIGNED";
 

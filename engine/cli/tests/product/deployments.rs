@@ -41,7 +41,7 @@ pub fn lines(place: &Place, file: &str) -> Vec<String> {
 
 /// Waits until something is so.
 pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_secs(300);
     while !is_so() {
         assert!(Instant::now() < deadline, "{what}: it never came");
         std::thread::sleep(Duration::from_millis(50));

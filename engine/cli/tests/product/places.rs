@@ -40,7 +40,7 @@ async fn begun(place: &Place, count: usize) {
         if text.lines().count() == count {
             return;
         }
-        assert!(began.elapsed() < Duration::from_secs(30), "{count} are to begin: {text:?}");
+        assert!(began.elapsed() < Duration::from_secs(300), "{count} are to begin: {text:?}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -90,8 +90,12 @@ async fn runs_beyond_those_a_server_drives_wait_their_turn_and_outlive_it() {
     runs.resume_run(v1::ResumeRunRequest { id: ids[2].clone() }).await.unwrap();
     watched(&mut runs, &ids[2], 0).await;
     assert_eq!(state_of(&mut runs, &ids[2]).await, v1::RunState::Completed);
-    let told = info(&serving).await;
-    assert_eq!((told.live_runs, told.waiting_runs), (0, 0));
+    // Its end is told before its place is free.
+    let began = Instant::now();
+    while info(&serving).await.live_runs > 0 {
+        assert!(began.elapsed() < Duration::from_secs(60), "no run is left");
+    }
+    assert_eq!(info(&serving).await.waiting_runs, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,7 +12,7 @@ use crate::serve::{FLOW, Serving, start};
 
 /// Asks again until it is so.
 fn eventually(mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_secs(300);
     while !is_so() {
         assert!(Instant::now() < deadline, "it does not come about");
         std::thread::sleep(Duration::from_millis(100));

@@ -215,7 +215,7 @@ mod tests {
             message: "{}".into(),
             attempts: 0,
         };
-        let told = tell(&hook, &telling, Err("none".into()), &Secrets::default(), Duration::from_millis(1500)).await;
+        let told = tell(&hook, &telling, Err("none".into()), &Secrets::default(), Duration::from_secs(5)).await;
         assert!(told.unwrap_err().contains("took longer than"));
         let started = std::fs::read_to_string(noted).unwrap().trim().to_owned();
         // Whoever takes in orphans need not have buried it yet.

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use swath_testkit::closed::Closed;
 use swath_testkit::http::{Reply, Request, Server};
 
 use super::{Case, Ends, INPUTS, SECRET, hold};
@@ -274,9 +275,14 @@ fn answers_of_a_server() {
     cases.extend(survived.into_iter().map(|(name, reply)| search(name, "", Counting(1), once(reply))));
     cases.push(served("status-404", "", Badly(1, "S106", &["/stac", "404"]), |_| Reply::status(404)));
     let words = &["127.0.0.1", "cannot be reached", "refused"];
-    let mut refuses = served("refuses", "", Badly(1, "S101", words), |_| landing());
-    refuses._server = None;
-    cases.push(refuses);
+    let closed = Closed::take();
+    cases.push(Case {
+        name: "refuses".to_owned(),
+        steps: search_steps(&format!("http://{}/stac?key={SECRET}", closed.address()), ""),
+        outputs: "count: search.count",
+        ends: Badly(1, "S101", words),
+        _server: None,
+    });
     let mut slow = served("hangs-past-the-timeout-of-the-step", "", Badly(1, "E316", &["search:"]), |_| Reply::hang());
     slow.steps = slow.steps.replace("request_timeout: 2", "request_timeout: 600");
     slow.steps = slow.steps.replace("    retry", "    timeout: 1s\n    retry");

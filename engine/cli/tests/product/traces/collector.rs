@@ -51,9 +51,10 @@ pub struct Collector {
 impl Collector {
     pub fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
+        let program = program();
         let (grpc, http) = (free_address(), free_address());
         let out = std::fs::File::create(folder.path().join("out")).unwrap();
-        let mut rotel = Command::new(program());
+        let mut rotel = Command::new(program);
         rotel.args(["start", "--exporter", "blackhole", "--batch-timeout", "100ms"]);
         rotel.args(["--debug-log", "traces", "--debug-log", "metrics", "--debug-log-verbosity", "detailed"]);
         rotel.args(["--otlp-grpc-endpoint", &grpc.to_string(), "--otlp-http-endpoint", &http.to_string()]);
