@@ -39,7 +39,7 @@ class Once:
             try:
                 _, status, usage = os.wait4(process.pid, 0)
             finally:
-                # A server that outlives who started it would slow down all that is measured after it.
+                # What is left of its group, such as a server that it started, would slow down all that is measured after it.
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
             self.wall = time.perf_counter() - start

@@ -389,7 +389,7 @@ async fn equal_work_is_done_once_and_again_only_where_it_failed() {
     assert!(completed(&one) && completed(&other));
     assert_eq!((one.ran + other.ran, one.reused + other.reused), (1, 1));
     // What waits for equal work keeps nobody behind it: the other members run meanwhile.
-    // The equal ones end when the others have.
+    // The equal ones end when the last of the others has.
     let text = format!(
         "flow: above\nsteps:\n  many: {{ each: \"${{['a', 'a', 'a', 'b', 'c', 'a']}}\", task: toy.mark, {free}, \
          with: {{ folder: ., name: \"${{item}}\", after: \"${{item == 'a' ? 'c' : item + '_begun'}}\" }} }}\n"

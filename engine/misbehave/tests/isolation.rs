@@ -225,8 +225,9 @@ fn a_step_that_waits_is_told_to_stop_and_one_that_is_deaf_is_killed() {
         let (code, told) = place.run(&["cancel", run]);
         assert_eq!(code, Some(0), "{told}");
         assert_eq!(child.wait().unwrap().code(), Some(1));
-        assert!(asked.elapsed() < Duration::from_secs(60), "{:?}", asked.elapsed());
-        assert_eq!(place.path(&format!("{does}.told")).exists(), does == "wait");
+        // Who hears nothing is given 15 seconds, and 5 more to hear after all.
+        assert!(asked.elapsed() < Duration::from_secs(if does == "wait" { 14 } else { 60 }), "{:?}", asked.elapsed());
+        assert!(does == "spin" || place.path("wait.told").exists(), "it was told, and not only killed");
         gone(process);
         assert_eq!(place.ledger(does).len(), 1, "it was never lost");
     }

@@ -133,8 +133,8 @@ pub struct Terms(Mutex<HashMap<String, Live>>);
 #[derive(Debug)]
 struct Live {
     term: Term,
-    /// When it was last told directly what is asked of the run.
-    told: Option<Instant>,
+    /// When it began, or was last told directly what is asked of the run: what was read before is out of date.
+    since: Instant,
 }
 
 impl Terms {
@@ -153,7 +153,7 @@ impl Terms {
             lost: CancellationToken::new(),
         };
         let term = Term(Arc::new(inner));
-        self.lock().insert(run.to_owned(), Live { term: term.clone(), told: None });
+        self.lock().insert(run.to_owned(), Live { term: term.clone(), since: Instant::now() });
         RunLease { term, terms: self.clone(), give_back: Some(Box::new(give_back)) }
     }
 
@@ -173,16 +173,16 @@ impl Terms {
     pub fn tell(&self, wish: &Wish) {
         let mut terms = self.lock();
         let Some(live) = terms.get_mut(&wish.run) else { return };
-        live.told = Some(Instant::now());
+        live.since = Instant::now();
         live.term.hear(wish);
     }
 
-    /// Tells who drives these runs, if it is this process, what somebody read whose reading began at `since`. Who was told
-    /// directly meanwhile may know better.
-    pub fn tell_read(&self, since: Instant, wishes: &[Wish]) {
+    /// Tells who drives these runs, if it is this process, what a read of the store found that began at `asked`. A run whose lease
+    /// began later, or that was told something directly since, is left out: it knows better, or hears of it with the next read.
+    pub fn tell_read(&self, asked: Instant, wishes: &[Wish]) {
         let terms = self.lock();
         for wish in wishes {
-            if let Some(live) = terms.get(&wish.run).filter(|live| live.told.is_none_or(|told| told < since)) {
+            if let Some(live) = terms.get(&wish.run).filter(|live| live.since < asked) {
                 live.term.hear(wish);
             }
         }
@@ -195,21 +195,26 @@ impl Terms {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
     fn what_was_read_before_a_wish_was_told_does_not_take_it_back() {
-        let terms = Arc::new(Terms::default());
+        let (terms, before) = (Arc::new(Terms::default()), Instant::now());
         let lease = terms.begin("r", 1, || {});
         let asked = lease.term().pause_asked();
         let wish = |pause| Wish { run: "r".to_owned(), cancel: false, pause: Some(pause) };
-        terms.tell_read(Instant::now(), &[wish(true)]);
+        let soon = || Instant::now() + Duration::from_millis(1);
+        terms.tell_read(before, &[wish(true)]);
+        assert_eq!(*asked.borrow(), None, "a wish for who had the run before");
+        terms.tell_read(soon(), &[wish(true)]);
         assert_eq!(*asked.borrow(), Some(true));
         let reading = Instant::now();
         terms.tell(&wish(false));
         terms.tell_read(reading, &[wish(true)]);
         assert_eq!(*asked.borrow(), Some(false));
-        terms.tell_read(Instant::now() + std::time::Duration::from_millis(1), &[wish(true)]);
+        terms.tell_read(soon(), &[wish(true)]);
         assert_eq!(*asked.borrow(), Some(true), "a wish of another process");
     }
 }

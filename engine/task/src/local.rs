@@ -69,7 +69,7 @@ impl LocalHost {
         Artifact::typed(record).ok_or_else(|| std::io::Error::other("kind"))
     }
 
-    /// Moves what is staged to where the artifact lies, whole at once: several may import the same, and each finds all of it.
+    /// Moves what is staged to where the artifact lies, in one step: several may import the same, and each finds all of it.
     fn place(&self, staged: &Path, record: &ArtifactRecord) -> std::io::Result<()> {
         let target = self.path(record);
         if let Some(parent) = target.parent() {

@@ -54,6 +54,9 @@ impl Triton {
             if triton.launch() {
                 return triton;
             }
+            if !triton.log().contains("in use") {
+                break;
+            }
             triton.end("keep");
         }
         panic!("Triton does not start: {}", triton.log());

@@ -277,14 +277,13 @@ mod tests {
     }
 
     #[test]
-    fn a_hundred_thousand_points_are_not_compared_each_with_each() {
+    fn a_hundred_thousand_points_take_well_under_a_second_each_way() {
         for spread in [0.001, 0.1, 5.0] {
             let mut number = numbers(1);
             let points: Vec<_> = (0..100_000).map(|_| (20.0 + spread * number(), 40.0 + spread * number())).collect();
             let start = std::time::Instant::now();
             dbscan(&points, 2000.0, 1);
-            // Ten thousand million distances take minutes.
-            assert!(start.elapsed().as_secs_f64() < 60.0, "{spread}: {:?}", start.elapsed());
+            assert!(start.elapsed().as_secs_f64() < 5.0, "{spread}: {:?}", start.elapsed());
         }
     }
 

@@ -4,7 +4,7 @@
 mod tiles;
 
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Barrier, Once};
+use std::time::Instant;
 
 use super::*;
 use crate::prepare::Window;
@@ -462,12 +462,11 @@ fn nobody_runs_far_ahead_of_a_network_that_takes_its_time() {
     struct Late<'a> {
         ahead: &'a AtomicUsize,
         most: AtomicUsize,
-        begun: &'a Barrier,
-        first: Once,
+        begun: &'a AtomicBool,
     }
     impl Backend for Late<'_> {
         fn run(&self, _: usize, _: &mut Vec<f32>, output: &mut [f32]) -> Result<(), TaskError> {
-            self.first.call_once(|| _ = self.begun.wait());
+            self.begun.store(true, Ordering::Relaxed);
             let before = self.ahead.load(Ordering::Relaxed);
             std::thread::sleep(Duration::from_millis(100));
             self.most.fetch_max(self.ahead.load(Ordering::Relaxed) - before, Ordering::Relaxed);
@@ -484,13 +483,16 @@ fn nobody_runs_far_ahead_of_a_network_that_takes_its_time() {
     let rules = as_is(1);
     let job = plain_job(&sizes, &plan, &rules, &names);
     // The fast one begins when the other has a tile, too.
-    let (begun, first, run_over) = (Barrier::new(2), Once::new(), positional(16));
+    let (begun, run_over, started) = (AtomicBool::new(false), positional(16), Instant::now());
     let function = |input: &[f32], output: &mut [f32]| {
-        first.call_once(|| _ = begun.wait());
+        while !begun.load(Ordering::Relaxed) {
+            assert!(started.elapsed() < Duration::from_secs(60), "the other has no tile");
+            std::thread::sleep(Duration::from_millis(1));
+        }
         run_over(input, output);
     };
     let fast = Network { tile: 16, bands: 1, classes: 1, function, runs: AtomicUsize::new(0) };
-    let late = Late { ahead: &fast.runs, most: AtomicUsize::new(0), begun: &begun, first: Once::new() };
+    let late = Late { ahead: &fast.runs, most: AtomicUsize::new(0), begun: &begun };
     let mut rows = Rows { next: 0, values: vec![Vec::new()] };
     let mut array = Array::new(400, 400, 1, pattern);
     let watch = Quiet { stop_after: Some(60), ..Quiet::default() };

@@ -192,7 +192,8 @@ async fn cancelling_stops_the_whole_group_even_when_it_ignores_the_request() {
     let started = Instant::now();
     cancel.cancel();
     assert!(matches!(running.await.unwrap(), Err(TaskError::Cancelled)));
-    assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
+    // As long as is waited where nobody says how long.
+    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
     assert!(dead(&pids).await, "{pids:?}");
 }
 

@@ -197,7 +197,7 @@ fn what_will_not_pass_is_told_at_once() {
         assert!(matches!(error, TaskError::Permanent(_)), "{error:?}");
         let (told, text) = message(&error);
         assert!(told == code && text.contains(".tif"), "{code}: {error:?}");
-        // Who tries again pauses for more than 20 seconds in all.
+        // Who tries again as after what may pass pauses for more than 20 seconds in all.
         assert!(started.elapsed() < Duration::from_secs(15), "{code}: {:?}", started.elapsed());
     }
 }

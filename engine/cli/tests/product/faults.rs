@@ -80,7 +80,8 @@ async fn is_spared(store: &dyn Store, run: &str, forgiven: u32) -> bool {
 }
 
 /// Kills until enough is killed and the run that is live then has completed. `store` makes the store of a run and gives
-/// the options that name it. Instances that have lost as many workers as is `forgiven` here are let go on.
+/// the options that name it. While an instance has lost as many workers as is `forgiven` here, nothing is
+/// killed.
 async fn kill(
     name: &str,
     forgiven: u32,

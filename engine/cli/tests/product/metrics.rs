@@ -163,6 +163,7 @@ fn a_real_prometheus_finds_every_metric_that_dashboards_and_alerts_ask_for() {
     soon("that no run is there", || prometheus.number("count(swath_runs) or vector(0)").filter(|runs| *runs == 0.0));
 
     let expect = |expression: &str, value: f64| assert_eq!(prometheus.number(expression), Some(value), "{expression}");
+    expect("swath_runs_started_total", 2.0);
     expect(r#"swath_step_retries_total{task="run.command"}"#, 1.0);
     expect(r#"swath_cache_hits_total{task="run.command"}"#, 1.0);
     expect(r#"swath_cache_misses_total{task="run.command"}"#, 1.0);

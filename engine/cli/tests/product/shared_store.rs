@@ -39,11 +39,13 @@ async fn in_the_middle(
     for _ in 0..count {
         ids.push(runs.start_run(start(place, seconds, "")).await.unwrap().into_inner().run.unwrap().id);
     }
-    until("the first steps", || async {
-        ledger(place).iter().filter(|line| line.starts_with("first")).count() == count
-    })
-    .await;
+    until("the first steps", || async { begun(place) == count }).await;
     ids
+}
+
+/// How many runs have done their first step.
+fn begun(place: &Place) -> usize {
+    ledger(place).iter().filter(|line| line.starts_with("first")).count()
 }
 
 /// Each step with an effect had it once, in each of so many runs.
@@ -80,11 +82,11 @@ async fn a_server_goes_on_with_the_runs_of_another_that_was_killed() {
     let (first, second) = (Serving::start(&place, &on_store), Serving::start(&place, &on_store));
     let (mut at_first, mut at_second) =
         (RunServiceClient::new(first.channel().await), RunServiceClient::new(second.channel().await));
-    let mut ids = in_the_middle(&place, &mut at_first, 2, "3").await;
+    let mut ids = in_the_middle(&place, &mut at_first, 2, "10").await;
     // Each sees what the other drives, and asks it to end it.
     assert_eq!(state_of(&mut at_second, &ids[0]).await, v1::RunState::Running);
     let other = at_second.start_run(start(&place, "600", "")).await.unwrap().into_inner().run.unwrap().id;
-    until("the third run", || async { ledger(&place).len() == 3 }).await;
+    until("the third run", || async { begun(&place) == 3 }).await;
     at_first.cancel_run(v1::CancelRunRequest { id: other.clone() }).await.unwrap();
     until("the other cancels it", || {
         let (mut runs, id) = (at_first.clone(), other.clone());
@@ -137,7 +139,7 @@ async fn a_sub_flow_goes_on_where_it_was_when_another_server_takes_the_run_over(
     let (first, second) = (Serving::start(&place, &on_store), Serving::start(&place, &on_store));
     let ledger_file = place.path().join("ledger");
     let outer = format!(
-        "flow: outer\nsteps:\n  area: {{ flow: flow.yaml, with: {{ seconds: 3, ledger: '{}' }} }}\n",
+        "flow: outer\nsteps:\n  area: {{ flow: flow.yaml, with: {{ seconds: 8, ledger: '{}' }} }}\n",
         ledger_file.display()
     );
     let request = v1::StartRunRequest {
@@ -147,7 +149,7 @@ async fn a_sub_flow_goes_on_where_it_was_when_another_server_takes_the_run_over(
     };
     let mut at_first = RunServiceClient::new(first.channel().await);
     let id = at_first.start_run(request).await.unwrap().into_inner().run.unwrap().id;
-    until("the first step", || async { ledger(&place).len() == 1 }).await;
+    until("the first step", || async { begun(&place) == 1 }).await;
     signal(&first.child, "KILL");
     let mut at_second = RunServiceClient::new(second.channel().await);
     until("the run completes", || {

@@ -188,7 +188,9 @@ impl Connection {
                     }
                 }
                 lost.iter().for_each(|run| self.lose(world, run));
-                self.terms.tell_read(std::time::Instant::now(), &world.model.wishes());
+                // It takes no time to read.
+                let now = std::time::Instant::now() + Duration::from_secs(1);
+                self.terms.tell_read(now, &world.model.wishes());
             }
             let world = &mut *self.world();
             if let Proof::Clock(lease) = world.model.proof {

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use swath_store::{Access, Append, Deployments, Error, LEASE, PostgresStore, RunFilter, Store, Vocabulary};
+use swath_testkit::closed::Closed;
 use swath_testkit::postgres::{Postgres, psql};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -176,7 +177,8 @@ async fn what_the_server_says_is_wrong_has_its_own_error_and_what_passes_is_wait
 
 #[tokio::test]
 async fn a_server_that_is_not_there_is_told_soon() {
-    let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let closed = Closed::take();
+    let port = closed.address().port();
     let asked = Instant::now();
     let error = refusal(&format!("postgres://u:hush@127.0.0.1:{port}/d"), Access::Write).await;
     assert!(matches!(&error, Error::Unreachable { .. }) && error.code() == "E121", "{error:?}");
@@ -317,9 +319,10 @@ async fn a_process_that_is_cut_off_for_long_gives_its_runs_up_and_for_short_goes
     let writers = writers(&cut_off, 4, &stop);
     tokio::time::sleep(Duration::from_millis(500)).await;
     gate.open.send_replace(false);
-    tokio::time::sleep(Duration::from_millis(400)).await;
+    // A renewal is missed, and who would miss the next one, too, would lose its lease before the writers end.
+    tokio::time::sleep(lease * 2 / 5).await;
     gate.open.send_replace(true);
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    tokio::time::sleep(lease + Duration::from_secs(1)).await;
     stop.store(true, Ordering::Relaxed);
     for writer in writers {
         let (run, seq) = writer.await.unwrap();
@@ -340,7 +343,7 @@ async fn a_process_that_is_cut_off_for_long_gives_its_runs_up_and_for_short_goes
         }
     };
     // By its own count of time, which hears of nobody.
-    tokio::time::timeout(Duration::from_secs(60), held.term().lost()).await.expect("it is given up");
+    tokio::time::timeout(lease, held.term().lost()).await.expect("it is given up");
     let error = late.await.unwrap().unwrap_err();
     assert!(matches!(&error, Error::Unreachable { .. }), "{error:?}");
     gate.open.send_replace(true);

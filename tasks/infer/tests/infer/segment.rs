@@ -208,7 +208,7 @@ async fn a_model_can_come_from_a_step_before() {
 }
 
 #[tokio::test]
-async fn a_wish_to_stop_is_heeded_at_once_and_leaves_nothing() {
+async fn a_wish_to_stop_is_heeded_long_before_the_end_and_leaves_nothing() {
     let bench = Bench::new();
     let model = bench.model("wide", |_| {});
     let cancel = tokio_util::sync::CancellationToken::new();

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use sqlx::Connection;
@@ -295,10 +296,10 @@ async fn a_server_that_crashes_in_a_store_loses_nothing_and_doubles_nothing() {
     let database = server.create_database();
     let bench = std::sync::Arc::new(Bench::with_database(&database));
     bench.store_postgis("first/store/0", &[detection("before", 1.0, 0.5)]).await.unwrap();
-    // Somebody else is about to call a row as one of its own is called: the store waits for that in the middle of its work.
+    // Somebody has given a row a key that the store will insert, and has not committed: the store waits in the middle of its work.
     let mut another = sqlx::PgConnection::connect(&database).await.unwrap();
-    let row = "begin; update swath_geo.detections set key = replace(key, 'before', '19999')";
-    sqlx::raw_sql(row).execute(&mut another).await.unwrap();
+    let renames = "begin; update swath_geo.detections set key = replace(key, 'before', '19999')";
+    sqlx::raw_sql(renames).execute(&mut another).await.unwrap();
     let found: Vec<_> = (0..20_000).map(|n| detection(&n.to_string(), f64::from(n % 170), 0.5)).collect();
     let store = tokio::spawn({
         let (bench, found) = (bench.clone(), found.clone());
@@ -306,7 +307,9 @@ async fn a_server_that_crashes_in_a_store_loses_nothing_and_doubles_nothing() {
     });
     let waits = "select count(*) from pg_stat_activity where application_name = 'swath' \
                  and query like '-- Inserts detections%' and wait_event_type = 'Lock'";
+    let began = Instant::now();
     while psql(&database, waits) == "0" {
+        assert!(began.elapsed() < Duration::from_secs(300), "the store does not come to the row");
         assert!(!store.is_finished(), "the store does not wait for the row");
     }
     server.restart_immediate();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use swath_testkit::mlflow::{Mlflow, USER};
 use swath_tracking::{Credentials, Settings, State, Tracking};
@@ -112,7 +112,9 @@ fn a_server_that_comes_later_and_one_that_is_killed_get_every_value_once() {
     let early = Tracking::open(settings(&server.url(), "early").pace(hasty()), "early", &spool, &[]).unwrap();
     train(&early, 0..50);
     early.artifact(&folder.path().join("notes.txt"), "notes.txt");
+    let began = Instant::now();
     while early.report().trouble.is_none() {
+        assert!(began.elapsed() < Duration::from_secs(300), "nobody is there, and nobody says so");
         std::thread::sleep(Duration::from_millis(10));
     }
     let report = early.finish(State::Finished);

@@ -25,8 +25,8 @@ fn first_weights(network: &Value, path: &Path) {
     network.init(&device).unwrap().map(&mut Draw(Numbers(11))).save(path).unwrap();
 }
 
-/// He's weights, the same every time. Burn's own, which are drawn when they are looked at, are never: their numbers are shared by all
-/// threads of the process, and a training of another test may be drawing.
+/// He's weights, the same every time. Burn's own are not, and must not be looked at, which draws them: all threads of the process
+/// share its numbers, and a training of another test may be drawing.
 struct Draw(Numbers);
 
 impl ModuleMapper for Draw {
