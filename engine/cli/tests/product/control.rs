@@ -75,18 +75,19 @@ impl Situation {
         std::fs::write(self.place.path().join(name), "").unwrap();
     }
 
-    /// Waits until the run is being cancelled, which lasts for seconds only: looks in the store itself, many times a second.
-    fn wait_for_cancelling(&self, or_cancelled: bool) {
+    /// Waits until the run is in one of these states, which may last for seconds only: looks in the store itself, many times a
+    /// second.
+    fn wait_in_store(&self, states: &[&str]) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let store = SqliteStore::open(self.place.home(), Access::Read).await.unwrap();
             let started = Instant::now();
             loop {
-                match store.run_row(&self.run).await.unwrap().state.as_str() {
-                    "cancelling" => break,
-                    "cancelled" if or_cancelled => break,
-                    state => assert_ne!(state, "cancelled", "it was over too soon to be seen"),
+                let state = store.run_row(&self.run).await.unwrap().state;
+                if states.contains(&state.as_str()) {
+                    break;
                 }
+                assert_ne!(state, "cancelled", "it was over too soon to be seen");
                 assert!(started.elapsed() < Duration::from_secs(300), "nobody heard it");
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
@@ -137,7 +138,7 @@ impl Situation {
             "cancelled" => {
                 let running = Self::running();
                 let asking = running.place.swath(&["cancel", &running.run]).spawn().unwrap();
-                running.wait_for_cancelling(true);
+                running.wait_in_store(&["cancelling", "cancelled"]);
                 running.touch("go");
                 assert!(asking.wait_with_output().unwrap().status.success());
                 running.wait_for("cancelled");
@@ -146,7 +147,7 @@ impl Situation {
             "cancelling" => {
                 let mut running = Self::running();
                 running.asking = Some(running.place.swath(&["cancel", &running.run]).spawn().unwrap());
-                running.wait_for_cancelling(false);
+                running.wait_in_store(&["cancelling"]);
                 // It stays so while it is looked at.
                 signal(running.child.as_ref().unwrap(), "STOP");
                 running

@@ -455,7 +455,7 @@ fn an_occasion_that_cannot_be_started_is_told_and_the_next_covers_it_and_others_
     let variable = [("THE_KEY_FILE", "key")];
     let _serving = Serving::start_with(&place, &[], &variable);
     until("some to be refused", || states(&place, "scan").iter().filter(|state| *state == "refused").count() >= 2);
-    // At once: only the newest are shown.
+    // Before many more are: only the newest are shown.
     let (_, shown) = place.json(&["deployments", "show", "scan"]);
     let refused = shown["fires"].as_array().unwrap().iter().rfind(|fire| fire["state"] == "refused").unwrap();
     assert!(refused["note"].as_str().unwrap().contains("`THE_KEY_FILE` gives no secret"), "{refused}");
